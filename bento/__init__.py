@@ -1,0 +1,1 @@
+"""Serves a proven model with BentoML and ONNX Runtime; needs no torch."""

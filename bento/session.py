@@ -1,0 +1,179 @@
+"""Opens ONNX Runtime on a file that carries its proof, and runs X-rays through it."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit import manifest
+from toolkit.errors import ManifestError, ModelRefusedError, ProviderError
+from toolkit.extras import require_onnxruntime
+from toolkit.files import sha256
+from toolkit.store import ModelFiles
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of a batch.
+
+    Attributes:
+        logits: float32 (N, C), as the network gives them.
+        probabilities: float32 (N, C).
+    """
+
+    logits: NDArray[np.float32]
+    probabilities: NDArray[np.float32]
+
+
+class Predictor:
+    """A pipeline graph, open and ready.
+
+    Attributes:
+        name: of the model.
+        classes: the label of each class.
+        sha256: of the pipeline file.
+        provider: the execution provider that runs it.
+    """
+
+    def __init__(
+        self, name: str, classes: tuple[str, ...], path: Path, digest: str, provider: str
+    ) -> None:
+        self.name = name
+        self.classes = classes
+        self.sha256 = digest
+        self._session = open_session(path, provider)
+        self.provider: str = self._session.get_providers()[0]
+
+    def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
+        """Run X-rays, uint8 (N, 224, 224), through preprocessing and network."""
+        logits, probabilities = self._session.run(["logits", "probabilities"], {"xray": xrays})
+        return Prediction(logits, probabilities)
+
+
+def open_model(models: Path, name: str, provider: str = "auto") -> Predictor:
+    """Open the proven pipeline of a model.
+
+    Raises:
+        ManifestError: no such model, or a manifest of another schema.
+        ModelRefusedError: not exported, a hash that does not match, or no passed verdict.
+        ProviderError: the provider cannot be had.
+        MissingExtraError: ONNX Runtime is not installed, or twice.
+    """
+    files = ModelFiles(models, name)
+    record = manifest.load(files.manifest)
+    digest = check_proof(files, record)
+    return Predictor(record.name, record.labels.classes, files.path("pipeline"), digest, provider)
+
+
+def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
+    """Open a pipeline file by its path, and return it with whether its proof was checked.
+
+    Where the manifest lies beside it, its proof must hold. A file alone has no proof; its
+    classes come from its own metadata.
+
+    Raises:
+        ModelRefusedError: no such file, not a pipeline graph, or a proof that does not hold.
+    """
+    if not path.is_file():
+        raise ModelRefusedError(f"no model file at {path}: check the path")
+    suffix = ".pipeline.onnx"
+    if path.name.endswith(suffix):
+        files = ModelFiles(path.parent, path.name.removesuffix(suffix))
+        if files.manifest.exists():
+            return open_model(files.folder, files.name, provider), True
+    session = open_session(path, "cpu")
+    if [each.name for each in session.get_inputs()] != ["xray"]:
+        raise ModelRefusedError(f"{path} does not take X-rays: give NAME.pipeline.onnx")
+    properties = session.get_modelmeta().custom_metadata_map
+    try:
+        classes = tuple(json.loads(properties["classes"]))
+    except (KeyError, ValueError) as error:
+        raise ModelRefusedError(f"{path} does not name its classes: export it again") from error
+    name = properties.get("name", path.stem)
+    return Predictor(name, classes, path, sha256(path), provider), False
+
+
+def check_proof(files: ModelFiles, record: manifest.Manifest) -> str:
+    """Check the proof of a model's pipeline and return the hash of its file.
+
+    Raises:
+        ManifestError: the manifest is of a model with another name.
+        ModelRefusedError: not exported, changed since, or not proven equal.
+    """
+    path = files.path("pipeline")
+    if record.name != files.name:
+        raise ManifestError(
+            f"{files.manifest} describes {record.name!r}, not {files.name!r}: restore its name"
+        )
+    mend = f"run `toolkit export onnx {files.name}`"
+    artifact = record.export.artifacts.get("pipeline") if record.export else None
+    if artifact is None or not path.is_file():
+        raise ModelRefusedError(f"{files.name} has no exported pipeline at {path}: {mend}")
+    leg = record.equivalence.legs.get("pipeline") if record.equivalence else None
+    if leg is None or record.equivalence is None:
+        raise ModelRefusedError(f"{files.name} has no equivalence verdict: {mend}")
+    if not (record.equivalence.passed and leg.passed):
+        raise ModelRefusedError(f"{files.name} was found not equal to PyTorch: {mend}")
+    digest = sha256(path)
+    if digest != artifact.sha256 or digest != leg.sha256 or leg.file != path.name:
+        raise ModelRefusedError(
+            f"{path} is not the file that was proven: its SHA-256 is {digest[:12]}..., the "
+            f"manifest's {leg.sha256[:12]}...; {mend}"
+        )
+    return digest
+
+
+def open_session(path: Path, provider: str, threads: int = 0) -> Any:
+    """Return an ONNX Runtime InferenceSession.
+
+    Args:
+        path: the ONNX file.
+        provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
+        threads: for one operator; 0 is one for each core.
+
+    Raises:
+        ModelRefusedError: the file cannot be opened.
+        ProviderError: `cuda` cannot be had, or no such provider is known.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    onnxruntime = require_onnxruntime()
+    wanted = _providers(onnxruntime, provider)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ModelRefusedError(f"ONNX Runtime cannot open {path}: {reason}") from error
+    if provider == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
+        raise ProviderError(
+            "CUDA was asked for and cannot be had: ONNX Runtime fell back to the CPU; check the "
+            "driver and pip install 'toolkit[gpu]', or ask for cpu"
+        )
+    return session
+
+
+def _providers(onnxruntime: Any, provider: str) -> list[Any]:
+    if provider not in ("auto", *PROVIDERS):
+        raise ProviderError(f"no provider is called {provider!r}: choose auto, cpu or cuda")
+    available = onnxruntime.get_available_providers()
+    cuda = PROVIDERS["cuda"] in available
+    if provider == "cuda" and not cuda:
+        raise ProviderError(
+            "CUDA was asked for and this ONNX Runtime has none: pip install 'toolkit[gpu]', or "
+            "ask for cpu"
+        )
+    if provider == "cpu" or not cuda:
+        return [PROVIDERS["cpu"]]
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    # TF32 would round the products to ten bits.
+    return [(PROVIDERS["cuda"], {"use_tf32": "0"}), PROVIDERS["cpu"]]

@@ -1,0 +1,1 @@
+"""Converts a trained model and proves the result equal to PyTorch's."""

@@ -1,0 +1,143 @@
+"""PyTorch modules to ONNX files: one file each, checked, with what they are in the metadata."""
+
+import contextlib
+import io
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from export.pipeline import Pipeline
+from toolkit.errors import UsageError
+from toolkit.files import replacing
+from toolkit.manifest import Manifest, TensorSpec
+from toolkit.network import EDGE_SIZE, IMAGE_SIZE, IntermediarySpaceModel
+
+OPSET = 20
+OPSETS = range(18, 24)
+IR_VERSION = 10
+_LICENCE = "Apache-2.0"
+
+
+def network_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of the two-input network's graph."""
+    return (
+        (
+            TensorSpec("image", "float32", ("batch", 3, IMAGE_SIZE, IMAGE_SIZE)),
+            TensorSpec("edges", "float32", ("batch", 1, EDGE_SIZE, EDGE_SIZE)),
+        ),
+        (TensorSpec("logits", "float32", ("batch", classes)),),
+    )
+
+
+def pipeline_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of the pipeline's graph."""
+    return (
+        (TensorSpec("xray", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),),
+        (
+            TensorSpec("logits", "float32", ("batch", classes)),
+            TensorSpec("probabilities", "float32", ("batch", classes)),
+            TensorSpec("edge_map", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
+        ),
+    )
+
+
+def export_network(
+    network: IntermediarySpaceModel, manifest: Manifest, path: Path, opset: int = OPSET
+) -> None:
+    """Write the graph from `image` and `edges` to `logits`.
+
+    Raises:
+        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+    """
+    inputs, outputs = network_specs(network.classes)
+    _export(network, inputs, outputs, manifest, path, opset)
+
+
+def export_pipeline(pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET) -> None:
+    """Write the graph from `xray` to `logits`, `probabilities` and `edge_map`.
+
+    Raises:
+        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+    """
+    inputs, outputs = pipeline_specs(pipeline.network.classes)
+    _export(pipeline, inputs, outputs, manifest, path, opset)
+
+
+def metadata(manifest: Manifest) -> dict[str, str]:
+    """Return what an ONNX file says of itself; values other than text are JSON."""
+    constants = manifest.preprocessing
+    return {
+        "name": manifest.name,
+        "classes": json.dumps(manifest.labels.classes),
+        "grades": json.dumps(manifest.labels.grades),
+        "image_mean": json.dumps(constants.image_mean),
+        "image_std": json.dumps(constants.image_std),
+        "edge_threshold": json.dumps(constants.edge_threshold),
+        "edge_mean": json.dumps(constants.edge_mean),
+        "edge_std": json.dumps(constants.edge_std),
+        "checkpoint_sha256": manifest.training.checkpoint_sha256,
+        "toolkit_version": manifest.training.versions.get("toolkit", ""),
+        "torch_version": torch.__version__,
+        "licence": _LICENCE,
+    }
+
+
+def _export(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    manifest: Manifest,
+    path: Path,
+    opset: int,
+) -> None:
+    if opset not in OPSETS:
+        raise UsageError(
+            f"opset {opset} is not supported: choose {OPSETS.start} to {OPSETS.stop - 1}"
+        )
+    with _quiet():
+        program = torch.onnx.export(
+            module.eval(),
+            tuple(_example(spec) for spec in inputs),
+            dynamo=True,
+            opset_version=opset,
+            input_names=[spec.name for spec in inputs],
+            output_names=[spec.name for spec in outputs],
+            dynamic_shapes=tuple({0: torch.export.Dim("batch", min=1)} for _ in inputs),
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    model.ir_version = IR_VERSION
+    onnx.helper.set_model_props(model, metadata(manifest))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    with replacing(path) as temporary:
+        onnx.save_model(model, str(temporary))
+
+
+def _example(spec: TensorSpec) -> Tensor:
+    # A batch of 2: a batch of 1 would be specialised.
+    shape = [2, *(int(size) for size in spec.shape[1:])]
+    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+
+
+@contextlib.contextmanager
+def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202
+    """Keep the exporter's progress and advice from the user's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [each.level for each in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        for each in loggers:
+            each.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for each, level in zip(loggers, levels, strict=True):
+                each.setLevel(level)

@@ -1,0 +1,65 @@
+"""Weights on disk: state_dicts, loaded without ever running what a file says."""
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.errors import CheckpointError
+from toolkit.files import replacing
+from toolkit.manifest import NetworkRecord
+from toolkit.network import IntermediarySpaceModel
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values, whole or not at all.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    with replacing(path) as temporary:
+        try:
+            torch.save(state, temporary)
+        except RuntimeError as error:
+            # torch reports a full disk as a RuntimeError of its zip writer.
+            raise OSError(str(error).splitlines()[0]) from error
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote; nothing but tensors and plain values is ever constructed.
+
+    Raises:
+        CheckpointError: missing, corrupt, or with anything else in it.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}: train it with `toolkit train`") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path} is corrupt: train again or restore it") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is corrupt, or holds more than weights: refused") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} does not hold a state_dict: train again or restore it")
+    return state
+
+
+def load_network(path: Path, record: NetworkRecord, classes: int) -> IntermediarySpaceModel:
+    """Return the network of a manifest with the weights of `path`, in evaluation mode.
+
+    Raises:
+        CheckpointError: missing, corrupt, or of another shape than the manifest says.
+    """
+    state: dict[str, Tensor] = load(path)
+    network = IntermediarySpaceModel(record.layer_size, record.dropout, classes)
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} does not fit the network of its manifest (S = {record.layer_size}, "
+            f"{classes} classes): train again or restore it"
+        ) from error
+    return network.eval()

@@ -1,0 +1,58 @@
+"""The command line: puts the commands together and turns errors into one line and an exit code."""
+
+import json
+import os
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from toolkit.commands import data, evaluate, export, predict, train
+from toolkit.errors import ToolkitError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="toolkit",
+    help="Train a two-input X-ray network, export it, prove the export equal, and serve it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("train")(train.train)
+app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("predict")(predict.predict)
+data_app = typer.Typer(help="Generate X-rays, or look at a folder of them.", no_args_is_help=True)
+data_app.command("generate")(data.generate)
+data_app.command("inspect")(data.inspect)
+app.add_typer(data_app, name="data")
+
+
+def main() -> None:
+    """Run the command line and exit: 0, 1 for a failed check, 2 for wrong use or bad input."""
+    # Dependencies read these when they are imported; nobody is told what runs here.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        result = app(arguments, standalone_mode=False)
+    except ToolkitError as error:
+        return _failed(str(error), error.exit_code, arguments)
+    except TyperException as error:
+        shown = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _failed(f"{shown} (see --help)", 2, arguments)
+    except BrokenPipeError:
+        return _failed("the reader of the output went away", 2, [])
+    return result if isinstance(result, int) else 0
+
+
+def _failed(message: str, code: int, arguments: list[str]) -> int:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    if "--json" in arguments:
+        print(json.dumps({"error": line}))
+    return code

@@ -1,0 +1,1 @@
+"""The commands of `toolkit`, one file each. Heavy imports stay inside the functions."""

@@ -1,0 +1,152 @@
+"""`toolkit evaluate`: how good a model is on graded X-rays."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toolkit.console import MODELS, Console, JsonOption, ModelsOption
+from toolkit.errors import DataError
+from toolkit.extras import require
+from toolkit.store import ModelFiles, located
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from toolkit.dataset import Dataset
+    from toolkit.manifest import Manifest
+    from toolkit.metrics import Evaluation
+
+
+class Part(StrEnum):
+    """Which X-rays to judge by."""
+
+    TEST = "test"
+    VAL = "val"
+    TRAIN = "train"
+    ALL = "all"
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME_OR_PATH", help="A model's name, or one of its files.")
+    ],
+    data: Annotated[Path, typer.Option(metavar="DIR", help="Graded X-rays.")],
+    part: Annotated[Part, typer.Option(help="Which part of them.")] = Part.TEST,
+    models: ModelsOption = MODELS,
+    as_json: JsonOption = False,
+) -> None:
+    """Print accuracy, kappa, recall and precision per class, with 95 % intervals.
+
+    A path that ends in .pipeline.onnx is judged with ONNX Runtime, anything else with PyTorch.
+    """
+    require("torch", "train")
+    from toolkit import manifest, metrics
+
+    console = Console(as_json)
+    files = located(model, models)
+    record = manifest.load(files.manifest)
+    dataset = _dataset(data, record, part, console)
+    indices = _indices(dataset, part)
+    pixels = dataset.pixels[indices].numpy()
+    if model.endswith(".onnx"):
+        predicted = _with_onnx(files, pixels)
+    else:
+        predicted = _with_torch(files, record, pixels)
+    truth = dataset.labels[indices].numpy()
+    result = metrics.evaluate(truth, predicted, len(record.labels.classes))
+    content = {"model": record.name, "part": part.value, "classes": record.labels.classes}
+    console.result(content | metrics.as_dict(result), _text(result, record.labels.classes))
+
+
+def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "Dataset":
+    """Split the data as the model's training did, as far as this data allows."""
+    from toolkit.dataset import load_folder
+    from toolkit.folders import scan
+
+    split: str | None = record.dataset.split
+    has_parts = any(file.part for file in scan(data))
+    if record.dataset.source == "generated" or (split == "published" and not has_parts):
+        split = None
+    dataset = load_folder(data, record.labels, split, record.training.seed)
+    if split == "study" and part is not Part.ALL:
+        here = {name: dataset.part_sha256(name) for name in dataset.parts}
+        if here != record.dataset.part_sha256:
+            dataset = _by_folder(data, record, has_parts)
+            console.notice(
+                "warning: this is not the data that the model's split was drawn from: parts are "
+                "taken by folder, and the model may have been trained on any of them"
+            )
+    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
+    return dataset
+
+
+def _by_folder(data: Path, record: "Manifest", has_parts: bool) -> "Dataset":
+    from toolkit.dataset import load_folder
+
+    if not has_parts:
+        raise DataError(
+            f"{data} is not the data that {record.name}'s parts were drawn from: use --part all"
+        )
+    return load_folder(data, record.labels, "published")
+
+
+def _indices(dataset: "Dataset", part: Part) -> Any:
+    import torch
+
+    if part is Part.ALL:
+        return torch.arange(len(dataset.names))
+    if part.value not in dataset.parts:
+        raise DataError(
+            f"the data has no part {part.value!r}: it has {', '.join(dataset.parts)}; choose "
+            "one with --part, or all"
+        )
+    return dataset.parts[part.value]
+
+
+def _with_torch(
+    files: ModelFiles, record: "Manifest", pixels: "NDArray[np.uint8]"
+) -> "NDArray[np.int64]":
+    import torch
+
+    from toolkit.checkpoint import load_network
+    from toolkit.preprocessing import Preprocessing
+    from toolkit.training import predict
+
+    network = load_network(files.checkpoint, record.network, len(record.labels.classes))
+    logits = predict(network, Preprocessing(record.preprocessing), torch.from_numpy(pixels))
+    predicted: NDArray[np.int64] = logits.argmax(dim=1).numpy()
+    return predicted
+
+
+def _with_onnx(files: ModelFiles, pixels: "NDArray[np.uint8]") -> "NDArray[np.int64]":
+    import numpy as np
+
+    from bento.session import open_model
+
+    predictor = open_model(files.folder, files.name)
+    batches = np.array_split(pixels, range(64, len(pixels), 64))
+    return np.concatenate([predictor.predict(each).logits.argmax(axis=1) for each in batches])
+
+
+def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:
+    def shown(value: float | None) -> str:
+        return "   -  " if value is None else f"{value:6.1%}"
+
+    width = max(len(name) for name in classes)
+    lines = [f"{result.n} X-rays"]
+    for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa"):
+        value, interval = getattr(result, name), result.intervals.get(name)
+        figure = "-" if value is None else f"{value:.3f}"
+        between = f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
+        lines.append(f"{name.replace('_', ' '):26}{figure}{between}")
+    lines.append(f"\n{'':{width}}  recall  precision  predicted as {', '.join(classes)}")
+    for index, name in enumerate(classes):
+        row = " ".join(f"{count:5d}" for count in result.confusion_matrix[index])
+        lines.append(
+            f"{name:{width}}  {shown(result.recall[index])}  {shown(result.precision[index])}"
+            f"     {row}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""`toolkit predict`: classes of X-ray files, with ONNX Runtime and without torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from toolkit.console import MODELS, Console, JsonOption, ModelsOption
+from toolkit.errors import ImageError
+
+if TYPE_CHECKING:
+    from bento.session import Predictor
+
+
+def predict(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME|FILE.onnx", help="A model's name, or a pipeline file.")
+    ],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PNG or JPEG X-rays.")],
+    models: ModelsOption = MODELS,
+    as_json: JsonOption = False,
+) -> int:
+    """Print class and probabilities of each X-ray; exit 2 if any file was refused."""
+    from bento.session import open_file, open_model
+
+    console = Console(as_json)
+    if model.endswith(".onnx"):
+        predictor, proven = open_file(Path(model))
+        if not proven:
+            console.notice(f"warning: {model} has no manifest beside it, so no proof was checked")
+    else:
+        predictor = open_model(models, model)
+    results = [_result(predictor, file) for file in files]
+    console.result(
+        {"model": predictor.name, "model_sha256": predictor.sha256, "results": results},
+        "\n".join(_line(each, predictor.classes) for each in results),
+    )
+    return 2 if any("error" in each for each in results) else 0
+
+
+def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
+    from toolkit.images import read
+
+    try:
+        xray = read(Path(file))
+    except ImageError as error:
+        return {"file": file, "error": str(error)}
+    probabilities = predictor.predict(xray[None]).probabilities[0]
+    index = int(probabilities.argmax())
+    return {
+        "file": file,
+        "class": index,
+        "label": predictor.classes[index],
+        "probabilities": [float(each) for each in probabilities],
+    }
+
+
+def _line(result: dict[str, Any], classes: tuple[str, ...]) -> str:
+    if "error" in result:
+        return f"{result['file']}  error: {result['error']}"
+    pairs = zip(classes, result["probabilities"], strict=True)
+    shares = "  ".join(f"{name} {value:.1%}" for name, value in pairs)
+    return f"{result['file']}  {result['label']}  ({shares})"

@@ -1,0 +1,199 @@
+"""`toolkit train`: data to a checkpoint and its manifest."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolkit.console import (
+    LOGS,
+    MODELS,
+    NAME,
+    Console,
+    JsonOption,
+    LogsOption,
+    ModelsOption,
+    NameOption,
+)
+from toolkit.extras import require
+from toolkit.store import DEFAULT_NAME, ModelFiles
+
+if TYPE_CHECKING:
+    from toolkit.dataset import Dataset
+    from toolkit.manifest import Manifest
+    from toolkit.training import Training
+
+INTERRUPTED = 130
+GENERATED_COUNT = 800
+
+
+class Preset(StrEnum):
+    """Recipes to start from."""
+
+    STUDY = "study"
+    DEFAULT = "default"
+
+
+class Labels(StrEnum):
+    """Label maps."""
+
+    STUDY = "study"
+    FIVE = "five"
+    MERGE01 = "merge01"
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Split(StrEnum):
+    """How the X-rays are divided into train, val and test."""
+
+    PUBLISHED = "published"
+    STUDY = "study"
+    PATIENT = "patient"
+
+
+def train(
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Graded X-rays; without it, drawn ones.")
+    ] = None,
+    name: NameOption = NAME,
+    preset: Annotated[Preset, typer.Option(help="The recipe to start from.")] = Preset.DEFAULT,
+    labels: Annotated[Labels, typer.Option(help="Which grades make which class.")] = Labels.STUDY,
+    layer_size: Annotated[int | None, typer.Option(metavar="N", help="Width S.")] = None,
+    dropout: Annotated[float | None, typer.Option(metavar="P", help="Main dropout.")] = None,
+    lr: Annotated[float | None, typer.Option(metavar="X", help="Highest learning rate.")] = None,
+    epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(metavar="N", help="X-rays a step.")] = None,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
+    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0)] = 0,
+    split: Annotated[
+        Split | None,
+        typer.Option(help="study under preset study, else published if there, else patient."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
+    models: ModelsOption = MODELS,
+    logs: LogsOption = LOGS,
+    as_json: JsonOption = False,
+) -> int:
+    """Train the network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
+    require("torch", "train")
+    from toolkit.outcome import keep_previous, save_outcome
+    from toolkit.recipes import recipe as recipe_of
+    from toolkit.training import Training, device_of
+
+    console = Console(as_json)
+    files = ModelFiles(models, name)
+    recipe = recipe_of(
+        preset.value,
+        layer_size=layer_size,
+        dropout=dropout,
+        lr=lr,
+        epochs=epochs,
+        batch_size=batch_size,
+    )
+    chosen_device = device_of(device.value)
+    chosen_split = split.value if split else ("study" if preset is Preset.STUDY else None)
+    dataset = _dataset(data, labels.value, chosen_split, console)
+    training = Training(dataset, recipe, seed, chosen_device)
+    if resume:
+        training.load(files.resume)
+        console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
+    log_folder = logs / "hyperparameters_tunned" / ("final" if name == DEFAULT_NAME else name)
+    try:
+        _run(training, files.resume, log_folder, console)
+    except KeyboardInterrupt:
+        console.notice(
+            f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
+            "--resume goes on"
+        )
+        return INTERRUPTED
+    if keep_previous(files):
+        console.notice(f"the former {name} is kept as {files.previous.name}.*")
+    manifest = save_outcome(training, files)
+    console.result(
+        {
+            "name": name,
+            "checkpoint": str(files.checkpoint),
+            "manifest": str(files.manifest),
+            "logs": str(log_folder),
+            "epochs": training.epoch,
+            "metrics": manifest.training.metrics,
+        },
+        _text(manifest, files, log_folder),
+    )
+    return 0
+
+
+def _dataset(data: Path | None, labels: str, split: str | None, console: Console) -> "Dataset":
+    from toolkit.dataset import generated, load_folder, require_classes
+    from toolkit.labels import label_map
+
+    if data is None:
+        console.notice(f"no --data given: training on {GENERATED_COUNT} generated X-rays")
+        dataset = generated(GENERATED_COUNT, label_map(labels), split)
+    else:
+        dataset = load_folder(data, label_map(labels), split)
+    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
+    for warning in dataset.warnings:
+        console.notice(f"warning: {warning}")
+    require_classes(dataset, "train")
+    return dataset
+
+
+def _run(training: "Training", state: Path, log_folder: Path, console: Console) -> None:
+    from rich.console import Console as RichConsole
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    from toolkit.curves import Curves
+    from toolkit.training import Epoch
+
+    screen = RichConsole(stderr=True)
+    bar = Progress(
+        TextColumn("epoch"),
+        MofNCompleteColumn(),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        Remaining(),
+        console=screen,
+        disable=not screen.is_terminal,
+    )
+    epochs = training.recipe.epochs
+    with Curves(log_folder, training.epoch) as curves, bar:
+        task = bar.add_task("starting", total=epochs, completed=training.epoch)
+
+        def on_epoch(epoch: Epoch) -> None:
+            curves.add(epoch)
+            line = f"train {epoch.train_accuracy:.1%}"
+            if epoch.val_accuracy is not None:
+                line += f"  val {epoch.val_accuracy:.1%}"
+            line += f"  loss {epoch.train_loss:.4f}"
+            bar.update(task, completed=epoch.epoch + 1, description=line)
+            if not screen.is_terminal:
+                console.notice(f"epoch {epoch.epoch + 1}/{epochs}  {line}")
+
+        training.run(state, on_epoch)
+
+
+def _text(manifest: "Manifest", files: ModelFiles, log_folder: Path) -> str:
+    lines = [
+        f"{part}: accuracy {each['accuracy']:.1%}, balanced {each['balanced_accuracy']:.1%} "
+        f"over {each['n']} X-rays"
+        for part, each in manifest.training.metrics.items()
+    ]
+    return "\n".join(
+        [
+            *lines,
+            f"checkpoint  {files.checkpoint}",
+            f"manifest    {files.manifest}",
+            f"logs        {log_folder}",
+            f"next        toolkit export onnx {files.name}",
+        ]
+    )

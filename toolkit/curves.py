@@ -1,0 +1,59 @@
+"""Training curves for TensorBoard."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from toolkit.errors import UsageError
+from toolkit.training import Epoch
+
+
+class Curves:
+    """Writes one point for each epoch, as it comes.
+
+    Args:
+        folder: of the event files; made if missing.
+        first_epoch: points from here on, left by an interrupted run, are dropped.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, first_epoch: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not first_epoch:
+                for stale in folder.glob("events.out.tfevents.*"):
+                    stale.unlink()
+            self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
+        except OSError as error:
+            raise UsageError(
+                f"cannot write logs to {folder}: {error.strerror}; choose another with --logs"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._writer.close()
+
+    def add(self, epoch: Epoch) -> None:
+        """Write the accuracies (0 to 1), losses and learning rate of an epoch."""
+        points = {
+            "accuracy/train": epoch.train_accuracy,
+            "accuracy/val": epoch.val_accuracy,
+            "loss/train": epoch.train_loss,
+            "loss/val": epoch.val_loss,
+            "learning_rate": epoch.lr,
+        }
+        for name, value in points.items():
+            if value is not None:
+                self._writer.add_scalar(name, value, epoch.epoch)
+        self._writer.flush()

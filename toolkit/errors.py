@@ -1,0 +1,67 @@
+"""Every error that the toolkit raises on purpose, in one tree.
+
+A message is one line: what was wrong, where, and what to do. The command line prints it and
+exits with `exit_code`: 2 for wrong use or bad input, 1 for a check that failed.
+"""
+
+
+class ToolkitError(Exception):
+    """Root of the tree."""
+
+    exit_code = 2
+
+
+class UsageError(ToolkitError):
+    """An option or a name that cannot be used as given."""
+
+
+class MissingExtraError(ToolkitError):
+    """A package of an optional extra is not installed, or two that exclude each other are."""
+
+
+class DataError(ToolkitError):
+    """A data folder that is missing, empty, or cannot be used for what was asked."""
+
+
+class ImageError(ToolkitError):
+    """A file that is refused as an X-ray.
+
+    Attributes:
+        code: a short stable word for programs, such as `not_an_image`.
+        status: the HTTP status that a service answers with, 4xx.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 422) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+
+
+class ManifestError(ToolkitError):
+    """A manifest that is missing, unreadable, or of an unknown schema."""
+
+
+class CheckpointError(ToolkitError):
+    """A checkpoint that is missing, corrupt, or of another network."""
+
+
+class ModelRefusedError(ToolkitError):
+    """An artifact without a valid proof: a hash that does not match, or no passed verdict."""
+
+
+class ProviderError(ToolkitError):
+    """An ONNX Runtime execution provider that was asked for and cannot be had."""
+
+
+class TrainingError(ToolkitError):
+    """A training that cannot go on, such as one whose loss is no longer finite."""
+
+
+class CheckFailedError(ToolkitError):
+    """A check ran and found a fault."""
+
+    exit_code = 1
+
+
+class EquivalenceError(CheckFailedError):
+    """An exported artifact whose output differs from PyTorch's by more than allowed."""

@@ -1,0 +1,194 @@
+"""How good a classification is: figures of a confusion matrix, with their uncertainty.
+
+Any subset of X-rays and classes can be evaluated. A figure that is a division by zero there is
+undefined: None, and left out of the means it would enter.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from toolkit.errors import DataError, UsageError
+
+Interval = tuple[float, float]
+"""A lower and an upper bound, in the unit of the figure."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of one set of X-rays and C classes.
+
+    Attributes:
+        n: X-rays.
+        accuracy: share of X-rays classified rightly, 0 to 1.
+        balanced_accuracy: mean of the defined recalls, 0 to 1.
+        quadratic_weighted_kappa: Cohen's kappa (1968) with weights (i - j)**2, -1 to 1; None if
+            all true and all predicted classes are one and the same.
+        recall: of each class, the share of its X-rays that were found, 0 to 1; None without any.
+        precision: of each class, the share of its predictions that were right, 0 to 1; None
+            without any.
+        confusion_matrix: X-rays, (C, C); rows are the true class, columns the predicted one.
+        intervals: 95 % bounds under `accuracy`, `balanced_accuracy`, `quadratic_weighted_kappa`
+            and, one for each class, `recall`; None where the figure is undefined.
+    """
+
+    n: int
+    accuracy: float
+    balanced_accuracy: float
+    quadratic_weighted_kappa: float | None
+    recall: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
+    confusion_matrix: tuple[tuple[int, ...], ...]
+    intervals: dict[str, Interval | tuple[Interval | None, ...] | None]
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The figures of R confusion matrices, float64, NaN where undefined."""
+
+    accuracy: NDArray[np.float64]  # (R,), as are the next two
+    balanced_accuracy: NDArray[np.float64]
+    quadratic_weighted_kappa: NDArray[np.float64]
+    recall: NDArray[np.float64]  # (R, C), as is the next
+    precision: NDArray[np.float64]
+
+
+def confusion_matrix(true: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray[np.int64]:
+    """Count X-rays by their true class (row) and their predicted one (column).
+
+    Args:
+        true: integers (n,), 0 to classes - 1.
+        predicted: integers (n,), 0 to classes - 1.
+        classes: number of classes C, at least 1.
+
+    Returns:
+        int64 (C, C), whose sum is n.
+
+    Raises:
+        DataError: there is nothing to count.
+        UsageError: the two differ in length, or hold anything but classes.
+    """
+    rows, columns = np.asarray(true), np.asarray(predicted)
+    if rows.shape != columns.shape or rows.ndim != 1:
+        raise UsageError(
+            f"true and predicted classes must be two equally long rows, not of shapes "
+            f"{rows.shape} and {columns.shape}"
+        )
+    if not rows.size:
+        raise DataError("there are no X-rays to evaluate; choose a part and classes that have some")
+    for each in (rows, columns):
+        if each.dtype.kind not in "iu" or each.min() < 0 or each.max() >= classes:
+            raise UsageError(f"classes to evaluate must be integers from 0 to {classes - 1}")
+    cells = rows.astype(np.int64) * classes + columns.astype(np.int64)
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes).astype(np.int64)
+
+
+def evaluate(
+    true: ArrayLike, predicted: ArrayLike, classes: int, resamples: int = 2000, seed: int = 0
+) -> Evaluation:
+    """Figures of a classification, with 95 % percentile bootstrap intervals (Efron, 1979).
+
+    The X-rays are resampled with replacement. A resample in which a figure is undefined is left
+    out of that figure's interval.
+
+    Args:
+        true: integers (n,), 0 to classes - 1.
+        predicted: integers (n,), 0 to classes - 1.
+        classes: number of classes, at least 1.
+        resamples: bootstrap resamples, at least 1.
+        seed: of the resampling; the same seed gives the same intervals.
+
+    Raises:
+        DataError: there is nothing to evaluate.
+        UsageError: the two differ in length, or hold anything but classes, or `resamples` is
+            less than 1.
+    """
+    if resamples < 1:
+        raise UsageError(f"resamples must be at least 1, not {resamples}")
+    matrix = confusion_matrix(true, predicted, classes)
+    figures = _figures(matrix[None])
+    spread = _figures(_resample(matrix, resamples, seed))
+    return Evaluation(
+        n=int(matrix.sum()),
+        accuracy=float(figures.accuracy[0]),
+        balanced_accuracy=float(figures.balanced_accuracy[0]),
+        quadratic_weighted_kappa=_defined(figures.quadratic_weighted_kappa[0]),
+        recall=tuple(map(_defined, figures.recall[0])),
+        precision=tuple(map(_defined, figures.precision[0])),
+        confusion_matrix=tuple(tuple(map(int, row)) for row in matrix),
+        intervals={
+            "accuracy": _interval(spread.accuracy),
+            "balanced_accuracy": _interval(spread.balanced_accuracy),
+            "quadratic_weighted_kappa": _interval(spread.quadratic_weighted_kappa),
+            "recall": tuple(map(_interval, spread.recall.T)),
+        },
+    )
+
+
+def as_dict(evaluation: Evaluation) -> dict[str, Any]:
+    """The evaluation as JSON has it: its attributes by name, with lists for tuples."""
+    plain: dict[str, Any] = json.loads(json.dumps(asdict(evaluation)))
+    return plain
+
+
+def _resample(matrix: NDArray[np.int64], resamples: int, seed: int) -> NDArray[np.int64]:
+    """Confusion matrices (resamples, C, C) of as many X-rays, drawn with replacement.
+
+    Which X-rays share a cell makes no difference, so the cells' counts are drawn at once.
+    """
+    counts = matrix.ravel()
+    filled = np.flatnonzero(counts)  # an empty cell stays empty, whatever rounding does
+    drawn = np.zeros((resamples, counts.size), np.int64)
+    shares = counts[filled] / counts.sum()
+    drawn[:, filled] = np.random.default_rng(seed).multinomial(counts.sum(), shares, resamples)
+    return drawn.reshape(resamples, *matrix.shape)
+
+
+def _figures(matrices: NDArray[np.int64]) -> _Figures:
+    """Figures of int64 (R, C, C), each with at least one X-ray."""
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    true, predicted = matrices.sum(axis=2), matrices.sum(axis=1)
+    recall = _ratio(hits, true)
+    found = np.isfinite(recall)
+    return _Figures(
+        accuracy=hits.sum(axis=1) / true.sum(axis=1),
+        balanced_accuracy=np.where(found, recall, 0).sum(axis=1) / found.sum(axis=1),
+        quadratic_weighted_kappa=_kappa(matrices, true, predicted),
+        recall=recall,
+        precision=_ratio(hits, predicted),
+    )
+
+
+def _kappa(
+    matrices: NDArray[np.int64], true: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """1 - (disagreement observed) / (disagreement expected by chance), both weighted.
+
+    Cohen (1968), "Weighted kappa", Psychological Bulletin 70(4), with weights (i - j)**2.
+    """
+    grades = np.arange(matrices.shape[1])
+    weights = (grades[:, None] - grades[None, :]) ** 2
+    observed = (matrices * weights).sum(axis=(1, 2)) * true.sum(axis=1)
+    expected = ((true @ weights) * predicted).sum(axis=1)
+    return 1 - _ratio(observed, expected)
+
+
+def _ratio(numerators: NDArray[np.int64], denominators: NDArray[np.int64]) -> NDArray[np.float64]:
+    """NaN where the denominator is 0."""
+    return np.where(denominators == 0, np.nan, numerators / np.maximum(denominators, 1))
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _interval(values: NDArray[np.float64]) -> Interval | None:
+    """The 2.5th and the 97.5th percentile of the defined values; None if there are none."""
+    defined = values[np.isfinite(values)]
+    if not defined.size:
+        return None
+    lower, upper = np.percentile(defined, (2.5, 97.5))
+    return float(lower), float(upper)

@@ -1,0 +1,122 @@
+"""What a finished training leaves: the checkpoint, the manifest, and what they replace."""
+
+import platform
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from toolkit import checkpoint, manifest, metrics
+from toolkit.dataset import Dataset
+from toolkit.errors import ManifestError, UsageError
+from toolkit.extras import versions
+from toolkit.files import sha256
+from toolkit.network import IntermediarySpaceModel, parameter_count
+from toolkit.preprocessing import Preprocessing
+from toolkit.recipes import Recipe
+from toolkit.store import SUFFIXES, ModelFiles
+from toolkit.training import Training, predict
+
+
+def save_outcome(training: Training, files: ModelFiles) -> manifest.Manifest:
+    """Write NAME.pt and NAME.json, and remove the state that a resumed run would need.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    dataset = training.dataset
+    evaluations = {
+        part: metrics.as_dict(evaluate_part(training.result, training.preprocessing, dataset, part))
+        for part in dataset.parts
+    }
+    checkpoint.save(training.result.state_dict(), files.checkpoint)
+    result = manifest.Manifest(
+        name=files.name,
+        labels=dataset.label_map,
+        preprocessing=training.recipe.constants,
+        dataset=dataset.record(),
+        network=manifest.NetworkRecord(
+            layer_size=training.recipe.layer_size,
+            dropout=training.recipe.dropout,
+            parameters=parameter_count(training.network),
+        ),
+        training=manifest.TrainingRecord(
+            checkpoint_sha256=sha256(files.checkpoint),
+            recipe=_settings(training.recipe),
+            seed=training.seed,
+            device=_device_name(training.device),
+            epochs=training.epoch,
+            versions={"python": platform.python_version()}
+            | versions("toolkit", "torch", "numpy", "pillow"),
+            metrics=evaluations,
+        ),
+    )
+    manifest.save(result, files.manifest)
+    files.resume.unlink(missing_ok=True)
+    return result
+
+
+def evaluate_part(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset, part: str
+) -> metrics.Evaluation:
+    """Return the figures of a network on one part of a dataset."""
+    indices = dataset.parts[part]
+    device = preprocessing.white.device
+    logits = predict(network, preprocessing, dataset.pixels[indices].to(device))
+    return metrics.evaluate(
+        dataset.labels[indices].numpy(),
+        logits.argmax(dim=1).numpy(),
+        len(dataset.label_map.classes),
+    )
+
+
+def keep_previous(files: ModelFiles) -> bool:
+    """Rename the files of a finished model to NAME.previous.*; return whether there were any.
+
+    Raises:
+        UsageError: they cannot be renamed.
+    """
+    if not files.checkpoint.exists():
+        return False
+    former = files.previous
+    try:
+        for kind in SUFFIXES:
+            former.path(kind).unlink(missing_ok=True)
+            if files.path(kind).exists():
+                files.path(kind).rename(former.path(kind))
+    except OSError as error:
+        raise UsageError(f"cannot keep the former {files.name}: {error.strerror}") from error
+    if former.manifest.exists():
+        # A manifest that cannot be read is kept as it is: it must not cost a finished training.
+        with suppress(ManifestError):
+            _rename(former)
+    return True
+
+
+def _rename(files: ModelFiles) -> None:
+    """Make the manifest of `files` speak of them by their new name; hashes stay as they are."""
+    record = replace(manifest.load(files.manifest), name=files.name)
+    if record.export:
+        artifacts = {
+            kind: replace(artifact, file=files.path(kind).name)
+            for kind, artifact in record.export.artifacts.items()
+        }
+        record = replace(record, export=replace(record.export, artifacts=artifacts))
+    if record.equivalence:
+        legs = {
+            kind: replace(leg, file=files.path(kind).name)
+            for kind, leg in record.equivalence.legs.items()
+        }
+        record = replace(record, equivalence=replace(record.equivalence, legs=legs))
+    manifest.save(record, files.manifest)
+
+
+def _settings(recipe: Recipe) -> dict[str, Any]:
+    settings = asdict(recipe)
+    del settings["constants"]
+    return settings
+
+
+def _device_name(device: torch.device) -> str:
+    return "cpu" if device.type == "cpu" else torch.cuda.get_device_name(device)

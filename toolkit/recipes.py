@@ -1,0 +1,104 @@
+"""Training recipes: the study's own, and the default that mends it."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from toolkit.errors import UsageError
+from toolkit.manifest import PreprocessingConstants
+
+STUDY_EDGES = PreprocessingConstants(edge_mean=0.449, edge_std=0.226)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every setting of a training.
+
+    Attributes:
+        layer_size: S of the network, 1 or more.
+        dropout: main dropout p, in [0, 1).
+        lr: highest learning rate.
+        schedule: `exponential` (times `lr_decay` per 100 epochs, stepped each epoch) or
+            `one_cycle` (linear warm-up over a tenth of the steps, then a cosine to zero).
+        l2: added to the loss as l2 times the sum of all squared parameters.
+        weight_decay: decoupled (AdamW); with 0 the optimiser is Adam.
+        class_weights: `inverse_sqrt` (1 / sqrt(count), mean 1), `none`, or
+            `counts_first_seen` (raw counts in order of first appearance: the study's fault).
+        augmentation: 0 for none, 1 for the full ranges of `toolkit.augmentation`.
+        average_decay: of the moving average of the weights; 0 for none.
+        label_smoothing: in [0, 1).
+        constants: of the preprocessing.
+    """
+
+    preset: str
+    layer_size: int
+    dropout: float
+    lr: float
+    epochs: int
+    batch_size: int
+    schedule: str
+    lr_decay: float
+    l2: float
+    weight_decay: float
+    class_weights: str
+    augmentation: float
+    average_decay: float
+    label_smoothing: float
+    constants: PreprocessingConstants
+
+    def __post_init__(self) -> None:
+        for name in ("layer_size", "epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout is {self.dropout}: give 0 or more, below 1")
+        if not 0 < self.lr < float("inf"):
+            raise UsageError(f"lr is {self.lr}: give a learning rate above 0")
+
+
+PRESETS = {
+    "study": Recipe(
+        preset="study",
+        layer_size=28,
+        dropout=0.5,
+        lr=1e-4,
+        epochs=500,
+        batch_size=512,
+        schedule="exponential",
+        lr_decay=0.5,
+        l2=0.027,
+        weight_decay=0.0,
+        class_weights="counts_first_seen",
+        augmentation=0.0,
+        average_decay=0.0,
+        label_smoothing=0.0,
+        constants=STUDY_EDGES,
+    ),
+    "default": Recipe(
+        preset="default",
+        layer_size=28,
+        dropout=0.2,
+        lr=1.5e-3,
+        epochs=45,
+        batch_size=32,
+        schedule="one_cycle",
+        lr_decay=1.0,
+        l2=0.0,
+        weight_decay=0.05,
+        class_weights="inverse_sqrt",
+        augmentation=1.0,
+        average_decay=0.999,
+        label_smoothing=0.05,
+        constants=PreprocessingConstants(),
+    ),
+}
+
+
+def recipe(preset: str, **changes: Any) -> Recipe:
+    """Return a preset, with those of `changes` that are not None.
+
+    Raises:
+        UsageError: there is no such preset, or a value is out of its range.
+    """
+    if preset not in PRESETS:
+        raise UsageError(f"no preset is called {preset!r}: choose one of {', '.join(PRESETS)}")
+    return replace(PRESETS[preset], **{k: v for k, v in changes.items() if v is not None})

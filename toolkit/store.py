@@ -1,0 +1,80 @@
+"""Where a model's files lie: every artifact of NAME in one folder, told apart by its suffix."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.errors import UsageError
+
+DEFAULT_NAME = "model_saved"
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+_RESERVED = re.compile(r"\.(pipeline|resume|equivalence|torchscript|int8|fp16)(\.|$)")
+SUFFIXES = {
+    "manifest": ".json",
+    "checkpoint": ".pt",
+    "network": ".onnx",
+    "pipeline": ".pipeline.onnx",
+}
+
+
+def checked_name(name: str) -> str:
+    """Return `name` if it can name a model's files.
+
+    Raises:
+        UsageError: it is empty, has a slash, starts with a dot, or ends like an artifact.
+    """
+    if not _NAME.fullmatch(name) or ".." in name:
+        raise UsageError(
+            f"{name!r} cannot name a model: use letters, digits, '.', '_' and '-', no folder"
+        )
+    if _RESERVED.search(name):
+        raise UsageError(f"{name!r} cannot name a model: that ending is an artifact's own")
+    return name
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """The paths of one model's files in `folder`, whether or not they exist."""
+
+    folder: Path
+    name: str
+
+    def __post_init__(self) -> None:
+        checked_name(self.name)
+
+    def path(self, kind: str) -> Path:
+        """Return the path of one kind of file: a key of `SUFFIXES`."""
+        return self.folder / f"{self.name}{SUFFIXES[kind]}"
+
+    @property
+    def manifest(self) -> Path:
+        """What the model is: NAME.json."""
+        return self.path("manifest")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The trained weights: NAME.pt."""
+        return self.path("checkpoint")
+
+    @property
+    def resume(self) -> Path:
+        """The state of an unfinished training: NAME.resume.pt."""
+        return self.folder / f"{self.name}.resume.pt"
+
+    @property
+    def previous(self) -> "ModelFiles":
+        """The files that a new training over this name leaves behind: NAME.previous.*."""
+        return ModelFiles(self.folder, f"{self.name}.previous")
+
+
+def located(name_or_path: str, models: Path) -> ModelFiles:
+    """Return the files of a model given by its name in `models` or by the path of one of them.
+
+    Raises:
+        UsageError: it is neither a name nor a path with one of the suffixes.
+    """
+    path = Path(name_or_path)
+    for suffix in sorted(SUFFIXES.values(), key=len, reverse=True):
+        if path.name.endswith(suffix):
+            return ModelFiles(path.parent, path.name.removesuffix(suffix))
+    return ModelFiles(models, name_or_path)

@@ -1,0 +1,299 @@
+"""Trains the network: one loop for every recipe, resumable to the same bits on CPU."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from toolkit import checkpoint
+from toolkit.augmentation import augmented
+from toolkit.dataset import Dataset
+from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
+from toolkit.network import IntermediarySpaceModel
+from toolkit.preprocessing import Preprocessing
+from toolkit.recipes import Recipe
+
+_EVALUATION_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to; accuracies in [0, 1], training's counted with dropout on."""
+
+    epoch: int
+    train_accuracy: float
+    train_loss: float
+    val_accuracy: float | None
+    val_loss: float | None
+    lr: float
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        MissingExtraError: `cuda` is asked for and PyTorch finds no GPU.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise MissingExtraError("PyTorch finds no CUDA device: use --device cpu, or auto")
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
+
+
+def class_weights(kind: str, labels: Tensor, classes: int) -> Tensor | None:
+    """Return the loss weight of each class, float32 (classes,), or None for equal ones.
+
+    Args:
+        kind: as in `Recipe.class_weights`.
+        labels: of the training part in its order, int64 (N,).
+        classes: number of classes C.
+    """
+    counts = torch.bincount(labels, minlength=classes).float()
+    if kind == "none":
+        return None
+    if kind == "counts_first_seen":
+        first_seen = list(dict.fromkeys(labels.tolist()))
+        return counts[torch.tensor(first_seen)]
+    if kind == "inverse_sqrt":
+        weights = counts.rsqrt()
+        return weights / weights.mean()
+    raise UsageError(f"no class weights are called {kind!r}")
+
+
+def lr_factor(recipe: Recipe, epoch: int, progress: float) -> float:
+    """Return what the highest learning rate is multiplied with.
+
+    Args:
+        recipe: whose schedule it is.
+        epoch: the current one, from 0.
+        progress: share of all steps already made, in [0, 1).
+    """
+    if recipe.schedule == "exponential":
+        return float(recipe.lr_decay ** (epoch / 100))
+    warm_up = 0.1
+    if progress < warm_up:
+        return 0.02 + 0.98 * progress / warm_up
+    falling = (progress - warm_up) / (1 - warm_up)
+    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * falling, dtype=torch.float64))))
+
+
+class Training:
+    """A training that can stop after any epoch and go on from its state.
+
+    Args:
+        dataset: with a part `train` and, for validation, `val`.
+        recipe: every setting.
+        seed: of the weights, the order, the augmentation and the dropout.
+        device: where it runs.
+    """
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
+        torch.manual_seed(seed)
+        # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
+        torch.set_flush_denormal(True)
+        self.recipe = recipe
+        self.seed = seed
+        self.device = device
+        self.dataset = dataset
+        self.epoch = 0
+        self.history: list[Epoch] = []
+        classes = len(dataset.label_map.classes)
+        self.network = _placed(recipe, classes, device)
+        self.average = _placed(recipe, classes, device)
+        self.average.load_state_dict(self.network.state_dict())
+        self.preprocessing = Preprocessing(recipe.constants).to(device)
+        self.optimiser = torch.optim.AdamW(
+            self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+        self.generator = torch.Generator().manual_seed(seed)
+        self.pixels = dataset.pixels.to(device)
+        self.labels = dataset.labels.to(device)
+        weights = class_weights(
+            recipe.class_weights, dataset.labels[dataset.parts["train"]], classes
+        )
+        self.weights = None if weights is None else weights.to(device)
+        self._identity = _identity(dataset, recipe, seed)
+
+    @property
+    def result(self) -> IntermediarySpaceModel:
+        """The network to keep: the averaged one where the recipe averages."""
+        return self.average if self.recipe.average_decay else self.network
+
+    def run(self, state_path: Path, on_epoch: Callable[[Epoch], None]) -> None:
+        """Train to the last epoch, saving the state to `state_path` after each.
+
+        Raises:
+            TrainingError: the loss is no longer finite.
+            UsageError: the state cannot be written.
+        """
+        if not self.epoch:
+            self.save(state_path)
+        while self.epoch < self.recipe.epochs:
+            result = self._run_epoch()
+            self.epoch += 1
+            self.history.append(result)
+            self.save(state_path)
+            on_epoch(result)
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next epoch depends on."""
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        state = {
+            "identity": self._identity,
+            "epoch": self.epoch,
+            "history": [asdict(each) for each in self.history],
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": cuda,
+        }
+        checkpoint.save(state, path)
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            CheckpointError: there is nothing to resume, or it is corrupt.
+            UsageError: it was another training: other settings, seed or data.
+        """
+        if not path.exists():
+            raise CheckpointError(
+                f"nothing to resume at {path}: start without --resume (a finished training "
+                "leaves no such file)"
+            )
+        state = checkpoint.load(path)
+        try:
+            self._check_identity(state["identity"], path)
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.generator.set_state(state["generator"])
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["cuda_rng"]:
+                torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)
+            self.epoch = state["epoch"]
+            self.history = [Epoch(**each) for each in state["history"]]
+        except (KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(f"{path} is corrupt: start without --resume") from error
+
+    def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
+        for name, ours in self._identity.items():
+            theirs = saved.get(name)
+            if theirs != ours:
+                raise UsageError(
+                    f"cannot resume {path}: {name} was {theirs}, now {ours}; give the same "
+                    "options and data, or start without --resume"
+                )
+
+    def _run_epoch(self) -> Epoch:
+        indices = self.dataset.parts["train"]
+        order = indices[torch.randperm(len(indices), generator=self.generator)]
+        batches = torch.split(order.to(self.device), self.recipe.batch_size)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.network.train()
+        for step, batch in enumerate(batches):
+            self._set_lr(step, len(batches))
+            loss, logits = self._step(batch)
+            correct += (logits.argmax(dim=1) == self.labels[batch]).sum()
+            loss_sum += loss.detach() * len(batch)
+        train_loss = float(loss_sum) / len(order)
+        if not torch.isfinite(torch.tensor(train_loss)):
+            raise TrainingError(
+                f"the loss is {train_loss} in epoch {self.epoch + 1}: lower the learning rate "
+                "with --lr"
+            )
+        val_accuracy, val_loss = self._validated()
+        return Epoch(
+            epoch=self.epoch,
+            train_accuracy=int(correct) / len(order),
+            train_loss=train_loss,
+            val_accuracy=val_accuracy,
+            val_loss=val_loss,
+            lr=self.optimiser.param_groups[0]["lr"],
+        )
+
+    def _set_lr(self, step: int, steps: int) -> None:
+        progress = (self.epoch + step / steps) / self.recipe.epochs
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.lr * lr_factor(self.recipe, self.epoch, progress)
+
+    def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        xray = self.pixels[batch]
+        if self.recipe.augmentation:
+            xray = augmented(xray, self.recipe.augmentation, self.generator)
+        with torch.no_grad():
+            image, edges = self.preprocessing(xray)
+        logits = self.network(image.contiguous(memory_format=torch.channels_last), edges)
+        loss = functional.cross_entropy(
+            logits,
+            self.labels[batch],
+            weight=self.weights,
+            label_smoothing=self.recipe.label_smoothing,
+        )
+        if self.recipe.l2:
+            squares = torch._foreach_norm(list(self.network.parameters()))
+            loss = loss + self.recipe.l2 * torch.stack(squares).square().sum()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self._update_average()
+        return loss, logits.detach()
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if not self.recipe.average_decay:
+            return
+        steps = int(next(iter(self.optimiser.state.values()))["step"])
+        # Early averages would be dominated by the first weights.
+        decay = min(self.recipe.average_decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.network.parameters()), 1 - decay
+        )
+
+    def _validated(self) -> tuple[float | None, float | None]:
+        if "val" not in self.dataset.parts:
+            return None, None
+        indices = self.dataset.parts["val"]
+        logits = predict(self.result, self.preprocessing, self.pixels[indices.to(self.device)])
+        labels = self.dataset.labels[indices]
+        accuracy = (logits.argmax(dim=1) == labels).double().mean()
+        return float(accuracy), float(functional.cross_entropy(logits, labels))
+
+
+@torch.no_grad()
+def predict(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, pixels: Tensor
+) -> Tensor:
+    """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, 224, 224)."""
+    network.eval()
+    logits = []
+    for xray in torch.split(pixels, _EVALUATION_BATCH):
+        image, edges = preprocessing(xray)
+        logits.append(network(image.contiguous(memory_format=torch.channels_last), edges))
+    return torch.cat(logits).cpu()
+
+
+def _placed(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
+    network = IntermediarySpaceModel(recipe.layer_size, recipe.dropout, classes)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _identity(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Return all that decides what a training comes to, as plain values."""
+    settings = asdict(recipe)
+    constants = settings.pop("constants")
+    return {
+        **settings,
+        **{name: repr(value) for name, value in constants.items()},
+        "seed": seed,
+        "labels": dataset.label_map.name,
+        "split": dataset.split,
+        "data": dataset.record().content_sha256,
+    }
