@@ -42,12 +42,18 @@ class Predictor:
     """
 
     def __init__(
-        self, name: str, classes: tuple[str, ...], path: Path, digest: str, provider: str
+        self,
+        name: str,
+        classes: tuple[str, ...],
+        path: Path,
+        digest: str,
+        provider: str,
+        threads: int = 0,
     ) -> None:
         self.name = name
         self.classes = classes
         self.sha256 = digest
-        self._session = open_session(path, provider)
+        self._session = open_session(path, provider, threads)
         self.provider: str = self._session.get_providers()[0]
 
     def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
@@ -56,7 +62,7 @@ class Predictor:
         return Prediction(logits, probabilities)
 
 
-def open_model(models: Path, name: str, provider: str = "auto") -> Predictor:
+def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0) -> Predictor:
     """Open the proven pipeline of a model.
 
     Raises:
@@ -68,7 +74,8 @@ def open_model(models: Path, name: str, provider: str = "auto") -> Predictor:
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
     digest = check_proof(files, record)
-    return Predictor(record.name, record.labels.classes, files.path("pipeline"), digest, provider)
+    path = files.path("pipeline")
+    return Predictor(record.name, record.labels.classes, path, digest, provider, threads)
 
 
 def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:

@@ -193,7 +193,9 @@ class _Measured:
                 f"{reference.dtype} {reference.shape}"
             )
             return
-        difference = np.abs(actual.astype(np.float64) - reference.astype(np.float64))
+        # Infinity less infinity is NaN, which is found below, and not worth a warning.
+        with np.errstate(invalid="ignore"):
+            difference = np.abs(actual.astype(np.float64) - reference.astype(np.float64))
         by_sample = difference.reshape(len(difference), -1).max(axis=1)
         # A NaN compares as False, so what passes is asked for, not what fails.
         passes = by_sample <= self.bound.allowed(reference, self.samples.natural)

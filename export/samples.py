@@ -81,10 +81,9 @@ def _extremes(seed: int) -> dict[str, NDArray[np.uint8]]:
 
 def _real(data: Path) -> NDArray[np.uint8]:
     files = scan(data)
-    step = max(1, len(files) // _REAL)
-    readable = [
-        result for _, result in decoded(files[::step][:_REAL]) if isinstance(result, np.ndarray)
-    ]
+    places = np.linspace(0, len(files) - 1, min(_REAL, len(files))).round().astype(int)
+    chosen = [files[place] for place in places]
+    readable = [result for _, result in decoded(chosen) if isinstance(result, np.ndarray)]
     if not readable:
         raise DataError(f"no X-ray in {data} can be read: `toolkit data inspect` names the files")
     return np.stack(readable)

@@ -25,7 +25,8 @@ def augmented(xray: Tensor, strength: float, generator: torch.Generator) -> Tens
     """
     count = xray.shape[0]
     draws = (torch.rand((8, count), generator=generator) * 2 - 1).to(xray.device)
-    flip = draws[0].sign()
+    # Not sign(): a draw of exactly 0 would flatten the X-ray.
+    flip = torch.where(draws[0] < 0, -1.0, 1.0)
     angle = draws[1] * _ROTATION * strength
     zoom = 1 + draws[2] * _SCALE * strength
     moved = _affine(xray.float() / 255, flip, angle, zoom, draws[3:5] * 2 * _SHIFT * strength)

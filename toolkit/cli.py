@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from contextlib import suppress
 
 import typer
 from typer.exceptions import TyperException
@@ -45,8 +46,12 @@ def _run(arguments: list[str]) -> int:
     except TyperException as error:
         shown = error.format_message() if hasattr(error, "format_message") else str(error)
         return _failed(f"{shown} (see --help)", 2, arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        return _failed("stopped", INTERRUPTED, arguments)
     except BrokenPipeError:
         return _failed("the reader of the output went away", 2, [])
+    except OSError as error:
+        return _failed(f"cannot go on: {error}", 2, arguments)
     return result if isinstance(result, int) else 0
 
 
@@ -54,5 +59,7 @@ def _failed(message: str, code: int, arguments: list[str]) -> int:
     line = " ".join(message.split())
     print(f"error: {line}", file=sys.stderr)
     if "--json" in arguments:
-        print(json.dumps({"error": line}))
+        # A full disk may be what stdout lies on.
+        with suppress(OSError):
+            print(json.dumps({"error": line}), flush=True)
     return code

@@ -1,6 +1,7 @@
 """Graded X-rays as tensors, with their labels and their split into train, val and test."""
 
 import hashlib
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int 
     if not kept:
         raise DataError(f"no X-ray in {folder} can be used with the labels {label_map.name!r}")
     names = tuple(file.name for file in kept)
-    parts, warnings = _split(split, names, [file.part for file in kept], seed)
+    parts, notes = _split(split, names, [file.part for file in kept], seed)
     return Dataset(
         pixels=torch.from_numpy(pixels[: len(kept)]),
         labels=torch.tensor([label_map.class_of(file.grade) for file in kept]),
@@ -122,7 +123,7 @@ def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int 
         split=split,
         parts=parts,
         skipped=tuple(skipped),
-        warnings=tuple(warnings),
+        warnings=tuple(notes),
     )
 
 
@@ -136,7 +137,7 @@ def generated(count: int, label_map: LabelMap, split: str | None = None, seed: i
     grades = tuple(grade for grades in label_map.grades for grade in grades)
     xrays = generate(count, seed=seed, grades=grades)
     names = tuple(xray.name for xray in xrays)
-    parts, warnings = _split(split, names, [None] * len(xrays), seed)
+    parts, notes = _split(split, names, [None] * len(xrays), seed)
     return Dataset(
         pixels=torch.from_numpy(np.stack([xray.pixels for xray in xrays])),
         labels=torch.tensor([label_map.class_of(xray.grade) for xray in xrays]),
@@ -145,23 +146,26 @@ def generated(count: int, label_map: LabelMap, split: str | None = None, seed: i
         source="generated",
         split=split,
         parts=parts,
-        warnings=tuple(warnings),
+        warnings=tuple(notes),
     )
 
 
 def study_split(count: int) -> dict[str, Tensor]:
     """Return the study's random split of `count` X-rays into 70, 10 and 20 %.
 
-    It is drawn over X-rays, not over patients, as the study did: seed 1, `random_split`.
+    It is drawn over X-rays, not over patients, as the study did: seed 1, `random_split`. Of a
+    few X-rays a part may get none: it is left out.
     """
-    subsets: list[torch.utils.data.Subset[int]] = torch.utils.data.random_split(
-        range(count),  # type: ignore[arg-type]
-        FRACTIONS,
-        generator=torch.Generator().manual_seed(1),
-    )
+    with warnings.catch_warnings(action="ignore"):
+        subsets: list[torch.utils.data.Subset[int]] = torch.utils.data.random_split(
+            range(count),  # type: ignore[arg-type]
+            FRACTIONS,
+            generator=torch.Generator().manual_seed(1),
+        )
     return {
         part: torch.tensor(list(subset.indices), dtype=torch.int64)
         for part, subset in zip(PARTS, subsets, strict=True)
+        if len(subset)
     }
 
 
@@ -191,12 +195,12 @@ def _grouped(part_of: list[str]) -> dict[str, Tensor]:
 
 def _study_parts(names: tuple[str, ...]) -> tuple[dict[str, Tensor], list[str]]:
     parts = study_split(len(names))
-    warnings = []
+    notes = []
     if len(names) != STUDY_COUNT:
-        warnings.append(
+        notes.append(
             f"this is not the study's split: it has {STUDY_COUNT} X-rays, here are {len(names)}"
         )
-    return parts, warnings + _crossing_warning(parts, names)
+    return parts, notes + _crossing_warning(parts, names)
 
 
 def _crossing_warning(parts: dict[str, Tensor], names: tuple[str, ...]) -> list[str]:

@@ -93,7 +93,12 @@ def _files_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(
-        (path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")),
+        (
+            path
+            for path in folder.iterdir()
+            # A link to nowhere is an unreadable file, to be named as one.
+            if (path.is_file() or path.is_symlink()) and not path.name.startswith(".")
+        ),
         key=lambda path: path.name,
     )
 

@@ -34,7 +34,7 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _JPEG: Final = b"\xff\xd8\xff"
 _MAX_READS: Final = 100_000
 _ORIENTATION_TAG: Final = 0x0112
-_GREY_STEP: Final = {1: 255, 2: 85, 4: 17, 8: 1}
+_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type of a PNG
 
 
 def decode(content: bytes) -> NDArray[np.uint8]:
@@ -90,20 +90,19 @@ def stretch(values: NDArray[np.integer]) -> NDArray[np.uint8]:
         values: integers of any shape, with max - min at most 65,535.
 
     Returns:
-        uint8 of the same shape, 0 to 255; all zeros if the values are all equal.
+        uint8 of the same shape, 0 to 255; zeros if all values are equal.
     """
     low, high = int(values.min()), int(values.max())
     if low == high:
         return np.zeros(values.shape, np.uint8)
     steps = np.arange(high - low + 1, dtype=np.float64)
-    return _round_ratio(steps * 255, high - low)[values - values.dtype.type(low)]
+    return _round_ratio(steps * 255, high - low)[values.astype(np.int32) - low]
 
 
 def square(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The centre square of an X-ray of any size, brought to 224x224.
 
-    Takes uint8 (height, width) within the limits that `decode` checks; returns a new, writable
-    uint8 array (224, 224).
+    Takes uint8 (height, width), within `decode`'s limits; returns a new, writable uint8 array.
     """
     height, width = grey.shape
     side = min(height, width)
@@ -141,17 +140,15 @@ def _area_average(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     for row in range(SIZE):
         first, last = row * side // SIZE, -(-(row + 1) * side // SIZE)
         bands[row] = weights[row, first:last] @ grey[first:last].astype(np.float32)
-    return _round_ratio(bands.astype(np.float64) @ weights.T.astype(np.float64), side * side)
+    return _round_ratio(bands.astype(np.float64) @ weights.T.astype(np.float64), side**2)
 
 
 def _overlaps(side: int) -> NDArray[np.float32]:
     """Overlap of each output pixel with each source pixel, in 1/224 of a source pixel.
 
-    Returns:
-        float32 (224, side) of integers 0 to 224; each row adds up to `side`.
+    float32 (224, side) of integers 0 to 224; each row adds up to `side`.
     """
-    start = np.arange(SIZE)[:, None] * side
-    source = np.arange(side)[None, :] * SIZE
+    start, source = np.arange(SIZE)[:, None] * side, np.arange(side) * SIZE
     overlap = np.minimum(start + side, source + SIZE) - np.maximum(start, source)
     return overlap.clip(min=0).astype(np.float32)
 
@@ -186,7 +183,7 @@ def _read_picture(content: bytes) -> tuple[NDArray[np.uint8], int]:
             _check_kind(image, content)
             _check_shape(*image.size)
             if content.startswith(_PNG):
-                _check_chunks(content)
+                _check_chunks(content, *image.size)
             image.load()
             return _to_grey(image, content), _orientation(image)
     except ImageError:
@@ -216,7 +213,7 @@ def _check_kind(image: Image.Image, content: bytes) -> None:
         raise ImageError("cmyk", "CMYK is a mode for print; save the X-ray as grey or RGB")
     if _depth(content) == 16 and not image.mode.startswith("I"):
         # Pillow keeps the high bytes only: 16 grey levels of a 12-bit X-ray.
-        message = "16 bits with colour or alpha; save the X-ray as 16-bit grey or as 8-bit"
+        message = "16-bit colour or alpha; save the X-ray as 16-bit grey or as 8-bit"
         raise ImageError("sixteen_bit_colour", message)
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16", "I"):
         message = f"mode {image.mode} is not supported; save the X-ray as grey or RGB"
@@ -238,18 +235,21 @@ def _check_shape(width: int, height: int) -> None:
         raise ImageError("aspect", message)
 
 
-def _check_chunks(content: bytes) -> None:
-    """Refuses a PNG that is cut off or changed: Pillow checks no sum of its pixel data."""
-    view = memoryview(content)
-    start = len(_PNG)
-    kind = b""
+def _check_chunks(content: bytes, width: int, height: int) -> None:
+    """Refuses a PNG that is cut off or changed, or has too few pixels: Pillow would not notice."""
+    start, kind, data = len(_PNG), b"", bytearray()
     while kind != b"IEND":
         length, kind = struct.unpack_from(">I4s", content, start)
         end = start + 8 + length
-        (checksum,) = struct.unpack_from(">I", content, end)
-        if zlib.crc32(view[start + 4 : end]) != checksum:
+        if zlib.crc32(content[start + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             raise _damaged()
+        if kind == b"IDAT":
+            data += content[start + 8 : end]
         start = end + 4
+    # Exact but for interlaced files, which hold a little more.
+    expected = height * (1 + (width * _CHANNELS[content[25]] * _depth(content) + 7) // 8)
+    if len(zlib.decompressobj().decompress(data, expected)) < expected:
+        raise _damaged()
 
 
 def _to_grey(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
@@ -260,8 +260,9 @@ def _to_grey(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
         return stretch(values if key is None else np.where(values == key, 0, values))
     if image.mode in ("1", "L"):
         grey = np.array(image if image.mode == "L" else image.convert("L"))
-        if key is not None:  # as stored, before the grey levels of 1, 2 or 4 bits are spread
-            grey[grey == key * _GREY_STEP[_depth(content)]] = 0
+        if key is not None:  # of 2 and 4 bits, Pillow gives the key before spreading the levels
+            level = key * {2: 85, 4: 17}.get(_depth(content), 1)
+            grey[grey == (255 * bool(key) if image.mode == "1" else level)] = 0
         return grey
     if image.has_transparency_data:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))

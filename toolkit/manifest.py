@@ -6,6 +6,7 @@ and saves it. The service only reads it.
 
 import json
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -197,12 +198,12 @@ def load(path: Path) -> Manifest:
         ManifestError: missing, not JSON, of another schema, or with a part that does not fit.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise ManifestError(
             f"no model here: {path} does not exist; train one with `toolkit train`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read as a manifest: {error}") from error
     if not isinstance(content, dict):
         raise ManifestError(f"{path} cannot be read as a manifest: it is not a JSON object")
@@ -214,7 +215,7 @@ def load(path: Path) -> Manifest:
         )
     try:
         manifest = _decoded(Manifest, content, "manifest")
-    except (TypeError, ValueError, KeyError) as error:
+    except (TypeError, ValueError) as error:
         raise ManifestError(f"{path} is not a valid manifest: {error}") from error
     assert isinstance(manifest, Manifest)
     return manifest
@@ -228,6 +229,14 @@ def save(manifest: Manifest, path: Path) -> None:
     """
     text = json.dumps(asdict(manifest), indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
+
+
+def _finite(text: str) -> float:
+    """Return the number; what JSON has no word for is never written, so never read."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number
 
 
 def _decoded(kind: Any, value: Any, where: str) -> Any:
@@ -251,7 +260,10 @@ def _decoded(kind: Any, value: Any, where: str) -> Any:
             raise TypeError(f"{where} is not an object")
         return {k: _decoded(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{where} is too large") from None
     if type(value) is not kind:
         raise TypeError(f"{where} is {type(value).__name__}, not {kind.__name__}")
     return value

@@ -7,8 +7,10 @@ from pathlib import Path
 from toolkit.errors import UsageError
 
 DEFAULT_NAME = "model_saved"
-_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
-_RESERVED = re.compile(r"\.(pipeline|resume|equivalence|torchscript|int8|fp16)(\.|$)")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
+_RESERVED = re.compile(
+    r"\.((pipeline|resume|equivalence|torchscript|int8|fp16)(\.|$)|(json|pt|onnx|html)$)"
+)
 SUFFIXES = {
     "manifest": ".json",
     "checkpoint": ".pt",

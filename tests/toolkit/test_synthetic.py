@@ -45,13 +45,15 @@ def dark_band(pixels):
     return float(np.median(heights))
 
 
-def widening(pixels):
-    """Columns by which the femur is wider beside the joint than further up."""
-    rows = np.stack([pixels[y : y + 5].mean(axis=0) for y in range(40, 115)])
-    bone = np.median(rows[:35, 80:145])
-    tissue = np.median(np.concatenate([rows[:35, :14], rows[:35, -14:]]))
-    widths = (rows > (bone + tissue) / 2).sum(axis=1)
-    return float(np.max(widths[40:]) - np.median(widths[20:35]))
+def spur_area(pixels):
+    """Bone beside the joint that reaches further out than the femur above it, in pixels."""
+    smooth = np.stack([pixels[y : y + 5].mean(axis=0) for y in range(220)])
+    bone = np.median(smooth[40:75, 80:145])
+    tissue = np.median(np.concatenate([smooth[75:130, :8], smooth[75:130, -8:]]))
+    is_bone = smooth > (bone + tissue) / 2
+    across = np.flatnonzero(is_bone[66:78].mean(axis=0) > 0.5)
+    beside = is_bone[80:140]
+    return float(beside[:, : across[0] - 2].sum() + beside[:, across[-1] + 3 :].sum())
 
 
 def test_is_deterministic():
@@ -130,8 +132,8 @@ def test_joint_space_narrows_with_the_grade(all_grades):
 
 def test_osteophytes_grow_with_the_grade(all_grades):
     pixels, grades = stacked(all_grades)
-    growth = means_by_grade(np.array([widening(p) for p in pixels]), grades)
-    assert all(larger - smaller > 1 for smaller, larger in pairwise(growth))
+    areas = means_by_grade(np.array([spur_area(p) for p in pixels]), grades)
+    assert all(larger > 1.3 * smaller for smaller, larger in pairwise(areas))
 
 
 def test_brightness_contrast_and_noise_are_independent_of_the_grade(many):

@@ -1,0 +1,48 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The driver decides which of the two exclusive builds of ONNX Runtime is installed.
+RUNTIME := $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
+
+export BENTOML_DO_NOT_TRACK := true
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help demo serve check test test-full clean
+
+help:
+	@echo "make demo       train, export, prove and serve a small model, end to end"
+	@echo "make serve      serve the model that the repository ships"
+	@echo "make check      ruff and mypy"
+	@echo "make test       check, and every test of under 8 minutes"
+	@echo "make test-full  the slow rest of the tests"
+	@echo "make clean      remove what make made"
+
+$(VENV)/toolkit: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,$(RUNTIME)]'
+	@touch $@
+
+$(VENV)/dev: $(VENV)/toolkit
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,$(RUNTIME),dev]'
+	@touch $@
+
+demo: $(VENV)/toolkit
+	@$(BIN)/python examples/demo.py
+
+serve: $(VENV)/toolkit
+	@$(BIN)/bentoml serve
+
+check: $(VENV)/dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+
+test: check
+	@$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/dev
+	@$(BIN)/python -m pytest -m full
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,61 @@
+"""Fixtures that any test may ask for. Nothing heavy is imported before it is asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder `shared` beside the repository; what needs it skips where it is not there."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the folder shared is not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_xrays(shared):
+    """About 200 real X-rays, of every part and grade that is there: uint8 (N, 224, 224)."""
+    from toolkit.images import read
+
+    folders = sorted((shared / "data" / "knee").glob("*/[0-4]"))
+    paths = [path for folder in folders for path in sorted(folder.glob("*.jpg"))[::3][:20]]
+    if not paths:
+        pytest.skip("shared/data/knee holds no X-rays")
+    return np.stack([read(path) for path in paths])
+
+
+@pytest.fixture(scope="session")
+def drawn_xrays():
+    """Generated X-rays of every grade: uint8 (N, 224, 224)."""
+    from toolkit.synthetic import generate
+
+    return np.stack([each.pixels for each in generate(60, seed=3, grades=(0, 1, 2, 3, 4))])
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """A small generated Dataset with every class in its training part, and a val part."""
+    from toolkit.dataset import generated
+    from toolkit.labels import label_map
+
+    return generated(32, label_map("study"))
+
+
+@pytest.fixture
+def png_folder(tmp_path):
+    """Return a function that writes one PNG for each path, such as `train/2/9000001L`."""
+    from PIL import Image
+
+    def write(*paths, under="data"):
+        folder = tmp_path / under
+        for index, path in enumerate(paths):
+            file = folder / f"{path}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng([index]).integers(0, 256, (224, 224), np.uint8)
+            Image.fromarray(pixels).save(file)
+        return folder
+
+    return write

@@ -1,0 +1,188 @@
+"""Export as a whole: what is proven is kept, what differs leaves nothing behind."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import pytest
+
+from bento.session import check_proof, open_model
+from export import conversion
+from export.samples import Samples
+from toolkit import cli, manifest
+from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
+from toolkit.files import sha256
+from toolkit.images import read
+from toolkit.store import ModelFiles
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def exporters(monkeypatch, small, changed):
+    """Exporters that copy the session's real files, so that a test takes no ten seconds.
+
+    The returned function makes one of them change an initializer of what it writes.
+    """
+
+    def exporter(kind, ending=None, function=None):
+        def write(module, record, path):
+            del module, record
+            shutil.copy(small.files.path(kind), path)
+            if ending:
+                changed(path, ending, function)
+
+        monkeypatch.setattr(conversion, f"export_{kind}", write)
+
+    for kind in conversion.KINDS:
+        exporter(kind)
+    monkeypatch.setattr(conversion, "samples", lambda data: small.inputs)
+    return exporter
+
+
+@pytest.fixture
+def toolkit(capsys, monkeypatch):
+    """Return a function that runs the command line in this process: code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+def test_export_leaves_two_files_and_a_manifest_that_proves_them(small):
+    record = manifest.load(small.files.manifest)
+    assert record == small.record
+    assert set(record.export.artifacts) == set(record.equivalence.legs) == {"network", "pipeline"}
+    for kind, artifact in record.export.artifacts.items():
+        path = small.files.path(kind)
+        assert artifact.sha256 == record.equivalence.legs[kind].sha256 == sha256(path)
+        assert artifact.file == path.name and artifact.format == "onnx"
+        assert artifact.inputs[0].shape[0] == "batch"
+    assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
+    assert {"torch", "onnx", "numpy"} <= set(record.equivalence.versions)
+    check_proof(small.files, record)
+
+
+@pytest.mark.parametrize("kind", ["network", "pipeline"])
+def test_failed_export_leaves_no_artifact_and_says_what_differed(
+    exporters, toolkit, copied, kind
+):
+    """The earlier, proven artifacts are withdrawn as well, and so is their verdict."""
+
+    def perturb(array):
+        array.flat[0] += 0.5
+        return array
+
+    assert copied.path(kind).exists()
+    exporters(kind, "outputCombiner.8.bias", perturb)
+    code, out, err = toolkit("export", "onnx", copied.name, "--models", copied.folder, "--json")
+    assert code == 1
+    lines = err.strip().splitlines()
+    wanted = f"{kind}: logits in batches of 1: 10 of 10 X-rays differ, most of all number "
+    assert any(line.startswith(wanted) for line in lines), err
+    assert lines[-1].startswith("error: small in ONNX is not equal to PyTorch: ")
+    assert wanted in lines[-1] and "by 0.5; allowed 1e-5 * max(1" in lines[-1]
+    assert any(f"({word})" in lines[-1] for word in ("generated", "noise", "black", "white"))
+    assert json.loads(out) == {"error": lines[-1].removeprefix("error: ")}
+    assert _names(copied.folder) == ["small.json", "small.pt"]
+    record = manifest.load(copied.manifest)
+    assert record.export is None and record.equivalence is None
+    with pytest.raises(ModelRefusedError, match="has no exported pipeline"):
+        open_model(copied.folder, copied.name)
+
+
+def test_failed_export_into_a_new_folder_leaves_it_empty(exporters, toolkit, copied, tmp_path):
+    exporters("network", "outputCombiner.8.bias", lambda array: array + 1)
+    before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
+    out = tmp_path / "out"
+    code, _, _ = toolkit("export", "onnx", "small", "--models", copied.folder, "--out", out)
+    assert code == 1 and _names(out) == []
+    assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
+
+
+def test_nan_in_the_graph_fails_the_export(exporters, toolkit, copied):
+    exporters("pipeline", "outputCombiner.8.bias", lambda array: array * float("nan"))
+    code, out, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    assert (code, out) == (1, "") and "by nan" in err
+    assert _names(copied.folder) == ["small.json", "small.pt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UsageError("no space"), RuntimeError("x")])
+def test_broken_off_export_leaves_no_draft_and_keeps_what_was_proven(
+    exporters, copied, monkeypatch, error
+):
+    del exporters
+    before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
+
+    def broken(pipeline, record, path):
+        del pipeline, record
+        path.write_bytes(b"half a file")
+        raise error
+
+    monkeypatch.setattr(conversion, "export_pipeline", broken)
+    with pytest.raises(type(error)):
+        conversion.export_onnx(copied, copied, None)
+    assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
+
+
+def test_out_takes_files_and_manifest_and_data_is_compared_on(
+    toolkit, copied, png_folder, tmp_path
+):
+    """The real exporters, from the command line on."""
+    for kind in conversion.KINDS:
+        copied.path(kind).unlink()
+    out = tmp_path / "new" / "out"
+    data = png_folder("0/1L", "2/1R", "3/2L")
+    code, text, err = toolkit(
+        "export", "onnx", "small", "--models", copied.folder, "--out", out, "--data", data, "--json"
+    )
+    assert code == 0, err
+    content = json.loads(text)
+    assert text.count("\n") == 1 and content["passed"] is True
+    assert content["artifacts"] == {
+        "network": str(out / "small.onnx"),
+        "pipeline": str(out / "small.pipeline.onnx"),
+    }
+    assert content["manifest"] == str(out / "small.json")
+    assert _names(out) == ["small.json", "small.onnx", "small.pipeline.onnx"]
+    assert _names(copied.folder) == ["small.json", "small.pt"]
+    record = manifest.load(out / "small.json")
+    assert record.equivalence.inputs["real"] == 3
+    assert content["legs"]["pipeline"]["samples"] == sum(record.equivalence.inputs.values())
+    predictor = open_model(out, "small")
+    assert predictor.predict(read(data / "0" / "1L.png")[None]).probabilities.shape == (1, 4)
+
+
+def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, copied, monkeypatch):
+    """`real` is named as the kind where real X-rays differ."""
+    inputs = conversion.samples(None)
+    marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
+    monkeypatch.setattr(conversion, "samples", lambda data: marked)
+    exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
+    code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    assert code == 1 and "(real)" in err
+
+
+def test_checkpoint_that_is_not_the_manifests_is_refused(exporters, copied):
+    del exporters
+    record = manifest.load(copied.manifest)
+    training = replace(record.training, checkpoint_sha256="0" * 64)
+    manifest.save(replace(record, training=training), copied.manifest)
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        conversion.export_onnx(copied, copied, None)
+
+
+def test_folder_that_cannot_be_written_is_one_clear_error(small, exporters, tmp_path):
+    del exporters
+    (tmp_path / "file").write_text("not a folder")
+    target = ModelFiles(tmp_path / "file" / "out", "small")
+    with pytest.raises(UsageError, match="cannot write"):
+        conversion.export_onnx(small.files, target, None)

@@ -1,0 +1,50 @@
+"""The list of dependencies in the docs is the one in pyproject.toml, and its licences hold."""
+
+import re
+import tomllib
+from importlib.metadata import PackageNotFoundError, metadata
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = (ROOT / "docs/dependencies.md").read_text()
+ROWS = [line.split("|")[1:3] for line in DOCS.splitlines() if re.match(r"\| [a-z]", line)][1:]
+LICENCES = {
+    package: licence
+    for names, licences in ROWS
+    for package, licence in zip(
+        re.findall(r"[a-z][a-z-]+", re.sub(r"\(.*?\)|\bor\b", "", names)),
+        [each.strip() for each in licences.split(",")]
+        * (
+            1
+            if "," in licences
+            else len(re.findall(r"[a-z][a-z-]+", re.sub(r"\(.*?\)|\bor\b", "", names)))
+        ),
+        strict=True,
+    )
+}
+
+
+def declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    return {re.match(r"[a-z-]+", each)[0] for group in groups for each in group}
+
+
+def test_the_docs_list_every_dependency_and_no_other():
+    assert set(LICENCES) == declared()
+
+
+@pytest.mark.parametrize("package", sorted(LICENCES))
+def test_the_licence_in_the_docs_is_the_one_the_package_states(package):
+    try:
+        about = metadata(package)
+    except PackageNotFoundError:
+        pytest.skip(f"{package} is not installed here")
+    stated = " ".join(
+        [about.get("License-Expression") or "", (about.get("License") or "")[:60]]
+        + (about.get_all("Classifier") or [])
+    ).replace(" ", "-")
+    word = LICENCES[package].split("-")[0]
+    assert word in stated

@@ -1,0 +1,86 @@
+import hashlib
+import subprocess
+import sys
+
+import pytest
+
+from toolkit.errors import UsageError
+from toolkit.files import replacing, sha256, write_bytes
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_replaced_when_the_block_succeeds(tmp_path):
+    path = tmp_path / "a" / "b" / "model.json"
+    write_bytes(path, b"first")
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"second")
+        assert path.read_bytes() == b"first"
+        assert temporary.parent == path.parent
+        assert temporary.suffix == path.suffix
+    assert path.read_bytes() == b"second"
+    assert names(path.parent) == ["model.json"]
+
+
+@pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, OSError])
+def test_a_raising_block_leaves_the_old_file_and_no_temporary(tmp_path, fault):
+    path = tmp_path / "model.json"
+    path.write_bytes(b"old")
+    with pytest.raises(UsageError if fault is OSError else fault), replacing(path) as temporary:
+        temporary.write_bytes(b"half of the n")
+        raise fault("on purpose")
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["model.json"]
+
+
+@pytest.mark.parametrize("where", ["file/model.json", "file/deeper/model.json"])
+def test_a_file_in_the_place_of_the_folder_is_one_clear_line(tmp_path, where):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError) as caught:
+        write_bytes(tmp_path / where, b"new")
+    assert str(tmp_path / where) in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "in the way"
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_clear_line(tmp_path):
+    (tmp_path / "model.json").mkdir()
+    with pytest.raises(UsageError, match=r"cannot write .*model\.json"):
+        write_bytes(tmp_path / "model.json", b"new")
+    assert names(tmp_path) == ["model.json"]
+
+
+def test_a_name_that_is_too_long_is_one_clear_line(tmp_path):
+    with pytest.raises(UsageError, match="too long"):
+        write_bytes(tmp_path / ("x" * 300), b"new")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_bytes(b"old")
+    script = f"""
+import resource
+from pathlib import Path
+from toolkit.errors import UsageError
+from toolkit.files import write_bytes
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_bytes(Path({str(path)!r}), bytes(5000))
+except UsageError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert str(path) in done.stdout
+    assert "free some space" in done.stdout
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["model.json"]
+
+
+def test_the_hash_is_the_sha256_of_the_bytes(tmp_path):
+    path = tmp_path / "any"
+    content = bytes(range(256)) * 5000
+    path.write_bytes(content)
+    assert sha256(path) == hashlib.sha256(content).hexdigest()

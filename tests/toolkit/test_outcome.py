@@ -1,0 +1,198 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from toolkit import checkpoint, manifest, metrics
+from toolkit.errors import UsageError
+from toolkit.files import sha256
+from toolkit.manifest import (
+    Artifact,
+    EquivalenceRecord,
+    ExportRecord,
+    Leg,
+)
+from toolkit.outcome import evaluate_part, keep_previous, save_outcome
+from toolkit.recipes import recipe
+from toolkit.store import ModelFiles
+from toolkit.training import Training
+
+
+@pytest.fixture(scope="module")
+def training(tiny, tmp_path_factory):
+    chosen = recipe("default", layer_size=2, epochs=1, batch_size=16)
+    training = Training(tiny, chosen, 3, torch.device("cpu"))
+    training.run(tmp_path_factory.mktemp("state") / "state.pt", lambda _: None)
+    return training
+
+
+@pytest.fixture
+def files(tmp_path):
+    return ModelFiles(tmp_path, "knee")
+
+
+@pytest.fixture
+def finished(training, files):
+    """A model with every kind of file, as an export leaves it."""
+    record = save_outcome(training, files)
+    artifacts, legs = {}, {}
+    for kind in ("network", "pipeline"):
+        path = files.path(kind)
+        path.write_bytes(b"onnx of the " + kind.encode())
+        artifacts[kind] = Artifact(path.name, sha256(path), "onnx", 20, (), ())
+        legs[kind] = Leg(path.name, sha256(path), 1, (1,), "CPU", 1.0, (), (), True)
+    record = record.with_export(ExportRecord(artifacts, {}), EquivalenceRecord(True, legs, {}, {}))
+    manifest.save(record, files.manifest)
+    return record
+
+
+def present(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_training_leaves_a_checkpoint_and_a_manifest_that_agree(training, files, tiny):
+    files.folder.joinpath("knee.resume.pt").write_bytes(b"state")
+    returned = save_outcome(training, files)
+    assert present(files.folder) == ["knee.json", "knee.pt"]
+    record = manifest.load(files.manifest)
+    assert record == returned
+    assert record.name == "knee"
+    assert record.training.checkpoint_sha256 == sha256(files.checkpoint)
+    assert record.export is record.equivalence is None
+    assert (record.training.seed, record.training.epochs, record.training.device) == (3, 1, "cpu")
+    assert record.training.recipe["preset"] == "default"
+    assert record.training.recipe["layer_size"] == record.network.layer_size == 2
+    assert record.training.versions.keys() == {"python", "toolkit", "torch", "numpy", "pillow"}
+    assert record.dataset == tiny.record()
+    assert record.labels == tiny.label_map
+    network = checkpoint.load_network(files.checkpoint, record.network, 4)
+    kept = training.result.state_dict()
+    assert all(torch.equal(value, kept[key]) for key, value in network.state_dict().items())
+
+
+def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(training, files, tiny):
+    record = save_outcome(training, files)
+    network = checkpoint.load_network(files.checkpoint, record.network, 4)
+    assert record.training.metrics.keys() == tiny.parts.keys()
+    for part, figures in record.training.metrics.items():
+        again = evaluate_part(network, training.preprocessing, tiny, part)
+        assert figures == metrics.as_dict(again)
+        assert figures["n"] == len(tiny.parts[part])
+
+
+def test_training_over_a_finished_name_keeps_its_files_as_previous(training, files, finished):
+    before = {kind: sha256(files.path(kind)) for kind in ("checkpoint", "network", "pipeline")}
+    assert keep_previous(files)
+    save_outcome(training, files)
+    former = files.previous
+    assert present(files.folder) == sorted(
+        ["knee.json", "knee.pt", "knee.previous.json", "knee.previous.pt"]
+        + ["knee.previous.onnx", "knee.previous.pipeline.onnx"]
+    )
+    assert {kind: sha256(former.path(kind)) for kind in before} == before
+
+
+def test_the_formers_manifest_speaks_of_its_new_name_and_its_hashes_still_match(files, finished):
+    keep_previous(files)
+    former = files.previous
+    record = manifest.load(former.manifest)
+    assert record.name == former.name == "knee.previous"
+    assert record.training == finished.training
+    assert record.training.checkpoint_sha256 == sha256(former.checkpoint)
+    assert record.export
+    assert record.equivalence
+    for kind in ("network", "pipeline"):
+        artifact, leg = record.export.artifacts[kind], record.equivalence.legs[kind]
+        assert artifact.file == leg.file == former.path(kind).name
+        assert artifact.sha256 == leg.sha256 == sha256(files.folder / artifact.file)
+
+
+def test_the_former_can_still_be_served(files, finished):
+    from bento.session import check_proof
+
+    keep_previous(files)
+    former = files.previous
+    digest = check_proof(former, manifest.load(former.manifest))
+    assert digest == sha256(former.path("pipeline"))
+
+
+def test_a_second_time_the_older_former_makes_room(training, files, finished):
+    keep_previous(files)
+    save_outcome(training, files)
+    second = sha256(files.checkpoint)
+    assert keep_previous(files)
+    # This one was never exported: nothing of the older former may stand for it.
+    assert present(files.folder) == ["knee.previous.json", "knee.previous.pt"]
+    assert sha256(files.previous.checkpoint) == second
+    assert manifest.load(files.previous.manifest).export is None
+
+
+def test_where_nothing_is_finished_nothing_is_kept(files):
+    assert not keep_previous(files)
+    files.resume.write_bytes(b"an unfinished training")
+    assert not keep_previous(files)
+    assert present(files.folder) == ["knee.resume.pt"]
+
+
+def test_the_state_of_the_training_that_is_to_be_saved_stays_until_it_is(files, finished):
+    files.resume.write_bytes(b"state")
+    keep_previous(files)
+    assert files.resume.exists()
+
+
+def damaged(content, change):
+    change(content)
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: b"",
+        lambda content: b"\xff\x00 not JSON",
+        lambda content: b"[" * 100_000,
+        lambda content: damaged(content, lambda c: c.update(schema_version=99)),
+        lambda content: damaged(content, lambda c: c.pop("labels")),
+        lambda content: damaged(content, lambda c: c["network"].update(dropout=float("nan"))),
+        lambda content: damaged(content, lambda c: c["training"]["metrics"].update(x=1e999)),
+        lambda content: damaged(
+            content, lambda c: c["export"]["artifacts"].update(alien=dict(ARTIFACT))
+        ),
+    ],
+    ids=["empty", "binary", "deep", "newer", "part missing", "NaN", "infinite", "unknown kind"],
+)
+def test_a_corrupt_former_manifest_does_not_lose_the_training(training, files, finished, damage):
+    content = damage(json.loads(files.manifest.read_text()))
+    files.manifest.write_bytes(content)
+    assert keep_previous(files)
+    record = save_outcome(training, files)
+    assert manifest.load(files.manifest) == record
+    assert files.previous.manifest.exists()
+    assert files.previous.checkpoint.exists()
+
+
+ARTIFACT = {"file": "x", "sha256": "", "format": "", "opset": 1, "inputs": [], "outputs": []}
+
+
+def test_a_former_without_a_manifest_is_kept_too(files, finished):
+    files.manifest.unlink()
+    assert keep_previous(files)
+    assert "knee.previous.pt" in present(files.folder)
+
+
+def test_a_former_that_cannot_be_renamed_is_one_clear_line(files, finished):
+    files.previous.checkpoint.mkdir()
+    with pytest.raises(UsageError, match="cannot keep the former knee") as caught:
+        keep_previous(files)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_training_over_generated_xrays_with_empty_parts_is_saved(training, files, tiny):
+    only = replace(tiny, parts={"train": tiny.parts["train"]})
+    training.dataset, kept = only, training.dataset
+    try:
+        record = save_outcome(training, files)
+    finally:
+        training.dataset = kept
+    assert record.training.metrics.keys() == {"train"}
