@@ -2,7 +2,9 @@
 
 import json
 import os
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from toolkit.files import sha256
 from toolkit.store import ModelFiles
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,8 @@ def open_session(path: Path, provider: str, threads: int = 0) -> Any:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     onnxruntime = require_onnxruntime()
+    # What matters comes as an exception; the rest would mix with the command's own lines.
+    onnxruntime.set_default_logger_severity(4)
     wanted = _providers(onnxruntime, provider)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -171,16 +176,18 @@ def open_session(path: Path, provider: str, threads: int = 0) -> Any:
 def _providers(onnxruntime: Any, provider: str) -> list[Any]:
     if provider not in ("auto", *PROVIDERS):
         raise ProviderError(f"no provider is called {provider!r}: choose auto, cpu or cuda")
-    available = onnxruntime.get_available_providers()
-    cuda = PROVIDERS["cuda"] in available
+    cuda = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
     if provider == "cuda" and not cuda:
         raise ProviderError(
             "CUDA was asked for and this ONNX Runtime has none: pip install 'toolkit[gpu]', or "
             "ask for cpu"
         )
-    if provider == "cpu" or not cuda:
+    has_driver = any(Path(each).exists() for each in _DRIVERS)
+    if provider == "cpu" or not cuda or (provider == "auto" and not has_driver):
         return [PROVIDERS["cpu"]]
     if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
+        # It prints what it does not find, on stdout.
+        with redirect_stdout(StringIO()):
+            onnxruntime.preload_dlls()
     # TF32 would round the products to ten bits.
     return [(PROVIDERS["cuda"], {"use_tf32": "0"}), PROVIDERS["cpu"]]

@@ -24,7 +24,7 @@ async def uploaded_xray(request: "Request") -> bytes:
     from starlette.datastructures import UploadFile
     from starlette.formparsers import MultiPartException, MultiPartParser
 
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         raise ImageError(
             "not_multipart", f"send the file as multipart/form-data, field {FIELD!r}", 415
         )
@@ -50,16 +50,22 @@ async def uploaded_xray(request: "Request") -> bytes:
 
 
 async def _limited_body(request: "Request") -> bytes:
+    from starlette.requests import ClientDisconnect
+
     too_large = ImageError("too_large", f"the file is over {MAX_BYTES} bytes", 413)
     limit = MAX_BYTES + _OVERHEAD
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_large
+    except ClientDisconnect as error:
+        # Nobody is left to answer, and nothing went wrong here that a log should show.
+        raise ImageError("cut_off", "the connection ended before the body did", 400) from error
     return bytes(body)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 NAME = "demo"
-TRAINING = ["--layer-size", "16", "--epochs", "12", "--batch-size", "16"]
+TRAINING = ["--layer-size", "16", "--dropout", "0.1", "--epochs", "12", "--batch-size", "16"]
 STARTING_S = 90
 
 
@@ -51,7 +51,7 @@ def post(url: str, xray: Path) -> dict[str, object]:
     boundary = uuid.uuid4().hex
     body = b"".join(
         [
-            f"--{boundary}\r\nContent-Disposition: form-data; name=\"xray\"; ".encode(),
+            f'--{boundary}\r\nContent-Disposition: form-data; name="xray"; '.encode(),
             f'filename="{xray.name}"\r\nContent-Type: image/png\r\n\r\n'.encode(),
             xray.read_bytes(),
             f"\r\n--{boundary}--\r\n".encode(),

@@ -1,6 +1,7 @@
 """A model's checkpoint to proven files: exported aside, compared, and only then named."""
 
 import secrets
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -96,7 +97,9 @@ def export_onnx(source: ModelFiles, target: ModelFiles, data: Path | None) -> Ma
         _keep(result, drafts, target, record)
     finally:
         for draft in drafts.values():
-            draft.unlink(missing_ok=True)
+            # Where the folder is a file, there is nothing to remove.
+            with suppress(OSError):
+                draft.unlink()
     return result
 
 

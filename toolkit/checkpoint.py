@@ -1,6 +1,7 @@
 """Weights on disk: state_dicts, loaded without ever running what a file says."""
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: missing, corrupt, or with anything else in it.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # What torch warns of here is refused, or does not matter.
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}: train it with `toolkit train`") from None
     except pickle.UnpicklingError as error:

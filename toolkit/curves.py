@@ -22,6 +22,7 @@ class Curves:
     def __init__(self, folder: Path, first_epoch: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._folder = folder
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not first_epoch:
@@ -29,9 +30,7 @@ class Curves:
                     stale.unlink()
             self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
         except OSError as error:
-            raise UsageError(
-                f"cannot write logs to {folder}: {error.strerror}; choose another with --logs"
-            ) from error
+            raise _unwritable(folder, error) from error
 
     def __enter__(self) -> Self:
         return self
@@ -53,7 +52,16 @@ class Curves:
             "loss/val": epoch.val_loss,
             "learning_rate": epoch.lr,
         }
-        for name, value in points.items():
-            if value is not None:
-                self._writer.add_scalar(name, value, epoch.epoch)
-        self._writer.flush()
+        try:
+            for name, value in points.items():
+                if value is not None:
+                    self._writer.add_scalar(name, value, epoch.epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+
+def _unwritable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot write logs to {folder}: {error.strerror}; choose another with --logs"
+    )

@@ -9,7 +9,7 @@ import torch
 
 from toolkit import checkpoint, manifest, metrics
 from toolkit.dataset import Dataset
-from toolkit.errors import ManifestError, UsageError
+from toolkit.errors import ManifestError, TrainingError, UsageError
 from toolkit.extras import versions
 from toolkit.files import sha256
 from toolkit.network import IntermediarySpaceModel, parameter_count
@@ -24,6 +24,7 @@ def save_outcome(training: Training, files: ModelFiles) -> manifest.Manifest:
 
     Raises:
         UsageError: the folder cannot be written.
+        TrainingError: the network's output is not finite.
     """
     dataset = training.dataset
     evaluations = {
@@ -60,10 +61,19 @@ def save_outcome(training: Training, files: ModelFiles) -> manifest.Manifest:
 def evaluate_part(
     network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset, part: str
 ) -> metrics.Evaluation:
-    """Return the figures of a network on one part of a dataset."""
+    """Return the figures of a network on one part of a dataset.
+
+    Raises:
+        TrainingError: the network's output is not finite.
+    """
     indices = dataset.parts[part]
     device = preprocessing.white.device
     logits = predict(network, preprocessing, dataset.pixels[indices].to(device))
+    if not logits.isfinite().all():
+        raise TrainingError(
+            f"the network's output on the part {part!r} is not finite: lower the learning rate "
+            "with --lr"
+        )
     return metrics.evaluate(
         dataset.labels[indices].numpy(),
         logits.argmax(dim=1).numpy(),
@@ -88,8 +98,9 @@ def keep_previous(files: ModelFiles) -> bool:
     except OSError as error:
         raise UsageError(f"cannot keep the former {files.name}: {error.strerror}") from error
     if former.manifest.exists():
-        # A manifest that cannot be read is kept as it is: it must not cost a finished training.
-        with suppress(ManifestError):
+        # A manifest that cannot be read, or that names other files, is kept as it is: it must not
+        # cost a finished training.
+        with suppress(ManifestError, KeyError):
             _rename(former)
     return True
 

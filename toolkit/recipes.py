@@ -6,6 +6,7 @@ from typing import Any
 from toolkit.errors import UsageError
 from toolkit.manifest import PreprocessingConstants
 
+MOST_LR = 1e6
 STUDY_EDGES = PreprocessingConstants(edge_mean=0.449, edge_std=0.226)
 
 
@@ -51,8 +52,8 @@ class Recipe:
                 raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is {self.dropout}: give 0 or more, below 1")
-        if not 0 < self.lr < float("inf"):
-            raise UsageError(f"lr is {self.lr}: give a learning rate above 0")
+        if not 0 < self.lr <= MOST_LR:
+            raise UsageError(f"lr is {self.lr}: give above 0, at most {MOST_LR:g}")
 
 
 PRESETS = {

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,16 @@ class Training:
                 torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)
             self.epoch = state["epoch"]
             self.history = [Epoch(**each) for each in state["history"]]
-        except (KeyError, TypeError, RuntimeError) as error:
+            if [each.epoch for each in self.history] != list(range(self.epoch)):
+                raise ValueError("as many epochs as were run")
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise CheckpointError(f"{path} is corrupt: start without --resume") from error
 
     def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
@@ -204,12 +214,10 @@ class Training:
             correct += (logits.argmax(dim=1) == self.labels[batch]).sum()
             loss_sum += loss.detach() * len(batch)
         train_loss = float(loss_sum) / len(order)
-        if not torch.isfinite(torch.tensor(train_loss)):
-            raise TrainingError(
-                f"the loss is {train_loss} in epoch {self.epoch + 1}: lower the learning rate "
-                "with --lr"
-            )
+        self._require_finite(train_loss)
         val_accuracy, val_loss = self._validated()
+        # The last step of an epoch can break the weights: only validation sees that.
+        self._require_finite(val_loss or 0.0)
         return Epoch(
             epoch=self.epoch,
             train_accuracy=int(correct) / len(order),
@@ -218,6 +226,12 @@ class Training:
             val_loss=val_loss,
             lr=self.optimiser.param_groups[0]["lr"],
         )
+
+    def _require_finite(self, loss: float) -> None:
+        if not isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {self.epoch + 1}: lower the learning rate with --lr"
+            )
 
     def _set_lr(self, step: int, steps: int) -> None:
         progress = (self.epoch + step / steps) / self.recipe.epochs
@@ -289,11 +303,13 @@ def _identity(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return all that decides what a training comes to, as plain values."""
     settings = asdict(recipe)
     constants = settings.pop("constants")
+    record = dataset.record()
     return {
         **settings,
         **{name: repr(value) for name, value in constants.items()},
         "seed": seed,
         "labels": dataset.label_map.name,
         "split": dataset.split,
-        "data": dataset.record().content_sha256,
+        "data": record.content_sha256,
+        "parts": ", ".join(f"{part} {digest}" for part, digest in record.part_sha256.items()),
     }

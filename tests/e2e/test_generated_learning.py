@@ -14,9 +14,11 @@ EPOCHS, LAYER_SIZE, BATCH = 12, 16, 16
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     dataset = generated(800, label_map("study"))
-    settings = recipe("default", epochs=EPOCHS, layer_size=LAYER_SIZE, batch_size=BATCH)
+    settings = recipe(
+        "default", epochs=EPOCHS, layer_size=LAYER_SIZE, batch_size=BATCH, dropout=0.1
+    )
     training = Training(dataset, settings, seed=0, device=torch.device("cpu"))
-    training.run(tmp_path_factory.mktemp("state") / "x.resume.pt", lambda epoch: None)
+    training.run(tmp_path_factory.mktemp("state") / "x.resume.pt", lambda _: None)
     return training
 
 

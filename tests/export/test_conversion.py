@@ -12,7 +12,7 @@ from export import conversion
 from export.samples import Samples
 from toolkit import cli, manifest
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
-from toolkit.files import sha256
+from toolkit.files import replacing, sha256
 from toolkit.images import read
 from toolkit.store import ModelFiles
 
@@ -31,9 +31,10 @@ def exporters(monkeypatch, small, changed):
     def exporter(kind, ending=None, function=None):
         def write(module, record, path):
             del module, record
-            shutil.copy(small.files.path(kind), path)
-            if ending:
-                changed(path, ending, function)
+            with replacing(path) as temporary:
+                shutil.copy(small.files.path(kind), temporary)
+                if ending:
+                    changed(temporary, ending, function)
 
         monkeypatch.setattr(conversion, f"export_{kind}", write)
 

@@ -53,7 +53,7 @@ def test_without_strength_it_only_mirrors_and_does_so_half_the_time(drawn_xrays)
 
 
 def test_a_draw_of_exactly_nothing_still_shows_a_knee(drawn_xrays, monkeypatch):
-    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.full(shape, 0.5))
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))
     result = changed(drawn_xrays[:1])[0].numpy()
     assert (result == drawn_xrays[0]).all() or (result == drawn_xrays[0][:, ::-1]).all()
 
@@ -65,7 +65,9 @@ def test_shapes_are_kept_within_ten_percent_seven_degrees_and_a_tenth_of_the_sid
     for picture in found:
         # Whatever the exposure, the dots are the brightest.
         centres = brightest(picture, 3)
-        sides = sorted(np.hypot(*(a - b)) for a, b in zip(centres, np.roll(centres, 1, 0)))
+        sides = sorted(
+            np.hypot(*(a - b)) for a, b in zip(centres, np.roll(centres, 1, 0), strict=True)
+        )
         assert sides[1] / sides[0] == pytest.approx(1, abs=0.05)
         assert sides[2] / sides[0] == pytest.approx(np.sqrt(2), abs=0.07)
         assert 64 * 0.88 < sides[0] < 64 * 1.12
@@ -89,7 +91,9 @@ def brightest(picture, count):
         r, c = np.unravel_index(left.argmax(), left.shape)
         near = (rows - r) ** 2 + (columns - c) ** 2 < 144
         weight = np.where(near, np.clip(left, 0, None), 0)
-        centres.append([(rows * weight).sum() / weight.sum(), (columns * weight).sum() / weight.sum()])
+        centres.append(
+            [(rows * weight).sum() / weight.sum(), (columns * weight).sum() / weight.sum()]
+        )
         left[near] = 0
     return np.array(centres)
 

@@ -119,7 +119,8 @@ def test_the_studys_split_says_how_many_patients_cross(png_folder):
     dataset = load_folder(png_folder(*flat(20)), STUDY, "study")
     where = patients_of(dataset)
     crossing = sum(
-        sum(patient in each for each in where.values()) > 1 for patient in set().union(*where.values())
+        sum(patient in each for each in where.values()) > 1
+        for patient in set().union(*where.values())
     )
     assert crossing > 0
     assert dataset.record().crossing_patients == crossing
@@ -162,7 +163,9 @@ def test_the_published_split_is_the_folders(png_folder):
     dataset = load_folder(folder, STUDY, None)
     assert dataset.split == "published"
     assert members(dataset) == {"train": ["1L", "4R"], "val": ["1R"], "test": ["2L", "3L"]}
-    assert dataset.warnings == ("1 patients have X-rays in more than one part: figures will flatter",)
+    assert dataset.warnings == (
+        "1 patients have X-rays in more than one part: figures will flatter",
+    )
 
 
 def test_a_flat_folder_is_split_by_patient(png_folder):
@@ -172,7 +175,7 @@ def test_a_flat_folder_is_split_by_patient(png_folder):
 
 
 def test_published_of_a_flat_folder_is_an_error_that_says_what_to_do(png_folder):
-    with pytest.raises(DataError, match="train, val and test.*--split patient"):
+    with pytest.raises(DataError, match=r"train, val and test.*--split patient"):
         load_folder(png_folder(*flat(2)), STUDY, "published")
     with pytest.raises(DataError, match="--split patient"):
         generated(4, STUDY, "published")

@@ -28,9 +28,14 @@ def test_a_file_is_replaced_when_the_block_succeeds(tmp_path):
 def test_a_raising_block_leaves_the_old_file_and_no_temporary(tmp_path, fault):
     path = tmp_path / "model.json"
     path.write_bytes(b"old")
-    with pytest.raises(UsageError if fault is OSError else fault), replacing(path) as temporary:
-        temporary.write_bytes(b"half of the n")
-        raise fault("on purpose")
+
+    def write_half():
+        with replacing(path) as temporary:
+            temporary.write_bytes(b"half of the n")
+            raise fault("on purpose")
+
+    with pytest.raises(UsageError if fault is OSError else fault):
+        write_half()
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["model.json"]
 

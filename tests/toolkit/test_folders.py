@@ -9,8 +9,15 @@ from toolkit.folders import crossing_patients, decoded, patient_of, patient_part
 
 @pytest.mark.parametrize(
     ("name", "patient"),
-    [("9003175L", "9003175"), ("9003175R", "9003175"), ("a-b_R", "a-b_"), ("9003175", "9003175")]
-    + [("L", "L"), ("9003175l", "9003175l"), ("LR", "L")],
+    [
+        ("9003175L", "9003175"),
+        ("9003175R", "9003175"),
+        ("a-b_R", "a-b_"),
+        ("9003175", "9003175"),
+        ("L", "L"),
+        ("9003175l", "9003175l"),
+        ("LR", "L"),
+    ],
 )
 def test_both_knees_are_of_one_patient(name, patient):
     assert patient_of(name) == patient

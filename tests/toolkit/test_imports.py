@@ -85,9 +85,15 @@ def test_serving_never_imports_a_file_that_holds_torch_not_even_later():
         if path.parts[0] == "bento":
             found = set(imports_of(tree, "bento"))
             mine = {".".join(each.split(".")[:2]) for each in found if each.startswith("toolkit")}
-            known = {each for each in mine if each in LIGHT or (ROOT / f"{each.replace('.', '/')}.py").exists()}
+            known = {
+                each
+                for each in mine
+                if each in LIGHT or (ROOT / f"{each.replace('.', '/')}.py").exists()
+            }
             assert known <= LIGHT, path
-            assert not {each for each in found if each.partition(".")[0] in ("torch", "export")}, path
+            assert not {each for each in found if each.partition(".")[0] in ("torch", "export")}, (
+                path
+            )
 
 
 def test_the_toolkit_never_imports_export_or_serving_at_the_top_of_a_file():

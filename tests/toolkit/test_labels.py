@@ -24,5 +24,5 @@ def test_the_study_calls_its_classes_none_minimal_moderate_severe():
 
 
 def test_a_map_that_does_not_exist_is_refused_with_the_ones_that_do():
-    with pytest.raises(UsageError, match="'six'.*study, five, merge01"):
+    with pytest.raises(UsageError, match=r"'six'.*study, five, merge01"):
         label_map("six")

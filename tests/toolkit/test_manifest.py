@@ -178,8 +178,18 @@ def test_a_part_of_the_wrong_type_is_named(full, tmp_path, place, value):
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "not json", "[]", "null", '"text"', "[" * 100_000, '{"schema_version": 1}']
-    + ['{"schema_version": NaN}', "\x00"],
+    [
+        "",
+        "{",
+        "not json",
+        "[]",
+        "null",
+        '"text"',
+        "[" * 100000,
+        '{"schema_version": 1}',
+        '{"schema_version": NaN}',
+        "\x00",
+    ],
 )
 def test_what_is_not_a_manifest_is_refused(tmp_path, content):
     refusal(content, tmp_path / "m.json")

@@ -81,14 +81,21 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
         assert figures["n"] == len(tiny.parts[part])
 
 
-def test_training_over_a_finished_name_keeps_its_files_as_previous(training, files, finished):
+@pytest.mark.usefixtures("finished")
+def test_training_over_a_finished_name_keeps_its_files_as_previous(training, files):
     before = {kind: sha256(files.path(kind)) for kind in ("checkpoint", "network", "pipeline")}
     assert keep_previous(files)
     save_outcome(training, files)
     former = files.previous
     assert present(files.folder) == sorted(
-        ["knee.json", "knee.pt", "knee.previous.json", "knee.previous.pt"]
-        + ["knee.previous.onnx", "knee.previous.pipeline.onnx"]
+        [
+            "knee.json",
+            "knee.pt",
+            "knee.previous.json",
+            "knee.previous.pt",
+            "knee.previous.onnx",
+            "knee.previous.pipeline.onnx",
+        ]
     )
     assert {kind: sha256(former.path(kind)) for kind in before} == before
 
@@ -108,7 +115,8 @@ def test_the_formers_manifest_speaks_of_its_new_name_and_its_hashes_still_match(
         assert artifact.sha256 == leg.sha256 == sha256(files.folder / artifact.file)
 
 
-def test_the_former_can_still_be_served(files, finished):
+@pytest.mark.usefixtures("finished")
+def test_the_former_can_still_be_served(files):
     from bento.session import check_proof
 
     keep_previous(files)
@@ -117,7 +125,8 @@ def test_the_former_can_still_be_served(files, finished):
     assert digest == sha256(former.path("pipeline"))
 
 
-def test_a_second_time_the_older_former_makes_room(training, files, finished):
+@pytest.mark.usefixtures("finished")
+def test_a_second_time_the_older_former_makes_room(training, files):
     keep_previous(files)
     save_outcome(training, files)
     second = sha256(files.checkpoint)
@@ -135,7 +144,8 @@ def test_where_nothing_is_finished_nothing_is_kept(files):
     assert present(files.folder) == ["knee.resume.pt"]
 
 
-def test_the_state_of_the_training_that_is_to_be_saved_stays_until_it_is(files, finished):
+@pytest.mark.usefixtures("finished")
+def test_the_state_of_the_training_that_is_to_be_saved_stays_until_it_is(files):
     files.resume.write_bytes(b"state")
     keep_previous(files)
     assert files.resume.exists()
@@ -149,9 +159,9 @@ def damaged(content, change):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda content: b"",
-        lambda content: b"\xff\x00 not JSON",
-        lambda content: b"[" * 100_000,
+        lambda _: b"",
+        lambda _: b"\xff\x00 not JSON",
+        lambda _: b"[" * 100_000,
         lambda content: damaged(content, lambda c: c.update(schema_version=99)),
         lambda content: damaged(content, lambda c: c.pop("labels")),
         lambda content: damaged(content, lambda c: c["network"].update(dropout=float("nan"))),
@@ -162,7 +172,8 @@ def damaged(content, change):
     ],
     ids=["empty", "binary", "deep", "newer", "part missing", "NaN", "infinite", "unknown kind"],
 )
-def test_a_corrupt_former_manifest_does_not_lose_the_training(training, files, finished, damage):
+@pytest.mark.usefixtures("finished")
+def test_a_corrupt_former_manifest_does_not_lose_the_training(training, files, damage):
     content = damage(json.loads(files.manifest.read_text()))
     files.manifest.write_bytes(content)
     assert keep_previous(files)
@@ -175,13 +186,15 @@ def test_a_corrupt_former_manifest_does_not_lose_the_training(training, files, f
 ARTIFACT = {"file": "x", "sha256": "", "format": "", "opset": 1, "inputs": [], "outputs": []}
 
 
-def test_a_former_without_a_manifest_is_kept_too(files, finished):
+@pytest.mark.usefixtures("finished")
+def test_a_former_without_a_manifest_is_kept_too(files):
     files.manifest.unlink()
     assert keep_previous(files)
     assert "knee.previous.pt" in present(files.folder)
 
 
-def test_a_former_that_cannot_be_renamed_is_one_clear_line(files, finished):
+@pytest.mark.usefixtures("finished")
+def test_a_former_that_cannot_be_renamed_is_one_clear_line(files):
     files.previous.checkpoint.mkdir()
     with pytest.raises(UsageError, match="cannot keep the former knee") as caught:
         keep_previous(files)

@@ -40,9 +40,21 @@ def test_given_options_win_and_others_stay():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("layer_size", 0), ("layer_size", -1), ("epochs", 0), ("batch_size", 0), ("batch_size", -5)]
-    + [("dropout", 1.0), ("dropout", -0.1), ("dropout", float("nan"))]
-    + [("lr", 0.0), ("lr", -1.0), ("lr", float("nan")), ("lr", float("inf"))],
+    [
+        ("layer_size", 0),
+        ("layer_size", -1),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("batch_size", -5),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("dropout", float("nan")),
+        ("lr", 0.0),
+        ("lr", -1.0),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", 1e300),
+    ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(UsageError, match=f"{name} is .*: give"):
@@ -50,5 +62,5 @@ def test_a_value_out_of_range_is_refused_by_name(name, value):
 
 
 def test_a_preset_that_does_not_exist_is_refused_with_the_ones_that_do():
-    with pytest.raises(UsageError, match="'best'.*study, default"):
+    with pytest.raises(UsageError, match=r"'best'.*study, default"):
         recipe("best")

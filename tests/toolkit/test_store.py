@@ -13,8 +13,24 @@ def test_a_plain_name_is_taken(name):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a/b", "/etc/passwd", "a\\b", "..", "../a", "a..b", ".hidden", ".", "a b", "a\n", "é"]
-    + ["a" * 101, "a\0b", "$(x)", "a:b"],
+    [
+        "",
+        "a/b",
+        "/etc/passwd",
+        "a\\b",
+        "..",
+        "../a",
+        "a..b",
+        ".hidden",
+        ".",
+        "a b",
+        "a\n",
+        "é",
+        "a" * 101,
+        "a\x00b",
+        "$(x)",
+        "a:b",
+    ],
 )
 def test_a_name_that_could_leave_the_folder_or_hide_is_refused(name):
     with pytest.raises(UsageError, match="cannot name a model") as caught:
@@ -24,8 +40,19 @@ def test_a_name_that_could_leave_the_folder_or_hide_is_refused(name):
 
 @pytest.mark.parametrize(
     "ending",
-    ["pipeline", "resume", "equivalence", "torchscript", "int8", "fp16", "json", "pt", "onnx"]
-    + ["html", "pipeline.onnx"],
+    [
+        "pipeline",
+        "resume",
+        "equivalence",
+        "torchscript",
+        "int8",
+        "fp16",
+        "json",
+        "pt",
+        "onnx",
+        "html",
+        "pipeline.onnx",
+    ],
 )
 def test_a_name_that_ends_like_an_artifact_is_refused(ending):
     with pytest.raises(UsageError, match="cannot name a model"):

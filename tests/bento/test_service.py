@@ -1,0 +1,343 @@
+"""The real `bentoml serve`, in processes of its own."""
+
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from toolkit import manifest
+from toolkit.files import sha256
+from toolkit.images import MAX_BYTES, decode
+
+ROOT = Path(__file__).resolve().parents[2]
+BENTOML = Path(sys.executable).with_name("bentoml")
+DEADLINE = 60.0
+
+
+def _free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _environment(files, home, **more):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "BENTOML_"))}
+    return clean | {
+        "BENTOML_HOME": str(home),
+        "TOOLKIT_MODELS": str(files.folder),
+        "TOOLKIT_MODEL": files.name,
+        **more,
+    }
+
+
+def _command(port):
+    return [BENTOML, "serve", "--host", "127.0.0.1", "--port", str(port)]
+
+
+@contextmanager
+def _serving(files, home, **more):
+    """Yield the process and the address of a service that is ready; end it afterwards."""
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    log = home / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            _command(port),
+            cwd=ROOT,
+            env=_environment(files, home, **more),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        end = time.monotonic() + DEADLINE
+        while True:
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < end, log.read_text()
+            try:
+                if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                pass
+            time.sleep(0.05)
+        yield process, url, log
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def service(served, tmp_path_factory):
+    with _serving(served, tmp_path_factory.mktemp("home"), TOOLKIT_WORKERS="2") as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(service):
+    with httpx.Client(base_url=service[1], timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def torch_says(served):
+    """Return a function from a file's bytes to what PyTorch makes of them."""
+    import torch
+
+    from export.conversion import load_pipeline
+
+    pipeline = load_pipeline(served, manifest.load(served.manifest))
+
+    @torch.no_grad()
+    def probabilities(content):
+        return pipeline(torch.from_numpy(decode(content))[None])[1][0].numpy()
+
+    return probabilities
+
+
+def _processes(root):
+    """The process and all below it."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        parents[int(path.parent.name)] = int(fields[1])
+    found = [root]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found
+
+
+def test_answer_equals_torchs_from_the_files_bytes_on(client, served, torch_says, encoded, xrays):
+    digest = sha256(served.path("pipeline"))
+    classes = manifest.load(served.manifest).labels.classes
+    seen = []
+    odd = np.pad(xrays[0], ((10, 30), (0, 60)), mode="edge")
+    for kind, pixels in (("PNG", xrays[1]), ("JPEG", xrays[2]), ("PNG", odd), ("JPEG", odd[40:])):
+        content = encoded(pixels, kind)
+        answer = client.post("/predict", files={"xray": ("knee", content)})
+        assert answer.status_code == 200, answer.text
+        result = answer.json()
+        expected = torch_says(content)
+        np.testing.assert_allclose(result["probabilities"], expected, atol=1e-5, rtol=0)
+        assert result["class"] == int(np.argmax(expected))
+        assert result["label"] == classes[result["class"]]
+        assert result["model"] == "served"
+        assert result["model_sha256"] == digest
+        seen.append(tuple(result["probabilities"]))
+    assert len(set(seen)) == len(seen), "the model should tell these X-rays apart"
+
+
+def test_real_xray_is_answered_as_torch_does(client, torch_says, shared):
+    path = next(iter(sorted((shared / "data" / "knee" / "val" / "3").glob("*.jpg"))))
+    answer = client.post("/predict", files={"xray": path.read_bytes()}).json()
+    expected = torch_says(path.read_bytes())
+    np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5, rtol=0)
+
+
+def test_document_lists_predict(client):
+    answer = client.get("/docs.json")
+    assert answer.status_code == 200
+    assert "post" in answer.json()["paths"]["/predict"]
+
+
+def _huge_png():
+    """A PNG whose header says 5000 x 4000 pixels, in a few hundred bytes."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 5000, 4000, 8, 0, 0, 0, 0)
+    data = zlib.compress(bytes(5001 * 100))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+def _bad_requests(png):
+    file = {"xray": ("knee.png", png)}
+    return {
+        "no image": ({"files": {"xray": b"certainly no image"}}, 415, "not_an_image"),
+        "empty": ({"files": {"xray": b""}}, 415, "not_an_image"),
+        "truncated": ({"files": {"xray": png[: len(png) // 2]}}, 422, "truncated"),
+        "megapixels": ({"files": {"xray": _huge_png()}}, 422, "too_many_pixels"),
+        "text": ({"files": {"x": b"x"}, "data": {"xray": "http://a/b"}}, 422, "not_a_file"),
+        "no field": ({"files": {"image": png}}, 422, "no_xray"),
+        "two files": ({"files": [("xray", png), ("xray", png)]}, 422, "several_xrays"),
+        "not multipart": ({"content": png}, 415, "not_multipart"),
+        "json": ({"json": {"xray": "http://a/b.png"}}, 415, "not_multipart"),
+        "form": ({"data": {"xray": "http://a/b.png"}}, 415, "not_multipart"),
+        "too large": ({"files": {"xray": bytes(MAX_BYTES + 100_000)}}, 413, "too_large"),
+        "good": ({"files": file}, 200, None),
+    }
+
+
+@pytest.mark.parametrize("case", list(_bad_requests(b"")))
+def test_bad_request_is_refused_with_a_reason_and_never_a_500(client, encoded, xrays, case):
+    arguments, status, code = _bad_requests(encoded(xrays[0]))[case]
+    answer = client.post("/predict", **arguments)
+    assert answer.status_code == status, answer.text
+    if code:
+        problem = answer.json()
+        assert problem["code"] == code and len(problem["detail"]) > 10
+        assert answer.headers["content-type"].startswith("application/problem+json")
+
+
+def test_chunked_body_over_the_limit_is_refused_before_its_end(service):
+    host, port = service[1].removeprefix("http://").split(":")
+    head = b'--b\r\nContent-Disposition: form-data; name="xray"; filename="a.png"\r\n\r\n'
+    sent = 0
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n"
+            b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+            + b"%x\r\n%s\r\n" % (len(head), head)
+        )
+        while sent < 10 * MAX_BYTES and not select.select([connection], [], [], 0)[0]:
+            connection.sendall(b"f4240\r\n%s\r\n" % bytes(1_000_000))
+            sent += 1_000_000
+        answer = connection.recv(10_000)
+    assert MAX_BYTES <= sent < 10 * MAX_BYTES, "the whole body was read"
+    assert answer.startswith(b"HTTP/1.1 413 ") and b"too_large" in answer
+
+
+def test_client_that_hangs_up_does_no_harm(client, service, encoded, xrays):
+    host, port = service[1].removeprefix("http://").split(":")
+    for _ in range(3):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n"
+                b"Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+            )
+    for _ in range(4):
+        assert client.post("/predict", files={"xray": encoded(xrays[0])}).status_code == 200
+    assert "Traceback" not in service[2].read_text()
+
+
+def test_pages_of_bentoml_that_load_scripts_are_not_served(client):
+    for path in ("/", "/docs", "/static_content/swagger-ui.css"):
+        assert "googletagmanager" not in client.get(path).text
+    assert client.get("/docs").status_code == 404
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to look into")
+def test_no_process_of_the_service_loads_torch(service, client, encoded, xrays):
+    assert client.post("/predict", files={"xray": encoded(xrays[0])}).status_code == 200
+    loaded = [Path(f"/proc/{each}/maps").read_text() for each in _processes(service[0].pid)]
+    assert len(loaded) >= 3, "a parent and two workers"
+    assert sum("onnxruntime" in maps for maps in loaded) >= 2
+    assert not any("libtorch" in maps or "/torch/" in maps for maps in loaded)
+
+
+def test_sigterm_ends_it_with_exit_0_and_leaves_no_process(served, tmp_path):
+    with _serving(served, tmp_path, TOOLKIT_WORKERS="1") as (process, _, log):
+        tree = _processes(process.pid)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, log.read_text()
+        end = time.monotonic() + 10
+        while any(Path(f"/proc/{each}").exists() for each in tree) and time.monotonic() < end:
+            time.sleep(0.05)
+        assert not [each for each in tree if Path(f"/proc/{each}").exists()]
+        assert "Traceback" not in log.read_text()
+
+
+def _refused(files, home, port=None, **more):
+    """The one line on stderr of a service that must not start."""
+    port = port or _free_port()
+    process = subprocess.Popen(
+        _command(port),
+        cwd=ROOT,
+        env=_environment(files, home, **more),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=DEADLINE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"it did not end: {out}{err}")
+    assert process.returncode not in (0, None)
+    assert "listening" not in (out + err).lower()
+    lines = err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), err
+    return lines[0]
+
+
+def _no_manifest(files):
+    files.manifest.unlink()
+    return f"{files.manifest} does not exist"
+
+
+def _newer_schema(files):
+    text = files.manifest.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    files.manifest.write_text(text)
+    return "has schema version 2, this toolkit reads 1"
+
+
+def _one_byte_changed(files):
+    content = bytearray(files.path("pipeline").read_bytes())
+    content[-100] ^= 1
+    files.path("pipeline").write_bytes(content)
+    return f"{files.path('pipeline')} is not the file that was proven: its SHA-256 is"
+
+
+def _no_verdict(files):
+    manifest.save(replace(manifest.load(files.manifest), equivalence=None), files.manifest)
+    return "has no equivalence verdict"
+
+
+def _failed_verdict(files):
+    record = manifest.load(files.manifest)
+    verdict = replace(record.equivalence, passed=False)
+    manifest.save(replace(record, equivalence=verdict), files.manifest)
+    return "was found not equal to PyTorch"
+
+
+@pytest.mark.parametrize(
+    "fault", [_no_manifest, _newer_schema, _one_byte_changed, _no_verdict, _failed_verdict]
+)
+def test_service_refuses_to_start_in_one_line(copied, tmp_path, fault):
+    assert fault(copied) in _refused(copied, tmp_path)
+
+
+def test_service_refuses_a_name_with_a_slash(served, tmp_path):
+    assert "'a/b' cannot name a model" in _refused(served, tmp_path, TOOLKIT_MODEL="a/b")
+
+
+def test_service_refuses_a_port_in_use(served, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        line = _refused(served, tmp_path, port)
+    assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
+
+
+def test_service_refuses_a_port_that_is_none(served, tmp_path):
+    assert "cannot listen on 127.0.0.1 port 99999" in _refused(served, tmp_path, 99999)
+
+
+@pytest.mark.parametrize("workers", ["nonsense", "0", "²"])
+def test_service_refuses_workers_that_are_no_number(served, tmp_path, workers):
+    line = _refused(served, tmp_path, TOOLKIT_WORKERS=workers)
+    assert "TOOLKIT_WORKERS is" in line and "give a number from 1 to 1024" in line

@@ -1,0 +1,172 @@
+"""Opening a model: only what carries its proof, without torch, and the same for any batch."""
+
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bento.session import open_file, open_model, open_session
+from toolkit import manifest
+from toolkit.errors import ManifestError, ModelRefusedError, ProviderError, UsageError
+from toolkit.files import sha256
+
+
+def test_proven_model_opens_with_its_classes_and_hash(served, xrays):
+    predictor = open_model(served.folder, served.name)
+    assert predictor.name == "served"
+    assert predictor.classes == ("none", "minimal", "moderate", "severe")
+    assert predictor.sha256 == sha256(served.path("pipeline"))
+    result = predictor.predict(xrays)
+    assert result.logits.shape == result.probabilities.shape == (8, 4)
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, rtol=1e-5)
+    assert result.probabilities.std(axis=0).max() > 0.01, "the model should tell X-rays apart"
+
+
+def test_batch_answers_as_its_xrays_do_alone(served, xrays):
+    predictor = open_model(served.folder, served.name, threads=1)
+    together = predictor.predict(xrays).probabilities
+    alone = np.concatenate([predictor.predict(each[None]).probabilities for each in xrays])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def _edit(files, **parts):
+    manifest.save(replace(manifest.load(files.manifest), **parts), files.manifest)
+
+
+def _no_manifest(files):
+    files.manifest.unlink()
+
+
+def _newer_schema(files):
+    text = files.manifest.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    files.manifest.write_text(text)
+
+
+def _broken_manifest(files):
+    files.manifest.write_text("{")
+
+
+def _other_name(files):
+    _edit(files, name="another")
+
+
+def _one_byte(files):
+    content = bytearray(files.path("pipeline").read_bytes())
+    content[len(content) // 2] ^= 1
+    files.path("pipeline").write_bytes(content)
+
+
+def _no_pipeline(files):
+    files.path("pipeline").unlink()
+
+
+def _not_exported(files):
+    _edit(files, export=None)
+
+
+def _no_verdict(files):
+    _edit(files, equivalence=None)
+
+
+def _failed_verdict(files):
+    _edit(files, equivalence=replace(manifest.load(files.manifest).equivalence, passed=False))
+
+
+def _failed_leg(files):
+    verdict = manifest.load(files.manifest).equivalence
+    leg = replace(verdict.legs["pipeline"], passed=False)
+    _edit(files, equivalence=replace(verdict, legs=verdict.legs | {"pipeline": leg}))
+
+
+def _verdict_over_another_file(files):
+    verdict = manifest.load(files.manifest).equivalence
+    leg = replace(verdict.legs["pipeline"], sha256="0" * 64)
+    _edit(files, equivalence=replace(verdict, legs=verdict.legs | {"pipeline": leg}))
+
+
+def _only_the_network_proven(files):
+    verdict = manifest.load(files.manifest).equivalence
+    _edit(files, equivalence=replace(verdict, legs={"network": verdict.legs["network"]}))
+
+
+FAULTS = {
+    _no_manifest: (ManifestError, "does not exist"),
+    _newer_schema: (ManifestError, "schema version 2"),
+    _broken_manifest: (ManifestError, "cannot be read as a manifest"),
+    _other_name: (ManifestError, "describes 'another'"),
+    _one_byte: (ModelRefusedError, "is not the file that was proven: its SHA-256"),
+    _no_pipeline: (ModelRefusedError, "has no exported pipeline"),
+    _not_exported: (ModelRefusedError, "has no exported pipeline"),
+    _no_verdict: (ModelRefusedError, "has no equivalence verdict"),
+    _failed_verdict: (ModelRefusedError, "was found not equal to PyTorch"),
+    _failed_leg: (ModelRefusedError, "was found not equal to PyTorch"),
+    _verdict_over_another_file: (ModelRefusedError, "is not the file that was proven"),
+    _only_the_network_proven: (ModelRefusedError, "has no equivalence verdict"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__.strip("_"))
+def test_model_without_a_valid_proof_is_refused(copied, fault):
+    open_model(copied.folder, copied.name)
+    fault(copied)
+    error, message = FAULTS[fault]
+    with pytest.raises(error, match=message) as refused:
+        open_model(copied.folder, copied.name)
+    assert "\n" not in str(refused.value)
+    if fault is not _no_pipeline and copied.manifest.exists():
+        with pytest.raises(error, match=message):
+            open_file(copied.path("pipeline"))
+
+
+@pytest.mark.parametrize("name", ["../served", "a/b", "", ".", ".hidden", "served.pipeline"])
+def test_name_that_is_no_name_is_refused(served, name):
+    with pytest.raises(UsageError, match="cannot name a model"):
+        open_model(served.folder, name)
+
+
+def test_pipeline_file_alone_opens_by_its_own_metadata_as_unproven(served, tmp_path, xrays):
+    alone = tmp_path / "elsewhere.onnx"
+    shutil.copy(served.path("pipeline"), alone)
+    predictor, proven = open_file(alone)
+    assert not proven
+    assert predictor.classes == ("none", "minimal", "moderate", "severe")
+    expected, proven = open_file(served.path("pipeline"))
+    assert proven
+    np.testing.assert_array_equal(
+        predictor.predict(xrays).probabilities, expected.predict(xrays).probabilities
+    )
+
+
+def test_network_file_and_no_file_are_refused_as_pipelines(served, tmp_path):
+    with pytest.raises(ModelRefusedError, match="does not take X-rays"):
+        open_file(served.path("network"))
+    with pytest.raises(ModelRefusedError, match="no model file at"):
+        open_file(tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("not a graph")
+    with pytest.raises(ModelRefusedError, match="cannot open"):
+        open_file(tmp_path / "text.onnx")
+
+
+def test_unknown_provider_and_missing_cuda_are_refused(served):
+    import onnxruntime
+
+    with pytest.raises(ProviderError, match="choose auto, cpu or cuda"):
+        open_session(served.path("pipeline"), "tpu")
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        with pytest.raises(ProviderError, match="CUDA was asked for"):
+            open_session(served.path("pipeline"), "cuda")
+
+
+def test_serving_imports_neither_torch_nor_onnx(served):
+    script = (
+        "import sys; from pathlib import Path; import bento.app, bento.upload\n"
+        "from bento.session import open_model\n"
+        f"open_model(Path({str(served.folder)!r}), 'served')\n"
+        "heavy = {'torch', 'onnx', 'onnxscript', 'optuna', 'tensorboard', 'cv2', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
