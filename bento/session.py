@@ -139,13 +139,14 @@ def check_proof(files: ModelFiles, record: manifest.Manifest) -> str:
     return digest
 
 
-def open_session(path: Path, provider: str, threads: int = 0) -> Any:
+def open_session(path: Path, provider: str, threads: int = 0, optimised: bool = True) -> Any:
     """Return an ONNX Runtime InferenceSession.
 
     Args:
         path: the ONNX file.
         provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
         threads: for one operator; 0 is one for each core.
+        optimised: whether ONNX Runtime may rewrite the graph before it runs it.
 
     Raises:
         ModelRefusedError: the file cannot be opened.
@@ -159,6 +160,8 @@ def open_session(path: Path, provider: str, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=wanted)

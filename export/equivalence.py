@@ -10,55 +10,34 @@ import torch
 from numpy.typing import NDArray
 
 from bento.session import open_session
+from export.measurement import Measurement
 from export.pipeline import Pipeline
 from export.samples import Samples
 from toolkit.files import sha256
-from toolkit.manifest import Leg, OutputDifference, TensorSpec
+from toolkit.manifest import Leg, TensorSpec
 
 BATCHES = (1, 2, 7, 64)
-LOGIT_TOLERANCE = 1e-5
-PROBABILITY_TOLERANCE = 1e-5
-_SHOWN = 5
 
 Arrays = Mapping[str, NDArray[Any]]
+Runner = Callable[[Arrays], Arrays]
 
 
 @dataclass(frozen=True)
-class Bound:
-    """How far an output may be from PyTorch's, for each sample.
+class Setting:
+    """One way to run all samples: in batches of some size, in order or shuffled."""
 
-    Attributes:
-        text: the bound in words.
-        allowed: from the reference (N, ...) and which samples are X-rays (N,), the largest
-            absolute difference of each sample: float64 (N,).
-    """
-
-    text: str
-    allowed: Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]
+    run: Runner
+    batch: int
+    shuffled: bool = False
 
 
-def _logit_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del natural
-    largest = np.abs(reference.astype(np.float64)).reshape(len(reference), -1).max(axis=1)
-    bound: NDArray[np.float64] = LOGIT_TOLERANCE * np.maximum(1.0, largest)
-    return bound
+@dataclass(frozen=True)
+class Origin:
+    """What is compared: its file or address, its hash, and what runs it."""
 
-
-def _probability_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del reference
-    return np.where(natural, PROBABILITY_TOLERANCE, np.inf)
-
-
-def _identical(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del natural
-    return np.zeros(len(reference))
-
-
-BOUNDS = {
-    "logits": Bound("1e-5 * max(1, max |logit| of that X-ray)", _logit_bound),
-    "probabilities": Bound("1e-5 on real and generated X-rays", _probability_bound),
-    "edge_map": Bound("identical", _identical),
-}
+    file: str
+    sha256: str
+    provider: str
 
 
 @torch.no_grad()
@@ -93,9 +72,10 @@ def compare_onnx(
     samples: Samples,
     file_name: str | None = None,
 ) -> Leg:
-    """Compare an ONNX file with PyTorch's outputs, in batches of 1, 2, 7 and 64.
+    """Compare an ONNX file with PyTorch's outputs, in every setting.
 
-    Names, dtypes and shapes come before values; a graph that differs there is not run.
+    Names, dtypes and shapes come before values; a graph that differs there is not run. The
+    settings: batches of 1, 2, 7 and 64, shuffled, and without graph optimisations.
 
     Args:
         path: the file.
@@ -109,28 +89,86 @@ def compare_onnx(
         ModelRefusedError: ONNX Runtime cannot open the file.
         MissingExtraError: ONNX Runtime is not installed.
     """
+    names = [each.name for each in outputs]
     session = open_session(path, "cpu")
-    failures = _spec_failures(session, inputs, outputs)
-    measured: dict[str, _Measured] = {}
-    if not failures:
-        for batch in BATCHES:
-            actual = _run(session, inputs, outputs, reference, batch)
-            for spec in outputs:
-                tally = measured.setdefault(spec.name, _Measured(spec, samples))
-                tally.add(actual[spec.name], reference[spec.name], batch)
-    differences = tuple(each.difference() for each in measured.values())
-    failures += [line for each in measured.values() for line in each.failures()]
+    plain = open_session(path, "cpu", optimised=False)
+
+    def run(opened: Any) -> Runner:
+        return lambda feed: dict(zip(names, opened.run(names, dict(feed)), strict=True))
+
+    return compare(
+        {
+            **settings(run(session)),
+            "in batches of 7 without graph optimisations": Setting(run(plain), 7),
+        },
+        (inputs, outputs),
+        reference,
+        samples,
+        Origin(file_name or path.name, sha256(path), session.get_providers()[0]),
+        _spec_failures(session, inputs, outputs),
+    )
+
+
+def settings(run: Runner) -> dict[str, Setting]:
+    """Return the settings of every leg: batches of 1, 2, 7 and 64, and a shuffled one."""
+    batches = {f"in batches of {batch}": Setting(run, batch) for batch in BATCHES}
+    return batches | {"in shuffled batches of 7": Setting(run, 7, shuffled=True)}
+
+
+def compare(
+    tried: dict[str, Setting],
+    specs: tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]],
+    reference: Arrays,
+    samples: Samples,
+    origin: Origin,
+    failures: list[str],
+) -> Leg:
+    """Run every sample in every setting and reach a verdict.
+
+    Args:
+        tried: the settings, by how a report calls them.
+        specs: inputs and outputs.
+        reference: every input and output by name, (N, ...).
+        samples: where the inputs came from.
+        origin: what is compared.
+        failures: of names, dtypes and shapes; with any, nothing is run.
+    """
+    inputs, outputs = specs
+    measured = {spec.name: Measurement(spec, samples) for spec in outputs}
+    logits: dict[str, NDArray[Any]] = {}
+    for name, setting in {} if failures else tried.items():
+        actual = _run(setting, inputs, outputs, reference)
+        for spec in outputs:
+            measured[spec.name].add(actual[spec.name], reference[spec.name], name)
+        if not setting.shuffled:
+            logits[name] = actual[outputs[0].name]
+    ran = {} if failures else measured
+    differences = tuple(each.difference() for each in ran.values())
+    failures = failures + [line for each in ran.values() for line in each.failures()]
     return Leg(
-        file=file_name or path.name,
-        sha256=sha256(path),
+        file=origin.file,
+        sha256=origin.sha256,
         samples=len(samples.kinds),
         batches=BATCHES,
-        provider=session.get_providers()[0],
-        argmax_agreement=measured["logits"].argmax_agreement() if measured else 0.0,
+        settings=tuple(tried),
+        provider=origin.provider,
+        argmax_agreement=measured[outputs[0].name].argmax_agreement(),
+        batch_invariance=_spread(logits),
         outputs=differences,
+        flips=tuple(measured[outputs[0].name].flips),
         failures=tuple(failures),
         passed=not failures and all(each.passed for each in differences),
     )
+
+
+@np.errstate(invalid="ignore")
+def _spread(logits: dict[str, NDArray[Any]]) -> float:
+    """Return how far the same X-ray is from itself alone, within other batches; -1 for NaN."""
+    values = list(logits.values())
+    if len({each.shape for each in values}) != 1:
+        return -1.0
+    spread = float(max(np.abs(each - values[0]).max() for each in values))
+    return spread if np.isfinite(spread) else -1.0
 
 
 def _spec_failures(
@@ -157,81 +195,22 @@ def _listed(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def _run(
-    session: Any,
+    setting: Setting,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     reference: Arrays,
-    batch: int,
 ) -> dict[str, NDArray[Any]]:
-    names = [each.name for each in outputs]
-    gathered: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
-    for start in range(0, len(reference[names[0]]), batch):
-        feed = {each.name: reference[each.name][start : start + batch] for each in inputs}
-        for name, value in zip(names, session.run(names, feed), strict=True):
-            gathered[name].append(value)
-    return {name: np.concatenate(values) for name, values in gathered.items()}
-
-
-class _Measured:
-    """Differences of one output, gathered over all batch sizes."""
-
-    def __init__(self, spec: TensorSpec, samples: Samples) -> None:
-        self.spec = spec
-        self.samples = samples
-        self.bound = BOUNDS[spec.name]
-        self.max_abs: list[float] = []
-        self.mean_abs: list[float] = []
-        self.agreement: list[float] = []
-        self.lines: list[str] = []
-
-    def add(self, actual: NDArray[Any], reference: NDArray[Any], batch: int) -> None:
-        """Compare (N, ...) with its reference."""
-        where = f"{self.spec.name} in batches of {batch}"
-        if actual.shape != reference.shape or actual.dtype != reference.dtype:
-            self.lines.append(
-                f"{where}: {actual.dtype} {actual.shape}, expected "
-                f"{reference.dtype} {reference.shape}"
-            )
-            return
-        # Infinity less infinity is NaN, which is found below, and not worth a warning.
-        with np.errstate(invalid="ignore"):
-            difference = np.abs(actual.astype(np.float64) - reference.astype(np.float64))
-        by_sample = difference.reshape(len(difference), -1).max(axis=1)
-        # A NaN compares as False, so what passes is asked for, not what fails.
-        passes = by_sample <= self.bound.allowed(reference, self.samples.natural)
-        passes &= np.isfinite(by_sample)
-        self.max_abs.append(float(by_sample.max()))
-        self.mean_abs.append(float(difference.mean()))
-        if actual.ndim == 2:
-            self.agreement.append(float((actual.argmax(1) == reference.argmax(1)).mean()))
-        if not passes.all():
-            self.lines.append(self._failure(where, by_sample, passes))
-
-    def difference(self) -> OutputDifference:
-        """Return the figures, not finite ones as -1, which JSON can hold."""
-        finite = bool(self.max_abs) and bool(np.isfinite(self.max_abs).all())
-        return OutputDifference(
-            output=self.spec.name,
-            max_abs=max(self.max_abs) if finite else -1.0,
-            mean_abs=max(self.mean_abs) if finite else -1.0,
-            allowed=self.bound.text,
-            passed=finite and not self.lines,
-        )
-
-    def failures(self) -> list[str]:
-        """Return a line for each batch size that differed."""
-        return self.lines[:_SHOWN]
-
-    def argmax_agreement(self) -> float:
-        """Return the smallest share of X-rays with the same class over the batch sizes."""
-        return min(self.agreement, default=0.0)
-
-    def _failure(
-        self, where: str, by_sample: NDArray[np.float64], passes: NDArray[np.bool_]
-    ) -> str:
-        failed = np.flatnonzero(~passes)
-        worst = failed[np.nan_to_num(by_sample[failed], nan=np.inf).argmax()]
-        return (
-            f"{where}: {len(failed)} of {len(passes)} X-rays differ, most of all number {worst} "
-            f"({self.samples.kinds[worst]}) by {by_sample[worst]:.3g}; allowed {self.bound.text}"
-        )
+    """Return every output for every sample, (N, ...), in the samples' own order."""
+    count = len(reference[outputs[0].name])
+    order = np.random.default_rng(0).permutation(count) if setting.shuffled else np.arange(count)
+    gathered: dict[str, list[NDArray[Any]]] = {each.name: [] for each in outputs}
+    for start in range(0, count, setting.batch):
+        chosen = order[start : start + setting.batch]
+        actual = setting.run({each.name: reference[each.name][chosen] for each in inputs})
+        for name, values in gathered.items():
+            values.append(actual[name])
+    back = np.argsort(order)
+    joined = {name: np.concatenate(values) for name, values in gathered.items()}
+    return {
+        name: values[back] if len(values) == count else values for name, values in joined.items()
+    }

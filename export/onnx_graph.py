@@ -11,6 +11,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from export.folding import FoldedPipeline
 from export.pipeline import Pipeline
 from toolkit.errors import UsageError
 from toolkit.files import replacing
@@ -59,13 +60,13 @@ def export_network(
 
 
 def export_pipeline(pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET) -> None:
-    """Write the graph from `xray` to `logits`, `probabilities` and `edge_map`.
+    """Write the graph from `xray` to `logits`, `probabilities` and `edge_map`, grey folded.
 
     Raises:
         UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
     """
     inputs, outputs = pipeline_specs(pipeline.network.classes)
-    _export(pipeline, inputs, outputs, manifest, path, opset)
+    _export(FoldedPipeline(pipeline), inputs, outputs, manifest, path, opset)
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Weights on disk: state_dicts, loaded without ever running what a file says."""
 
+import io
 import pickle
 import warnings
 from pathlib import Path
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import CheckpointError
-from toolkit.files import replacing
-from toolkit.manifest import NetworkRecord
+from toolkit.files import sha256, write_bytes
+from toolkit.manifest import Manifest, NetworkRecord
 from toolkit.network import IntermediarySpaceModel
+from toolkit.store import ModelFiles
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -20,12 +22,11 @@ def save(state: dict[str, Any], path: Path) -> None:
     Raises:
         UsageError: the folder cannot be written.
     """
-    with replacing(path) as temporary:
-        try:
-            torch.save(state, temporary)
-        except RuntimeError as error:
-            # torch reports a full disk as a RuntimeError of its zip writer.
-            raise OSError(str(error).splitlines()[0]) from error
+    # Into memory first: torch writes a file's name into it, and the same weights would have
+    # another hash each time.
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(path, content.getvalue())
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -65,3 +66,18 @@ def load_network(path: Path, record: NetworkRecord, classes: int) -> Intermediar
             f"{classes} classes): train again or restore it"
         ) from error
     return network.eval()
+
+
+def load_trained(files: ModelFiles, record: Manifest) -> IntermediarySpaceModel:
+    """Return the trained network of a model, in evaluation mode.
+
+    Raises:
+        CheckpointError: its checkpoint is missing, corrupt, or not the one of its manifest.
+    """
+    network = load_network(files.checkpoint, record.network, len(record.labels.classes))
+    if sha256(files.checkpoint) != record.training.checkpoint_sha256:
+        raise CheckpointError(
+            f"{files.checkpoint} is not the checkpoint of {files.manifest}: its SHA-256 differs; "
+            "train again or restore it"
+        )
+    return network

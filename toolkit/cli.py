@@ -8,10 +8,10 @@ from contextlib import suppress
 import typer
 from typer.exceptions import TyperException
 
-from toolkit.commands import data, evaluate, export, predict, train
-from toolkit.errors import ToolkitError
+from toolkit.commands import data, evaluate, export, import_, predict, train, verify
+from toolkit.errors import InterruptedRunError, ToolkitError
 
-INTERRUPTED = 130
+INTERRUPTED = InterruptedRunError.exit_code
 
 app = typer.Typer(
     name="toolkit",
@@ -21,8 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train)
+app.command("import")(import_.import_)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("verify")(verify.verify)
 app.command("predict")(predict.predict)
 data_app = typer.Typer(help="Generate X-rays, or look at a folder of them.", no_args_is_help=True)
 data_app.command("generate")(data.generate)
@@ -46,12 +48,13 @@ def _run(arguments: list[str]) -> int:
     except TyperException as error:
         shown = error.format_message() if hasattr(error, "format_message") else str(error)
         return _failed(f"{shown} (see --help)", 2, arguments)
-    except (KeyboardInterrupt, typer.Abort):
-        return _failed("stopped", INTERRUPTED, arguments)
     except BrokenPipeError:
         return _failed("the reader of the output went away", 2, [])
     except OSError as error:
         return _failed(f"cannot go on: {error}", 2, arguments)
+    if result == INTERRUPTED:
+        # What Typer makes of Ctrl-C, without a word.
+        return _failed("stopped", INTERRUPTED, arguments)
     return result if isinstance(result, int) else 0
 
 

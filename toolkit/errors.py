@@ -57,6 +57,12 @@ class TrainingError(ToolkitError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
 
 
+class InterruptedRunError(ToolkitError):
+    """A run that the user stopped; what it had reached is saved."""
+
+    exit_code = 130
+
+
 class CheckFailedError(ToolkitError):
     """A check ran and found a fault."""
 

@@ -5,12 +5,12 @@ and saves it. The service only reads it.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
+from toolkit.decoding import decoded
 from toolkit.errors import ManifestError
 from toolkit.files import write_bytes
 from toolkit.labels import LabelMap
@@ -77,17 +77,21 @@ class TrainingRecord:
 
     Attributes:
         checkpoint_sha256: of `NAME.pt`.
-        recipe: every setting of the training, by name.
-        device: `cpu`, or the name of the GPU.
-        versions: of Python, toolkit, torch, numpy and pillow.
-        metrics: for each part an evaluation as `toolkit.metrics` gives it.
+        recipe: every setting of the training, by name; of an imported model `preset` is
+            `imported`, and the file's name and SHA-256 and the notices are there.
+        seed: None where it is not known: an imported model.
+        device: `cpu`, or the name of the GPU; `unknown` of an imported model.
+        epochs: None where they are not known.
+        versions: of Python, toolkit, torch, numpy and pillow, where it was trained or imported.
+        metrics: for each part an evaluation as `toolkit.metrics` gives it; none of an imported
+            model.
     """
 
     checkpoint_sha256: str
     recipe: dict[str, Any]
-    seed: int
+    seed: int | None
     device: str
-    epochs: int
+    epochs: int | None
     versions: dict[str, str]
     metrics: dict[str, Any]
 
@@ -123,20 +127,47 @@ class ExportRecord:
 
 @dataclass(frozen=True)
 class OutputDifference:
-    """How far one output of an artifact is from PyTorch's, over all samples.
+    """How far one output of an artifact is from PyTorch's, over all samples and settings.
 
     Attributes:
         max_abs: largest absolute difference.
-        mean_abs: mean absolute difference.
-        allowed: the bound in words or a number.
+        mean_abs: mean absolute difference, of the worst setting, as is the next.
+        p99_abs: 99th percentile of the absolute difference.
+        max_ulp: largest distance in representable float32 numbers; of integers, in units.
+        allowed: the bound in words.
+        histogram: counts below 1e-9, between each two powers of ten, and above 0.1.
         passed: whether every sample is within its bound.
     """
 
     output: str
     max_abs: float
     mean_abs: float
+    p99_abs: float
+    max_ulp: float
     allowed: str
+    histogram: tuple[int, ...]
     passed: bool
+
+
+@dataclass(frozen=True)
+class Flip:
+    """One X-ray that an artifact puts in another class than PyTorch does.
+
+    Attributes:
+        sample: its number.
+        kind: what it is, such as `real` or `noise`.
+        setting: how it was run.
+        margin: between the two largest of PyTorch's logits.
+        error: the largest difference of its logits; -1 for one that is not finite.
+        tie: whether that error explains the flip: the margin is at most twice the error.
+    """
+
+    sample: int
+    kind: str
+    setting: str
+    margin: float
+    error: float
+    tie: bool
 
 
 @dataclass(frozen=True)
@@ -145,9 +176,13 @@ class Leg:
 
     Attributes:
         sha256: of the file as it was compared.
-        samples: how many X-rays went through, over all batches.
-        argmax_agreement: share of X-rays with the same class, 0 to 1.
-        provider: the ONNX Runtime execution provider that ran.
+        samples: how many X-rays went through, in each setting.
+        settings: every way they were run: batch sizes, shuffled, without optimisations.
+        provider: what ran it: the ONNX Runtime execution provider, or PyTorch.
+        argmax_agreement: share of X-rays with the same class, 0 to 1, in the worst setting.
+        batch_invariance: how far an X-ray's logits are from its own in other batches; -1 where
+            that is not finite.
+        flips: every X-ray put in another class.
         failures: one line for each thing that differed.
     """
 
@@ -155,9 +190,12 @@ class Leg:
     sha256: str
     samples: int
     batches: tuple[int, ...]
+    settings: tuple[str, ...]
     provider: str
     argmax_agreement: float
+    batch_invariance: float
     outputs: tuple[OutputDifference, ...]
+    flips: tuple[Flip, ...]
     failures: tuple[str, ...]
     passed: bool
 
@@ -174,12 +212,16 @@ class EquivalenceRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a model is. A part is None until its stage has run."""
+    """What a model is.
+
+    A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
+    are not known.
+    """
 
     name: str
     labels: LabelMap
     preprocessing: PreprocessingConstants
-    dataset: DatasetRecord
+    dataset: DatasetRecord | None
     network: NetworkRecord
     training: TrainingRecord
     export: ExportRecord | None = None
@@ -214,7 +256,7 @@ def load(path: Path) -> Manifest:
             "use the toolkit that wrote it, or train and export again"
         )
     try:
-        manifest = _decoded(Manifest, content, "manifest")
+        manifest = decoded(Manifest, content, "manifest")
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{path} is not a valid manifest: {error}") from error
     assert isinstance(manifest, Manifest)
@@ -237,52 +279,3 @@ def _finite(text: str) -> float:
     if not isfinite(number):
         raise ValueError(f"{text} is not a finite number")
     return number
-
-
-def _decoded(kind: Any, value: Any, where: str) -> Any:
-    """Return `value`, as JSON gives it, as an instance of the annotation `kind`."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any:
-        return value
-    if origin in (Union, UnionType):
-        return _decoded_union(arguments, value, where)
-    if is_dataclass(kind) and isinstance(kind, type):
-        return _decoded_dataclass(kind, value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise TypeError(f"{where} is not a list")
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(kinds) != len(value):
-            raise ValueError(f"{where} has {len(value)} entries, not {len(kinds)}")
-        return tuple(_decoded(k, v, where) for k, v in zip(kinds, value, strict=True))
-    if origin is dict:
-        if not isinstance(value, dict):
-            raise TypeError(f"{where} is not an object")
-        return {k: _decoded(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError:
-            raise ValueError(f"{where} is too large") from None
-    if type(value) is not kind:
-        raise TypeError(f"{where} is {type(value).__name__}, not {kind.__name__}")
-    return value
-
-
-def _decoded_union(kinds: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value is None and NoneType in kinds:
-        return None
-    rest = [kind for kind in kinds if kind is not NoneType]
-    if len(rest) > 1:
-        rest = [kind for kind in rest if type(value) is kind] or rest
-    return _decoded(rest[0], value, where)
-
-
-def _decoded_dataclass(kind: type, value: Any, where: str) -> Any:
-    if not isinstance(value, dict):
-        raise TypeError(f"{where} is not an object")
-    hints = get_type_hints(kind)
-    unknown = set(value) - {each.name for each in fields(kind)}
-    if unknown:
-        raise ValueError(f"{where} has unknown parts: {', '.join(sorted(unknown))}")
-    return kind(**{k: _decoded(hints[k], v, f"{where}.{k}") for k, v in value.items()})

@@ -40,7 +40,7 @@ def exporters(monkeypatch, small, changed):
 
     for kind in conversion.KINDS:
         exporter(kind)
-    monkeypatch.setattr(conversion, "samples", lambda data: small.inputs)
+    monkeypatch.setattr(conversion, "samples", lambda _: small.inputs)
     return exporter
 
 
@@ -73,9 +73,7 @@ def test_export_leaves_two_files_and_a_manifest_that_proves_them(small):
 
 
 @pytest.mark.parametrize("kind", ["network", "pipeline"])
-def test_failed_export_leaves_no_artifact_and_says_what_differed(
-    exporters, toolkit, copied, kind
-):
+def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, toolkit, copied, kind):
     """The earlier, proven artifacts are withdrawn as well, and so is their verdict."""
 
     def perturb(array):
@@ -166,7 +164,7 @@ def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, co
     """`real` is named as the kind where real X-rays differ."""
     inputs = conversion.samples(None)
     marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
-    monkeypatch.setattr(conversion, "samples", lambda data: marked)
+    monkeypatch.setattr(conversion, "samples", lambda _: marked)
     exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
     code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
     assert code == 1 and "(real)" in err

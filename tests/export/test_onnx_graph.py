@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from bento.session import open_session
-from export.onnx_graph import IR_VERSION, OPSET, export_network, export_pipeline
+from export.onnx_graph import (
+    IR_VERSION,
+    OPSET,
+    _export,
+    export_network,
+    export_pipeline,
+    network_specs,
+    pipeline_specs,
+)
 from export.pipeline import Pipeline
 from export.samples import samples
 from toolkit.errors import UsageError
@@ -91,7 +99,9 @@ def test_live_dropout_is_never_exported(small, tmp_path):
         export_network(pipeline.network.train(), small.record, path)
         network = onnx.load(path)
         xray = small.reference["image"], small.reference["edges"]
-        logits = open_session(path, "cpu").run(None, dict(zip(("image", "edges"), xray, strict=True)))
+        logits = open_session(path, "cpu").run(
+            None, dict(zip(("image", "edges"), xray, strict=True))
+        )
         export_pipeline(pipeline.train(), small.record, path)
         whole = onnx.load(path)
         given = open_session(path, "cpu").run(["logits"], {"xray": small.reference["xray"]})
@@ -123,50 +133,86 @@ def test_unsupported_opset_is_refused(small, tmp_path, opset):
     assert not list(tmp_path.iterdir())
 
 
-class _Inputs:
-    """The network's two inputs as a pipeline graph computes them, beside PyTorch's."""
+class _Compared:
+    """A graph that gives the network's inputs, beside the module that it was exported from."""
 
-    def __init__(self, path, preprocessing):
-        model = onnx.load(path)
-        # The two first convolutions are the ones with 11 x 11 windows.
-        weights = {each.name: list(each.dims) for each in model.graph.initializer}
-        first = {
-            weights[node.input[1]][1]: node.input[0]
-            for node in model.graph.node
-            if node.op_type == "Conv" and weights[node.input[1]][2:] == [11, 11]
-        }
-        self.names = [first[3], first[1]]
-        for name in self.names:
-            model.graph.output.append(
-                onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-            )
+    def __init__(self, model, names, modules):
+        self.names, self.modules = names, modules
         self.session = onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
         )
-        self.preprocessing = preprocessing
 
     def assert_identical(self, xrays):
         for step in np.array_split(xrays, range(32, len(xrays), 32)):
             found = self.session.run(self.names, {"xray": step})
-            expected = [each.numpy() for each in self.preprocessing(torch.from_numpy(step))]
-            for name, ours, theirs in zip(("image", "edges"), found, expected, strict=True):
+            for name, module, ours in zip(self.names, self.modules, found, strict=True):
+                theirs = module(torch.from_numpy(step)).numpy()
                 assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
                 different = int((ours.view(np.uint32) != theirs.view(np.uint32)).sum())
                 assert different == 0, f"{different} values of {name} differ"
 
 
-@pytest.fixture(scope="session", params=["default", "study"])
+def _edges_of(preprocessing):
+    return lambda xray: preprocessing.edges(preprocessing.edge_map(xray))
+
+
+def _alone(record, path):
+    """The preprocessing exported by itself."""
+    preprocessing = Preprocessing(record.preprocessing)
+    (xray,), _ = pipeline_specs(4)
+    outputs = network_specs(4)[0]
+    _export(preprocessing, (xray,), outputs, record, path, OPSET)
+    return _Compared(
+        onnx.load(path), ["image", "edges"], [preprocessing.image, _edges_of(preprocessing)]
+    )
+
+
+def _in_the_pipeline(path, preprocessing):
+    """What the two first convolutions of a pipeline graph are given, the ones of 11 x 11.
+
+    Where the three grey channels are folded into one, the image is the resized X-ray.
+    """
+    model = onnx.load(path)
+    weights = {each.name: list(each.dims) for each in model.graph.initializer}
+    first = [
+        node
+        for node in model.graph.node
+        if node.op_type == "Conv" and weights[node.input[1]][2:] == [11, 11]
+    ]
+    assert len(first) == 2
+    shapes = {
+        each.name: [dim.dim_value for dim in each.type.tensor_type.shape.dim][1:]
+        for each in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    modules = {
+        (3, 256, 256): preprocessing.image,
+        (1, 256, 256): preprocessing.resized,
+        (1, 224, 224): _edges_of(preprocessing),
+    }
+    names = [node.input[0] for node in first]
+    for name in names:
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        )
+    found = [modules[tuple(shapes[name])] for name in names]
+    assert found[0] is not found[1]
+    return _Compared(model, names, found)
+
+
+@pytest.fixture(scope="session", params=["default", "study", "pipeline"])
 def graph_inputs(request, small, tmp_path_factory):
-    if request.param == "default":
-        return _Inputs(small.files.path("pipeline"), small.pipeline.preprocessing)
-    assert (STUDY_EDGES.edge_mean, STUDY_EDGES.edge_std) == (0.449, 0.226)
-    path = tmp_path_factory.mktemp("study") / "study.onnx"
-    preprocessing = Preprocessing(STUDY_EDGES)
-    record = replace(small.record, preprocessing=STUDY_EDGES)
-    export_pipeline(Pipeline(preprocessing, small.pipeline.network), record, path)
+    """The preprocessing of each preset by itself, and as the served graph holds it."""
+    if request.param == "pipeline":
+        return _in_the_pipeline(small.files.path("pipeline"), small.pipeline.preprocessing)
+    path = tmp_path_factory.mktemp("alone") / "alone.onnx"
+    record = small.record
+    if request.param == "study":
+        assert (STUDY_EDGES.edge_mean, STUDY_EDGES.edge_std) == (0.449, 0.226)
+        record = replace(record, preprocessing=STUDY_EDGES)
+    compared = _alone(record, path)
     properties = {each.key: each.value for each in onnx.load(path).metadata_props}
-    assert (properties["edge_mean"], properties["edge_std"]) == ("0.449", "0.226")
-    return _Inputs(path, preprocessing)
+    assert json.loads(properties["edge_mean"]) == record.preprocessing.edge_mean
+    return compared
 
 
 @pytest.mark.parametrize("kind", ["generated", "noise", "black", "white", "half", "one pixel"])

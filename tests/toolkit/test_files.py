@@ -24,6 +24,15 @@ def test_a_file_is_replaced_when_the_block_succeeds(tmp_path):
     assert names(path.parent) == ["model.json"]
 
 
+def test_whoever_reads_the_old_file_goes_on_reading_it(tmp_path):
+    path = tmp_path / "model.json"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        write_bytes(path, b"new and longer")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new and longer"
+
+
 @pytest.mark.parametrize("fault", [ValueError, KeyboardInterrupt, OSError])
 def test_a_raising_block_leaves_the_old_file_and_no_temporary(tmp_path, fault):
     path = tmp_path / "model.json"

@@ -13,6 +13,7 @@ from toolkit.manifest import (
     DatasetRecord,
     EquivalenceRecord,
     ExportRecord,
+    Flip,
     Leg,
     Manifest,
     NetworkRecord,
@@ -27,14 +28,17 @@ from toolkit.manifest import (
 def full() -> Manifest:
     """A manifest with every part, and values that a careless decoder would change."""
     spec = TensorSpec("xray", "uint8", ("batch", 224, 224))
-    difference = OutputDifference("logits", 1.5e-7, 0.1 + 0.2, "1e-05", True)
+    difference = OutputDifference("logits", 1.5e-7, 0.1 + 0.2, 1e-7, 3.0, "1e-05", (5, 0, 1), True)
     leg = Leg(
         file="knee.pipeline.onnx",
         sha256="b" * 64,
         samples=74,
         batches=(1, 2, 7, 64),
+        settings=("in batches of 1", "in shuffled batches of 7"),
         provider="CPUExecutionProvider",
         argmax_agreement=1.0,
+        batch_invariance=3e-8,
+        flips=(Flip(3, "noise", "in batches of 1", 1e-9, 2e-8, True),),
         outputs=(difference, replace(difference, output="probabilities", passed=False)),
         failures=("one line", "zwei Zeilen: ü"),
         passed=False,

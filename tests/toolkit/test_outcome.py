@@ -41,7 +41,7 @@ def finished(training, files):
         path = files.path(kind)
         path.write_bytes(b"onnx of the " + kind.encode())
         artifacts[kind] = Artifact(path.name, sha256(path), "onnx", 20, (), ())
-        legs[kind] = Leg(path.name, sha256(path), 1, (1,), "CPU", 1.0, (), (), True)
+        legs[kind] = Leg(path.name, sha256(path), 1, (1,), (), "CPU", 1.0, 0.0, (), (), (), True)
     record = record.with_export(ExportRecord(artifacts, {}), EquivalenceRecord(True, legs, {}, {}))
     manifest.save(record, files.manifest)
     return record

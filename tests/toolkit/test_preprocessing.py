@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from toolkit.manifest import PreprocessingConstants
 from toolkit.preprocessing import Preprocessing
@@ -109,6 +110,25 @@ def test_a_blank_xray_gives_zeros_and_no_nan(constants, grey):
     image, edges = module(xray)
     assert image.isfinite().all()
     assert edges.isfinite().all()
+
+
+class Finite(TorchFunctionMode):
+    """Looks at every value on the way: an integer made of NaN is any integer, by device."""
+
+    seen = 0
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            assert np.isfinite(result.numpy()).all(), function
+            Finite.seen += 1
+        return result
+
+
+def test_a_blank_xray_makes_no_nan_on_the_way_either(module):
+    with Finite():
+        module(torch.zeros((1, 224, 224), dtype=torch.uint8))
+    assert Finite.seen > 10
 
 
 def test_the_size_of_a_batch_changes_nothing(module, drawn_xrays):

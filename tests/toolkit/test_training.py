@@ -1,6 +1,6 @@
-import itertools
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ CPU = torch.device("cpu")
 
 def small(preset="default", **changes):
     """A recipe with everything on that can be random, for a network that trains in a second."""
-    settings = {"layer_size": 2, "epochs": 3, "batch_size": 8, "dropout": 0.5} | changes
+    settings = {"layer_size": 6, "epochs": 3, "batch_size": 8, "dropout": 0.5} | changes
     return recipe(preset, **settings)
 
 
@@ -60,6 +60,24 @@ def test_everything_random_is_on_in_the_runs_compared(unbroken):
     chosen = unbroken.recipe
     assert min(chosen.dropout, chosen.augmentation, chosen.average_decay) > 0
     assert not same(unbroken.network.state_dict(), unbroken.average.state_dict())
+
+
+@pytest.mark.parametrize("generator", ["the order and augmentation", "dropout"])
+def test_every_generator_matters_in_the_runs_compared(tiny, tmp_path, unbroken, generator):
+    training = Training(tiny, small(), 0, CPU)
+    if generator == "dropout":
+        scramble()
+    else:
+        training.generator.manual_seed(1)
+    training.run(tmp_path / "state.pt", lambda _: None)
+    changed = [
+        not torch.equal(mine, theirs)
+        for mine, theirs in zip(
+            training.network.parameters(), unbroken.network.parameters(), strict=True
+        )
+    ]
+    # Of a network whose neurons are dead, only the last biases would.
+    assert all(changed)
 
 
 @pytest.mark.parametrize("stop", [0, 1, 2])
@@ -291,7 +309,7 @@ def test_the_study_recipe_is_the_studys_training_written_out(tiny, tmp_path):
     """A plain loop: Adam, lambda times the sum of all squares, ExponentialLR, swapped counts."""
     chosen = small("study", dropout=0.0, lr=1e-3, lr_decay=1e-30, epochs=3)
     training = Training(tiny, chosen, 5, CPU)
-    network = IntermediarySpaceModel(2, 0.0, 4)
+    network = IntermediarySpaceModel(6, 0.0, 4)
     network.load_state_dict(training.network.state_dict())
     training.run(tmp_path / "state.pt", lambda _: None)
 
@@ -366,8 +384,8 @@ def test_one_cycle_starts_low_peaks_once_at_the_rate_and_ends_near_zero():
     assert max(factors) == 1.0
     assert factors.count(1.0) == 1
     assert peak == 100
-    assert all(a < b for a, b in itertools.pairwise(factors))
-    assert all(a > b for a, b in zip(factors[peak:], factors[peak + 1 :], strict=False))
+    assert all(a < b for a, b in pairwise(factors[: peak + 1]))
+    assert all(a > b for a, b in pairwise(factors[peak:]))
     assert 0 < factors[-1] < 1e-4
     # A quarter of a cosine: half way down, half the rate.
     assert factors[550] == pytest.approx(0.5, abs=1e-9)

@@ -66,11 +66,13 @@ def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "D
     from toolkit.dataset import load_folder
     from toolkit.folders import scan
 
-    split: str | None = record.dataset.split
     has_parts = any(file.part for file in scan(data))
+    if record.dataset is None:
+        return _unknown(data, record, part, has_parts, console)
+    split: str | None = record.dataset.split
     if record.dataset.source == "generated" or (split == "published" and not has_parts):
         split = None
-    dataset = load_folder(data, record.labels, split, record.training.seed)
+    dataset = load_folder(data, record.labels, split, record.training.seed or 0)
     if split == "study" and part is not Part.ALL:
         here = {name: dataset.part_sha256(name) for name in dataset.parts}
         if here != record.dataset.part_sha256:
@@ -79,6 +81,27 @@ def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "D
                 "warning: this is not the data that the model's split was drawn from: parts are "
                 "taken by folder, and the model may have been trained on any of them"
             )
+    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
+    return dataset
+
+
+def _unknown(
+    data: Path, record: "Manifest", part: Part, has_parts: bool, console: Console
+) -> "Dataset":
+    """Split the data for an imported model, of whose training nothing is known."""
+    from toolkit.dataset import load_folder
+
+    if part is not Part.ALL:
+        if not has_parts:
+            raise DataError(
+                f"{record.name} was imported, so its split is not known, and {data} has no "
+                "folders train, val and test: use --part all"
+            )
+        console.notice(
+            f"warning: {record.name} was imported, so its split is not known: parts are taken by "
+            "folder, and the model may have been trained on any of them"
+        )
+    dataset = load_folder(data, record.labels, None)
     console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
     return dataset
 
@@ -111,11 +134,11 @@ def _with_torch(
 ) -> "NDArray[np.int64]":
     import torch
 
-    from toolkit.checkpoint import load_network
+    from toolkit.checkpoint import load_trained
     from toolkit.preprocessing import Preprocessing
     from toolkit.training import predict
 
-    network = load_network(files.checkpoint, record.network, len(record.labels.classes))
+    network = load_trained(files, record)
     logits = predict(network, Preprocessing(record.preprocessing), torch.from_numpy(pixels))
     predicted: NDArray[np.int64] = logits.argmax(dim=1).numpy()
     return predicted

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
-from toolkit.errors import EquivalenceError
+from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
 from toolkit.store import ModelFiles
 
@@ -16,16 +16,21 @@ class Format(StrEnum):
     """What to export to."""
 
     ONNX = "onnx"
+    TORCHSCRIPT = "torchscript"
+    PT2 = "pt2"
 
 
 def export(
-    format: Annotated[Format, typer.Argument(metavar="FORMAT", help="onnx")],  # noqa: A002
+    format: Annotated[Format, typer.Argument(metavar="FORMAT", help="onnx, torchscript or pt2")],  # noqa: A002
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model's name.")] = NAME,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real X-rays to compare on as well.")
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the files go; default --models.")
+    ] = None,
+    opset: Annotated[
+        int | None, typer.Option(metavar="N", help="ONNX operator set; default 20.")
     ] = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
@@ -34,21 +39,27 @@ def export(
     require("torch", "train")
     require("onnxscript", "train")
     require_onnxruntime()
-    from export.conversion import export_onnx
+    from export.conversion import KINDS, export_onnx, export_torch
+    from export.onnx_graph import OPSET
 
-    del format
+    if opset is not None and format is not Format.ONNX:
+        raise UsageError(f"{format.value} has no opset: leave --opset out")
     console = Console(as_json)
     source = ModelFiles(models, name)
     target = ModelFiles(out or models, name)
-    console.notice(f"exporting {name} to ONNX and comparing it with PyTorch")
-    record = export_onnx(source, target, data)
+    console.notice(f"exporting {name} to {format.value} and comparing it with PyTorch")
+    if format is Format.ONNX:
+        record = export_onnx(source, target, data, opset or OPSET)
+    else:
+        record = export_torch(format.value, source, target, data)
     assert record.export and record.equivalence
-    legs = record.equivalence.legs
+    kinds = KINDS if format is Format.ONNX else (format.value,)
+    legs = {kind: record.equivalence.legs[kind] for kind in kinds}
     artifacts = {kind: str(target.path(kind)) for kind in legs}
-    if not record.equivalence.passed:
+    if not all(leg.passed for leg in legs.values()):
         lines = [f"{kind}: {line}" for kind, leg in legs.items() for line in leg.failures]
         console.notices(lines, "nothing was exported")
-        raise EquivalenceError(f"{name} in ONNX is not equal to PyTorch: {lines[0]}")
+        raise EquivalenceError(f"{name} in {format.value} is not equal to PyTorch: {lines[0]}")
     text = [
         f"{kind:9} {artifacts[kind]}  {each.output}: max {each.max_abs:.2g}, mean "
         f"{each.mean_abs:.2g} (allowed {each.allowed})"
@@ -73,5 +84,5 @@ def export(
                 for kind, leg in legs.items()
             },
         },
-        "\n".join([*text, f"equal on {legs['pipeline'].samples} X-rays; next: bentoml serve"]),
+        "\n".join([*text, f"equal on {legs[kinds[-1]].samples} X-rays; next: bentoml serve"]),
     )

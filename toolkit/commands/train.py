@@ -16,6 +16,7 @@ from toolkit.console import (
     ModelsOption,
     NameOption,
 )
+from toolkit.errors import InterruptedRunError
 from toolkit.extras import require
 from toolkit.store import DEFAULT_NAME, ModelFiles
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
     from toolkit.manifest import Manifest
     from toolkit.training import Training
 
-INTERRUPTED = 130
 GENERATED_COUNT = 800
+# Far above use, and below what PyTorch ends in a traceback for.
+MAX_LAYER_SIZE = 1024
+MAX_SEED = 2**63 - 1
 
 
 class Preset(StrEnum):
@@ -66,13 +69,17 @@ def train(
     name: NameOption = NAME,
     preset: Annotated[Preset, typer.Option(help="The recipe to start from.")] = Preset.DEFAULT,
     labels: Annotated[Labels, typer.Option(help="Which grades make which class.")] = Labels.STUDY,
-    layer_size: Annotated[int | None, typer.Option(metavar="N", help="Width S.")] = None,
+    layer_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Width S.", max=MAX_LAYER_SIZE)
+    ] = None,
     dropout: Annotated[float | None, typer.Option(metavar="P", help="Main dropout.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Highest learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="X-rays a step.")] = None,
     device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
-    seed: Annotated[int, typer.Option(help="Of weights, order and augmentation.", min=0)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)
+    ] = 0,
     split: Annotated[
         Split | None,
         typer.Option(help="study under preset study, else published if there, else patient."),
@@ -81,9 +88,10 @@ def train(
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
-) -> int:
+) -> None:
     """Train the network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
+    require("tensorboard", "train")
     from toolkit.outcome import keep_previous, save_outcome
     from toolkit.recipes import recipe as recipe_of
     from toolkit.training import Training, device_of
@@ -109,11 +117,10 @@ def train(
     try:
         _run(training, files.resume, log_folder, console)
     except KeyboardInterrupt:
-        console.notice(
+        raise InterruptedRunError(
             f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
             "--resume goes on"
-        )
-        return INTERRUPTED
+        ) from None
     if keep_previous(files):
         console.notice(f"the former {name} is kept as {files.previous.name}.*")
     manifest = save_outcome(training, files)
@@ -128,7 +135,6 @@ def train(
         },
         _text(manifest, files, log_folder),
     )
-    return 0
 
 
 def _dataset(data: Path | None, labels: str, split: str | None, console: Console) -> "Dataset":

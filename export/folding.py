@@ -1,0 +1,78 @@
+"""The pipeline as it is exported: the X-ray's three equal channels folded into one grey one.
+
+With W the weight and b the bias of the image branch's first convolution, and r the resized X-ray
+on 0..1, which is the same in every channel c:
+
+    conv((r - mean) / std, W) + b = conv(r, sum over c of W_c / std_c) + map
+    map = conv(-mean / std, W) + b, of an X-ray's size
+
+Zeros are padded after the normalisation, so the constant part differs along the borders: it is
+a map over the convolution's output, not one number for each channel.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from export.pipeline import Pipeline
+from toolkit.network import IMAGE_SIZE
+from toolkit.preprocessing import Preprocessing
+
+
+class GreyConv(nn.Module):
+    """The first convolution of the image branch, over one grey channel.
+
+    Computed in float64, kept in float32.
+
+    Args:
+        conv: the convolution over three channels.
+        preprocessing: the mean and standard deviation that its inputs had.
+    """
+
+    bias_map: Tensor
+
+    def __init__(self, conv: nn.Conv2d, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        self.stride, self.padding = conv.stride, conv.padding
+        mean, std = preprocessing.image_mean.double(), preprocessing.image_std.double()
+        weight = conv.weight.detach().double()
+        constant = (-mean / std).expand(1, -1, IMAGE_SIZE, IMAGE_SIZE)
+        bias_map = nn.functional.conv2d(
+            constant, weight, conv.bias.detach().double(), conv.stride, conv.padding
+        )
+        self.weight = nn.Parameter((weight / std).sum(1, keepdim=True).float())
+        self.register_buffer("bias_map", bias_map.float())
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """Return float32 (N, 2S, 63, 63) of a resized X-ray on 0..1, float32 (N, 1, 256, 256)."""
+        output = nn.functional.conv2d(grey, self.weight, None, self.stride, self.padding)
+        return output + self.bias_map
+
+
+class FoldedPipeline(nn.Module):
+    """What `Pipeline` computes, with fewer products; `export.equivalence` proves it.
+
+    Args:
+        pipeline: left as it is.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        self.preprocessing = pipeline.preprocessing
+        self.network = copy.deepcopy(pipeline.network)
+        first = self.network.imagesClassifier[0]
+        assert isinstance(first, nn.Conv2d)
+        self.network.imagesClassifier[0] = GreyConv(first, pipeline.preprocessing)
+        self.eval()
+
+    def forward(self, xray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return logits and probabilities, float32 (N, C), and edge map, uint8 (N, 224, 224).
+
+        Args:
+            xray: grey levels, uint8 (N, 224, 224).
+        """
+        edge_map = self.preprocessing.edge_map(xray)
+        logits = self.network(self.preprocessing.resized(xray), self.preprocessing.edges(edge_map))
+        return logits, torch.softmax(logits, dim=1), edge_map

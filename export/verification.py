@@ -1,0 +1,103 @@
+"""Compares again what a model has: every artifact on disk, and a running service."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from export.conversion import load_pipeline
+from export.equivalence import references
+from export.health import Finding, health
+from export.legs import compare_file, specs_of
+from export.samples import Samples, samples
+from export.served import compare_service
+from toolkit import manifest
+from toolkit.errors import ModelRefusedError
+from toolkit.files import sha256
+from toolkit.manifest import Artifact, Leg, Manifest
+from toolkit.store import ModelFiles
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification came to.
+
+    Attributes:
+        record: the manifest, with the verdict over the files.
+        legs: every comparison, by kind; `service` for a running one.
+        inputs: the X-rays that went through.
+        findings: what is wrong with the model itself.
+    """
+
+    record: Manifest
+    legs: dict[str, Leg]
+    inputs: Samples
+    findings: tuple[Finding, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every leg is equal to PyTorch."""
+        return all(leg.passed for leg in self.legs.values())
+
+
+def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verification:
+    """Compare every exported file of a model, and the service at `url`, with PyTorch.
+
+    The verdict over the files replaces the one in the manifest on disk.
+
+    Args:
+        files: the model.
+        data: a folder of real X-rays to compare on as well.
+        url: of a running service.
+
+    Raises:
+        ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        ModelRefusedError: nothing of it was exported.
+        CheckFailedError: the service cannot be reached.
+    """
+    record = manifest.load(files.manifest)
+    if record.export is None or record.equivalence is None:
+        raise ModelRefusedError(
+            f"{files.name} has no exported files: run `toolkit export onnx {files.name}`"
+        )
+    pipeline = load_pipeline(files, record)
+    inputs = samples(data)
+    reference = references(pipeline, inputs)
+    legs: dict[str, Leg] = {}
+    for kind, artifact in record.export.artifacts.items():
+        path = files.path(kind)
+        changed = _changed(path, artifact)
+        if changed:
+            legs[kind] = replace(
+                record.equivalence.legs[kind], failures=(changed,), outputs=(), passed=False
+            )
+            continue
+        specs = specs_of(kind, pipeline.network.classes)
+        legs[kind] = compare_file(kind, path, reference, inputs, specs)
+    equivalence = replace(
+        record.equivalence,
+        legs=dict(legs),
+        inputs=inputs.counts(),
+        passed=all(leg.passed for leg in legs.values()),
+    )
+    record = replace(record, equivalence=equivalence)
+    manifest.save(record, files.manifest)
+    if url:
+        served = record.export.artifacts["pipeline"].sha256 if record.export else ""
+        legs["service"] = compare_service(url, pipeline, inputs, served)
+    findings = health(
+        pipeline.network, pipeline.preprocessing, torch.from_numpy(inputs.pixels), record
+    )
+    return Verification(record, legs, inputs, tuple(findings))
+
+
+def _changed(path: Path, artifact: Artifact) -> str:
+    if not path.is_file():
+        return f"{path} is missing: export it again"
+    found = sha256(path)
+    if found != artifact.sha256:
+        return (
+            f"{path} was changed or truncated: its SHA-256 is {found[:12]}..., the manifest's "
+            f"{artifact.sha256[:12]}...; export it again"
+        )
+    return ""
