@@ -14,7 +14,7 @@ _SIDE = 224
 _GENERATED = 48
 _NOISE = 8
 _REAL = 64
-NATURAL = frozenset({"real", "generated", "wide", "small", "JPEG"})
+NATURAL = frozenset({"real", "generated"})
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def _files(samples: Samples) -> tuple[list[bytes], Samples]:
     files = [_encoded(each, "PNG") for each in samples.pixels]
     files += [_encoded(wide, "PNG"), _encoded(small, "PNG")]
     files.append(_encoded(samples.pixels[natural[2]], "JPEG"))
-    kinds = (*samples.kinds, "wide", "small", "JPEG")
+    kinds = (*samples.kinds, *(samples.kinds[index] for index in natural))
     return files, Samples(np.stack([decode(each) for each in files]), kinds)
 
 

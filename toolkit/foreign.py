@@ -20,7 +20,6 @@ MAX_LAYER_SIZE = 256
 ASSUMED_DROPOUT = 0.5
 _DROPOUT_TOLERANCE = 1e-6
 _MAX_LAYERS = 100
-_MAX_DEPTH = 8
 _CONTAINERS = ("Module", "Sequential")
 # What changes a layer's output, beyond its weights.
 _SETTINGS = {
@@ -99,7 +98,7 @@ def _model(file: TorchFile, root: Any, sha256: str) -> ForeignModel:
         dropouts = {name: _dropouts(layers) for name, layers in parts.items()}
         dropout = max(dropouts["outputCombiner"], default=0.0)
     elif isinstance(root, dict):
-        parts, dropouts, dropout = _parts_of_state(root), None, ASSUMED_DROPOUT
+        parts, dropouts, dropout = _parts_of_state(root), {}, ASSUMED_DROPOUT
         notices.append(
             f"the file holds weights alone: dropout is taken to be {ASSUMED_DROPOUT}, strides and "
             "paddings to be the study's"
@@ -111,7 +110,7 @@ def _model(file: TorchFile, root: Any, sha256: str) -> ForeignModel:
     with torch.device("meta"):
         network = IntermediarySpaceModel(layer_size, dropout, classes)
     # The part that the sizes were read from comes first: a fault there is named there.
-    for name in reversed(PARTS) if dropouts is not None else ():
+    for name in reversed(list(dropouts)):
         _check_layers(name, parts[name], network)
         notices += _dropout_notice(name, dropouts[name], network.get_submodule(name))
     state = _state(file, parts, network)
@@ -137,12 +136,12 @@ def _parts_of_module(root: Record) -> dict[str, list[_Layer]]:
 
 def _flat(root: Any, part: str) -> Iterator[_Layer]:
     """Yield the layers within a part, in order, whatever containers they are in."""
-    remaining = [(root, 0)]
+    remaining = [root]
     for _ in range(_MAX_LAYERS):
         if not remaining:
             return
-        module, depth = remaining.pop()
-        if not isinstance(module, Record) or depth > _MAX_DEPTH:
+        module = remaining.pop()
+        if not isinstance(module, Record):
             raise CheckpointError(f"{part} is not made of layers")
         _check_hooks(module)
         kind = module.name.rpartition(".")[2]
@@ -153,7 +152,7 @@ def _flat(root: Any, part: str) -> Iterator[_Layer]:
         elif parameters or len(children) > _MAX_LAYERS:
             raise CheckpointError(f"{part} has more in it than layers")
         else:
-            remaining += [(child, depth + 1) for child in reversed(children)]
+            remaining += reversed(children)
     raise CheckpointError(f"{part} has more than {_MAX_LAYERS} layers")
 
 

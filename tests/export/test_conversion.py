@@ -29,8 +29,8 @@ def exporters(monkeypatch, small, changed):
     """
 
     def exporter(kind, ending=None, function=None):
-        def write(module, record, path):
-            del module, record
+        def write(module, record, path, opset):
+            del module, record, opset
             with replacing(path) as temporary:
                 shutil.copy(small.files.path(kind), temporary)
                 if ending:
@@ -121,8 +121,8 @@ def test_broken_off_export_leaves_no_draft_and_keeps_what_was_proven(
     del exporters
     before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
 
-    def broken(pipeline, record, path):
-        del pipeline, record
+    def broken(pipeline, record, path, opset):
+        del pipeline, record, opset
         path.write_bytes(b"half a file")
         raise error
 

@@ -269,7 +269,7 @@ def test_tolerance_scales_with_the_logits_of_each_xray():
     assert BOUNDS["edge_map"].allowed(reference, natural) == pytest.approx([0, 0, 0])
     bounds = BOUNDS["probabilities"].allowed(reference, natural)
     assert bounds[:2] == pytest.approx([1e-5, 1e-5]) and bounds[2] == np.inf
-    assert set(NATURAL) == {"real", "generated"}
+    assert {"real", "generated"} <= set(NATURAL)
 
 
 def test_model_of_large_logits_passes_within_the_scaled_tolerance(small, copied, changed):

@@ -12,7 +12,16 @@ LIGHT = {
     "toolkit",
     *(
         f"toolkit.{name}"
-        for name in ("errors", "manifest", "images", "labels", "folders", "files", "store")
+        for name in (
+            "errors",
+            "decoding",
+            "manifest",
+            "images",
+            "labels",
+            "folders",
+            "files",
+            "store",
+        )
     ),
     *(f"toolkit.{name}" for name in ("extras", "metrics", "synthetic")),
 }

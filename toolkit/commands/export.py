@@ -20,6 +20,9 @@ class Format(StrEnum):
     PT2 = "pt2"
 
 
+_TITLES = {Format.ONNX: "ONNX", Format.TORCHSCRIPT: "TorchScript", Format.PT2: "pt2"}
+
+
 def export(
     format: Annotated[Format, typer.Argument(metavar="FORMAT", help="onnx, torchscript or pt2")],  # noqa: A002
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model's name.")] = NAME,
@@ -47,7 +50,7 @@ def export(
     console = Console(as_json)
     source = ModelFiles(models, name)
     target = ModelFiles(out or models, name)
-    console.notice(f"exporting {name} to {format.value} and comparing it with PyTorch")
+    console.notice(f"exporting {name} to {_TITLES[format]} and comparing it with PyTorch")
     if format is Format.ONNX:
         record = export_onnx(source, target, data, opset or OPSET)
     else:
@@ -59,7 +62,7 @@ def export(
     if not all(leg.passed for leg in legs.values()):
         lines = [f"{kind}: {line}" for kind, leg in legs.items() for line in leg.failures]
         console.notices(lines, "nothing was exported")
-        raise EquivalenceError(f"{name} in {format.value} is not equal to PyTorch: {lines[0]}")
+        raise EquivalenceError(f"{name} in {_TITLES[format]} is not equal to PyTorch: {lines[0]}")
     text = [
         f"{kind:9} {artifacts[kind]}  {each.output}: max {each.max_abs:.2g}, mean "
         f"{each.mean_abs:.2g} (allowed {each.allowed})"
