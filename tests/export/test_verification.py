@@ -1,0 +1,109 @@
+"""`toolkit verify` compares what lies on disk, and what a service answers, with PyTorch."""
+
+import json
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from bento.session import open_model
+from export.report import write_report
+from export.verification import verify
+from toolkit import manifest
+from toolkit.errors import CheckFailedError, ModelRefusedError, UsageError
+from toolkit.images import decode
+
+
+def test_verification_passes_and_is_kept_in_manifest_and_report(copied):
+    result = verify(copied, None, None)
+    assert result.passed
+    page = write_report(result, copied)
+    content = json.loads((copied.folder / f"{copied.name}.equivalence.json").read_text())
+    assert content["passed"] is True
+    for kind, leg in content["legs"].items():
+        assert leg["file"] == copied.path(kind).name
+        assert leg["sha256"] == manifest.load(copied.manifest).export.artifacts[kind].sha256
+        for output in leg["outputs"]:
+            assert sum(output["histogram"]) > 0
+    text = page.read_text()
+    assert "passed" in text and "http" not in text, "nothing is loaded from outside"
+
+
+@pytest.mark.parametrize("kind", ["network", "pipeline"])
+def test_changed_and_missing_files_fail_by_name_and_are_not_served(copied, kind):
+    path = copied.path(kind)
+    path.write_bytes(path.read_bytes()[:-1])
+    result = verify(copied, None, None)
+    assert not result.passed
+    assert path.name in result.legs[kind].failures[0]
+    assert "changed or truncated" in result.legs[kind].failures[0]
+    with pytest.raises(ModelRefusedError):
+        open_model(copied.folder, copied.name)
+    path.unlink()
+    assert "missing" in verify(copied, None, None).legs[kind].failures[0]
+    assert "failed" in write_report(result, copied).read_text()
+
+
+def test_nothing_exported_is_refused(small, copied):
+    manifest.save(replace(small.record, export=None, equivalence=None), copied.manifest)
+    with pytest.raises(ModelRefusedError, match="toolkit export onnx"):
+        verify(copied, None, None)
+
+
+@pytest.fixture
+def service(copied):
+    """A stand-in that answers as the service does, from the real pipeline; `change` spoils it."""
+    predictor = open_model(copied.folder, copied.name)
+    spoiled = {}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["content-length"]))
+            content = body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
+            shares = predictor.predict(decode(content)[None]).probabilities[0]
+            answer = {
+                "probabilities": [float(each) + spoiled.get("by", 0.0) for each in shares],
+                "model_sha256": spoiled.get("sha256", predictor.sha256),
+            }
+            content = json.dumps(answer).encode()
+            self.send_response(spoiled.get("status", 200))
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", spoiled
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_service_is_compared_from_the_files_bytes_on(copied, service):
+    url, spoiled = service
+    leg = verify(copied, None, url).legs["service"]
+    assert leg.passed and leg.samples > 64
+    spoiled["by"] = 2e-5
+    leg = verify(copied, None, url).legs["service"]
+    assert not leg.passed and leg.failures[0].startswith("probabilities one file a request")
+
+
+def test_a_service_with_another_model_fails(copied, service):
+    url, spoiled = service
+    spoiled["sha256"] = "f" * 64
+    leg = verify(copied, None, url).legs["service"]
+    assert not leg.passed and "ffffffffffff" in leg.failures[0]
+
+
+def test_a_service_that_refuses_or_cannot_be_reached_is_one_line(copied, service):
+    url, spoiled = service
+    spoiled["status"] = 503
+    with pytest.raises(CheckFailedError, match="503"):
+        verify(copied, None, url)
+    with pytest.raises(CheckFailedError, match="does not answer"):
+        verify(copied, None, "http://127.0.0.1:9")
+    with pytest.raises(UsageError, match="address"):
+        verify(copied, None, "file:///etc/passwd")
