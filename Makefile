@@ -39,7 +39,7 @@ check: $(VENV)/dev
 	@$(BIN)/mypy
 
 test: check
-	@$(BIN)/python -m pytest -m "not full"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full" -n 2 --dist loadfile
 
 test-full: $(VENV)/dev
 	@$(BIN)/python -m pytest -m full
