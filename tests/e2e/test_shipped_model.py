@@ -1,0 +1,39 @@
+"""The model in saved_models is real: it opens, its proof holds, its figures are its own."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bento.session import open_model
+from toolkit import manifest
+
+MODELS = Path(__file__).resolve().parents[2] / "saved_models"
+
+
+def test_the_shipped_model_carries_its_proof():
+    predictor = open_model(MODELS, "model_saved", "cpu")
+    assert predictor.classes == ("none", "minimal", "moderate", "severe")
+    record = manifest.load(MODELS / "model_saved.json")
+    assert record.equivalence.passed
+    assert record.equivalence.inputs["real"] >= 64
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+def test_the_figures_in_the_manifest_are_those_of_the_real_val_part(shared, capsys, monkeypatch):
+    data = shared / "data/knee"
+    if not data.is_dir():
+        pytest.skip("no real X-rays here")
+    from toolkit import cli
+
+    argv = ["toolkit", "evaluate", "model_saved", "--data", str(data), "--part", "val"]
+    monkeypatch.setattr("sys.argv", [*argv, "--models", str(MODELS), "--json"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    kept = manifest.load(MODELS / "model_saved.json").training.metrics["val"]
+    assert found["n"] == kept["n"] == 673
+    assert found["confusion_matrix"] == kept["confusion_matrix"]
+    assert found["accuracy"] == pytest.approx(kept["accuracy"])
