@@ -37,7 +37,9 @@ def main() -> None:
     # Dependencies read these when they are imported; nobody is told what runs here.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    _let_go_of_stdout()
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:
@@ -66,3 +68,11 @@ def _failed(message: str, code: int, arguments: list[str]) -> int:
         with suppress(OSError):
             print(json.dumps({"error": line}), flush=True)
     return code
+
+
+def _let_go_of_stdout() -> None:
+    # What a full disk or a closed pipe left in the buffer would turn the exit code into 120.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -95,6 +95,8 @@ def _interruptible(arguments, line):
         stderr=subprocess.PIPE,
         text=True,
         env=_environment(),
+        # A shell's background jobs, and so their children, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     said = []
     for each in process.stderr:
@@ -657,7 +659,7 @@ def test_full_disk_elsewhere_is_one_line(models, xrays, tmp_path):
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env=_environment(),
+            env=_environment(PYTHONUNBUFFERED=""),
         )
     assert done.returncode == 2, done.stderr
     assert done.stderr.splitlines()[0] == "error: cannot go on: [Errno 28] No space left on device"
