@@ -1,100 +1,120 @@
 """A model's checkpoint to proven files: exported aside, compared, and only then named."""
 
 import secrets
-from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 import torch
 
 from export.equivalence import references
+from export.health import Finding, health
 from export.legs import compare_file, specs_of
+from export.mending import mended
 from export.onnx_graph import OPSET, export_network, export_pipeline
-from export.pipeline import Pipeline
+from export.pipeline import Pipeline, load_pipeline
 from export.samples import samples
 from export.torch_formats import export_pt2, export_torchscript
+from export.verdict import Verdict, merged, without
 from toolkit import manifest
-from toolkit.checkpoint import load_trained
-from toolkit.errors import ManifestError, UsageError
-from toolkit.extras import versions
-from toolkit.manifest import Artifact, EquivalenceRecord, ExportRecord, Leg, Manifest
-from toolkit.preprocessing import Preprocessing
+from toolkit.errors import HealthError, ManifestError, UsageError
+from toolkit.manifest import Artifact, Leg, Manifest
 from toolkit.store import ModelFiles
 
-KINDS = ("network", "pipeline")
+KINDS = {
+    "onnx": ("network", "pipeline"),
+    "torchscript": ("torchscript",),
+    "pt2": ("pt2",),
+}
 
 
-def load_pipeline(files: ModelFiles, record: Manifest) -> Pipeline:
-    """Return the trained model of a manifest as the module that is served.
+class DeadInput(StrEnum):
+    """What to do with a network that one of its inputs has no effect on."""
 
-    Raises:
-        CheckpointError: the checkpoint is missing, corrupt, or not the manifest's.
-    """
-    return Pipeline(Preprocessing(record.preprocessing), load_trained(files, record))
+    REFUSE = "refuse"
+    ALLOW = "allow"
+    DROP = "drop"
 
 
-def export_onnx(
-    source: ModelFiles, target: ModelFiles, data: Path | None, opset: int = OPSET
-) -> Manifest:
-    """Export network and pipeline to ONNX, and keep them if both are equal to PyTorch.
+@dataclass(frozen=True)
+class Options:
+    """How to export.
 
-    Args:
-        source: the trained model.
-        target: where files and manifest go.
+    Attributes:
         data: a folder of real X-rays to compare on as well.
         opset: of the ONNX files.
+        dead_input: what to do with one; `DROP` replaces what is provably constant.
+    """
 
-    Returns:
-        The manifest with the verdict. Where a file differs, none of these files stays under its
-        final name, an earlier one neither, and the manifest on disk knows of none.
+    data: Path | None = None
+    opset: int = OPSET
+    dead_input: DeadInput = DeadInput.REFUSE
+
+
+def export(
+    format_name: str, source: ModelFiles, target: ModelFiles, options: Options | None = None
+) -> Verdict:
+    """Export a model to one format, and keep the files if they are equal to PyTorch.
+
+    Where a file differs, none of the format's files stays under its final name, an earlier one
+    neither, and the manifest on disk knows of none.
+
+    Args:
+        format_name: a key of `KINDS`.
+        source: the trained model.
+        target: where files and manifest go.
+        options: see there.
 
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        HealthError: one of its inputs has no effect, or its weights are not finite.
         UsageError: an unsupported opset, or a folder that cannot be written.
     """
-    return _exported("onnx", KINDS, source, target, data, opset)
-
-
-def export_torch(kind: str, source: ModelFiles, target: ModelFiles, data: Path | None) -> Manifest:
-    """Export the pipeline as `torchscript` or `pt2`, as `export_onnx` does."""
-    return _exported(kind, (kind,), source, target, data, 0)
-
-
-def _exported(
-    format_name: str,
-    kinds: tuple[str, ...],
-    source: ModelFiles,
-    target: ModelFiles,
-    data: Path | None,
-    opset: int,
-) -> Manifest:
+    options = options or Options()
+    kinds = KINDS[format_name]
     record = manifest.load(source.manifest)
     pipeline = load_pipeline(source, record)
-    inputs = samples(data)
+    inputs = samples(options.data)
+    xrays = torch.from_numpy(inputs.pixels)
+    findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
+    _refuse(findings, options.dead_input)
+    exported, _ = mended(pipeline, xrays, options.dead_input is DeadInput.DROP)
     reference = references(pipeline, inputs)
     drafts = {kind: _draft(target.path(kind)) for kind in kinds}
     artifacts: dict[str, Artifact] = {}
     legs: dict[str, Leg] = {}
     try:
         for kind in kinds:
-            _write(kind, pipeline, record, drafts[kind], opset)
+            _write(kind, exported, record, drafts[kind], options.opset)
         for kind in kinds:
             specs = specs_of(kind, pipeline.network.classes)
             legs[kind] = compare_file(
                 kind, drafts[kind], reference, inputs, specs, target.path(kind).name
             )
+            opset = options.opset if format_name == "onnx" else 0
             artifacts[kind] = Artifact(
                 legs[kind].file, legs[kind].sha256, format_name, opset, *specs
             )
-        result = _merged(_former(target, record), artifacts, legs, inputs.counts())
+        result = merged(_former(target, record), artifacts, legs, inputs)
         _keep(result, drafts, target, all(leg.passed for leg in legs.values()))
     finally:
         for draft in drafts.values():
             # Where the folder is a file, there is nothing to remove.
             with suppress(OSError):
                 draft.unlink()
-    return result
+    return Verdict(result, legs, inputs, tuple(findings))
+
+
+def _refuse(findings: list[Finding], dead_input: DeadInput) -> None:
+    for finding in findings:
+        if finding.kind == "dead_input" and dead_input is DeadInput.REFUSE:
+            raise HealthError(
+                f"{finding.text}: train the model again, or export it as it is with "
+                "--allow-dead-input"
+            )
+        if finding.kind == "not_finite":
+            raise HealthError(f"{finding.text}: train the model again")
 
 
 def _write(kind: str, pipeline: Pipeline, record: Manifest, path: Path, opset: int) -> None:
@@ -117,41 +137,6 @@ def _former(target: ModelFiles, record: Manifest) -> Manifest:
     return record
 
 
-def _merged(
-    record: Manifest, artifacts: dict[str, Artifact], legs: dict[str, Leg], inputs: dict[str, int]
-) -> Manifest:
-    """Return the manifest with these artifacts and verdicts beside those of other formats."""
-    other_artifacts = record.export.artifacts if record.export else {}
-    other_legs = record.equivalence.legs if record.equivalence else {}
-    all_legs = other_legs | legs
-    return replace(
-        record,
-        export=ExportRecord(other_artifacts | artifacts, _versions()),
-        equivalence=EquivalenceRecord(
-            passed=all(leg.passed for leg in all_legs.values()),
-            legs=all_legs,
-            inputs=inputs,
-            versions=_versions(),
-        ),
-    )
-
-
-def _without(record: Manifest, kinds: Iterable[str]) -> Manifest:
-    """Return the manifest without these artifacts and their verdicts."""
-    assert record.export and record.equivalence
-    artifacts = {k: v for k, v in record.export.artifacts.items() if k not in kinds}
-    legs = {k: v for k, v in record.equivalence.legs.items() if k not in kinds}
-    if not legs:
-        return replace(record, export=None, equivalence=None)
-    return replace(
-        record,
-        export=replace(record.export, artifacts=artifacts),
-        equivalence=replace(
-            record.equivalence, legs=legs, passed=all(leg.passed for leg in legs.values())
-        ),
-    )
-
-
 def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed: bool) -> None:
     try:
         for kind, draft in drafts.items():
@@ -164,13 +149,8 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
     if passed:
         manifest.save(result, target.manifest)
     elif target.manifest.exists():
-        manifest.save(_without(result, drafts), target.manifest)
+        manifest.save(without(result, drafts), target.manifest)
 
 
 def _draft(path: Path) -> Path:
     return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
-
-
-def _versions() -> dict[str, str]:
-    found = versions("toolkit", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
-    return {"torch": torch.__version__} | found

@@ -63,8 +63,9 @@ class FoldedPipeline(nn.Module):
         self.preprocessing = pipeline.preprocessing
         self.network = copy.deepcopy(pipeline.network)
         first = self.network.imagesClassifier[0]
-        assert isinstance(first, nn.Conv2d)
-        self.network.imagesClassifier[0] = GreyConv(first, pipeline.preprocessing)
+        # Anything else is a branch that does not look at its input.
+        if isinstance(first, nn.Conv2d):
+            self.network.imagesClassifier[0] = GreyConv(first, pipeline.preprocessing)
         self.eval()
 
     def forward(self, xray: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from export.mending import denormal
 from toolkit.manifest import Manifest
 from toolkit.network import IntermediarySpaceModel
 from toolkit.preprocessing import Preprocessing
@@ -46,28 +47,11 @@ def health(
     ]
 
 
-def flush_denormals(network: nn.Module) -> int:
-    """Set weights too small for a normal float32 to zero; return how many there were."""
-    flushed = 0
-    with torch.no_grad():
-        for parameter in network.parameters():
-            tiny = _denormal(parameter)
-            flushed += int(tiny.sum())
-            parameter[tiny] = 0.0
-    return flushed
-
-
-def _denormal(values: Tensor) -> Tensor:
-    # On the bits: with denormals flushed, a comparison would take them for zero.
-    bits = values.detach().contiguous().view(torch.int32) & 0x7FFFFFFF
-    return (bits > 0) & (bits < 0x00800000)
-
-
 def _weights(network: nn.Module) -> Iterator[Finding]:
     for name, parameter in network.named_parameters():
         if not parameter.isfinite().all():
             yield Finding("not_finite", name, f"{name} holds NaN or infinity")
-        share = float(_denormal(parameter).double().mean())
+        share = float(denormal(parameter).double().mean())
         if share:
             yield Finding(
                 "denormal",

@@ -3,8 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from toolkit.checkpoint import load_trained
+from toolkit.manifest import Manifest
 from toolkit.network import IntermediarySpaceModel
 from toolkit.preprocessing import Preprocessing
+from toolkit.store import ModelFiles
 
 
 class Pipeline(nn.Module):
@@ -28,3 +31,12 @@ class Pipeline(nn.Module):
         edge_map = self.preprocessing.edge_map(xray)
         logits = self.network(self.preprocessing.image(xray), self.preprocessing.edges(edge_map))
         return logits, torch.softmax(logits, dim=1), edge_map
+
+
+def load_pipeline(files: ModelFiles, record: Manifest) -> Pipeline:
+    """Return the trained model of a manifest as the module that is served.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, corrupt, or not the manifest's.
+    """
+    return Pipeline(Preprocessing(record.preprocessing), load_trained(files, record))

@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from export.measurement import HISTOGRAM_EDGES
-from export.verification import Verification
+from export.verdict import Verdict
 from toolkit.files import write_bytes
 from toolkit.manifest import Leg
 from toolkit.store import ModelFiles
@@ -29,8 +29,8 @@ img{width:100%;image-rendering:pixelated}
 """
 
 
-def as_dict(result: Verification) -> dict[str, Any]:
-    """Return a verification as plain values for JSON."""
+def as_dict(result: Verdict) -> dict[str, Any]:
+    """Return a verdict as plain values for JSON."""
     record = result.record
     return {
         "name": record.name,
@@ -39,29 +39,29 @@ def as_dict(result: Verification) -> dict[str, Any]:
         "inputs": result.inputs.counts(),
         "versions": record.equivalence.versions if record.equivalence else {},
         "histogram_edges": list(HISTOGRAM_EDGES),
-        "legs": {kind: asdict(leg) for kind, leg in result.legs.items()},
+        "legs": {kind: asdict(leg) for kind, leg in result.all_legs.items()},
         "health": [asdict(finding) for finding in result.findings],
     }
 
 
-def write_report(result: Verification, files: ModelFiles) -> Path:
+def write_report(result: Verdict, files: ModelFiles) -> Path:
     """Write both files beside the model, and return the path of the page.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     content = json.dumps(as_dict(result), indent=2, allow_nan=False)
-    write_bytes(files.folder / f"{files.name}.equivalence.json", f"{content}\n".encode())
-    page = files.folder / f"{files.name}.equivalence.html"
+    write_bytes(files.path("report"), f"{content}\n".encode())
+    page = files.path("page")
     write_bytes(page, _page(result).encode())
     return page
 
 
-def _page(result: Verification) -> str:
+def _page(result: Verdict) -> str:
     name = html.escape(result.record.name)
     inputs = ", ".join(f"{count} {kind}" for kind, count in result.inputs.counts().items())
     findings = "".join(f"<li>{html.escape(each.text)}</li>" for each in result.findings)
-    sections = "".join(_section(kind, leg, result) for kind, leg in result.legs.items())
+    sections = "".join(_section(kind, leg, result) for kind, leg in result.all_legs.items())
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
@@ -78,7 +78,7 @@ def _verdict(passed: bool) -> str:
     return '<span class="ok">passed</span>' if passed else '<span class="bad">failed</span>'
 
 
-def _section(kind: str, leg: Leg, result: Verification) -> str:
+def _section(kind: str, leg: Leg, result: Verdict) -> str:
     head = "<tr><th>output<th>max<th>mean<th>99 %<th>ULP<th>allowed<th>verdict</tr>"
     rows = "".join(
         f"<tr><td>{html.escape(each.output)}<td class=n>{each.max_abs:.3g}"
@@ -118,14 +118,14 @@ def _histogram(output: str, counts: tuple[int, ...]) -> str:
     )
 
 
-def _flips(leg: Leg, result: Verification) -> str:
+def _flips(leg: Leg, result: Verdict) -> str:
     if not leg.flips:
         return "<p>No X-ray is put in another class.</p>"
     figures = []
     for flip in leg.flips[:_SHOWN_FLIPS]:
         judged = "a tie" if flip.tie else "a fault"
         shown = ""
-        if flip.sample < len(result.inputs.kinds):
+        if result.inputs.kinds[flip.sample : flip.sample + 1] == (flip.kind,):
             shown = _picture(result, flip.sample)
         figures.append(
             f"<figure>{shown}<figcaption>number {flip.sample} ({html.escape(flip.kind)}) "
@@ -135,7 +135,7 @@ def _flips(leg: Leg, result: Verification) -> str:
     return f"<h3>{len(leg.flips)} put in another class</h3>" + "".join(figures)
 
 
-def _picture(result: Verification, sample: int) -> str:
+def _picture(result: Verdict, sample: int) -> str:
     stream = io.BytesIO()
     Image.fromarray(result.inputs.pixels[sample]).save(stream, "PNG")
     encoded = base64.b64encode(stream.getvalue()).decode()

@@ -1,46 +1,25 @@
 """Compares again what a model has: every artifact on disk, and a running service."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from export.conversion import load_pipeline
 from export.equivalence import references
-from export.health import Finding, health
+from export.health import health
 from export.legs import compare_file, specs_of
-from export.samples import Samples, samples
+from export.pipeline import load_pipeline
+from export.samples import samples
 from export.served import compare_service
+from export.verdict import Verdict, passed
 from toolkit import manifest
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
-from toolkit.manifest import Artifact, Leg, Manifest
+from toolkit.manifest import Artifact, Leg
 from toolkit.store import ModelFiles
 
 
-@dataclass(frozen=True)
-class Verification:
-    """What a verification came to.
-
-    Attributes:
-        record: the manifest, with the verdict over the files.
-        legs: every comparison, by kind; `service` for a running one.
-        inputs: the X-rays that went through.
-        findings: what is wrong with the model itself.
-    """
-
-    record: Manifest
-    legs: dict[str, Leg]
-    inputs: Samples
-    findings: tuple[Finding, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every leg is equal to PyTorch."""
-        return all(leg.passed for leg in self.legs.values())
-
-
-def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verification:
+def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
     The verdict over the files replaces the one in the manifest on disk.
@@ -78,7 +57,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verificatio
         record.equivalence,
         legs=dict(legs),
         inputs=inputs.counts(),
-        passed=all(leg.passed for leg in legs.values()),
+        passed=passed(legs),
     )
     record = replace(record, equivalence=equivalence)
     manifest.save(record, files.manifest)
@@ -88,7 +67,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verificatio
     findings = health(
         pipeline.network, pipeline.preprocessing, torch.from_numpy(inputs.pixels), record
     )
-    return Verification(record, legs, inputs, tuple(findings))
+    return Verdict(record, legs, inputs, tuple(findings))
 
 
 def _changed(path: Path, artifact: Artifact) -> str:

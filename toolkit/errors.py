@@ -71,3 +71,7 @@ class CheckFailedError(ToolkitError):
 
 class EquivalenceError(CheckFailedError):
     """An exported artifact whose output differs from PyTorch's by more than allowed."""
+
+
+class HealthError(CheckFailedError):
+    """A trained network that is not worth exporting, such as one with a dead input."""

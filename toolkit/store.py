@@ -18,6 +18,10 @@ SUFFIXES = {
     "pipeline": ".pipeline.onnx",
     "torchscript": ".torchscript.pt",
     "pt2": ".pt2",
+    "fp16": ".fp16.pipeline.onnx",
+    "int8": ".int8.pipeline.onnx",
+    "report": ".equivalence.json",
+    "page": ".equivalence.html",
 }
 
 

@@ -16,7 +16,7 @@ def served(tmp_path_factory):
     """The model's files; they are not to be changed: ask for `copied` to do that."""
     import torch
 
-    from export.conversion import export_onnx
+    from export.conversion import export
     from toolkit import checkpoint, manifest
     from toolkit.files import sha256
     from toolkit.labels import label_map
@@ -41,7 +41,7 @@ def served(tmp_path_factory):
         training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
     )
     manifest.save(record, files.manifest)
-    result = export_onnx(files, files, None)
+    result = export("onnx", files, files).record
     assert result.equivalence.passed, result.equivalence
     return files
 

@@ -100,7 +100,7 @@ def torch_says(served):
     """Return a function from a file's bytes to what PyTorch makes of them."""
     import torch
 
-    from export.conversion import load_pipeline
+    from export.pipeline import load_pipeline
 
     pipeline = load_pipeline(served, manifest.load(served.manifest))
 

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from export import conversion
 from export.equivalence import references
-from export.pipeline import Pipeline
+from export.pipeline import Pipeline, load_pipeline
 from export.samples import Samples, samples
 from toolkit import checkpoint, manifest
 from toolkit.files import sha256
@@ -61,9 +61,9 @@ def small(tmp_path_factory):
     """The model; its files are not to be changed: ask for `copied` to do that."""
     files = ModelFiles(tmp_path_factory.mktemp("small"), "small")
     save_model(files, small_network())
-    record = conversion.export_onnx(files, files, None)
+    record = conversion.export("onnx", files, files).record
     assert record.equivalence.passed, record.equivalence
-    pipeline = conversion.load_pipeline(files, record)
+    pipeline = load_pipeline(files, record)
     # Two of each kind are enough where a fault is planted.
     every = samples()
     few = [i for i, kind in enumerate(every.kinds) if every.kinds[:i].count(kind) < 2]

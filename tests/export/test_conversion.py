@@ -16,6 +16,8 @@ from toolkit.files import replacing, sha256
 from toolkit.images import read
 from toolkit.store import ModelFiles
 
+REPORT = ["small.equivalence.html", "small.equivalence.json"]
+
 
 def _names(folder):
     return sorted(path.name for path in folder.iterdir())
@@ -38,7 +40,7 @@ def exporters(monkeypatch, small, changed):
 
         monkeypatch.setattr(conversion, f"export_{kind}", write)
 
-    for kind in conversion.KINDS:
+    for kind in conversion.KINDS["onnx"]:
         exporter(kind)
     monkeypatch.setattr(conversion, "samples", lambda _: small.inputs)
     return exporter
@@ -91,19 +93,23 @@ def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, tool
     assert wanted in lines[-1] and "by 0.5; allowed 1e-5 * max(1" in lines[-1]
     assert any(f"({word})" in lines[-1] for word in ("generated", "noise", "black", "white"))
     assert json.loads(out) == {"error": lines[-1].removeprefix("error: ")}
-    assert _names(copied.folder) == ["small.json", "small.pt"]
+    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt"]
+    report = json.loads(copied.path("report").read_text())
+    assert report["passed"] is False and "by 0.5" in report["legs"][kind]["failures"][0]
     record = manifest.load(copied.manifest)
     assert record.export is None and record.equivalence is None
     with pytest.raises(ModelRefusedError, match="has no exported pipeline"):
         open_model(copied.folder, copied.name)
 
 
-def test_failed_export_into_a_new_folder_leaves_it_empty(exporters, toolkit, copied, tmp_path):
+def test_failed_export_into_a_new_folder_leaves_the_report_alone(
+    exporters, toolkit, copied, tmp_path
+):
     exporters("network", "outputCombiner.8.bias", lambda array: array + 1)
     before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
     out = tmp_path / "out"
     code, _, _ = toolkit("export", "onnx", "small", "--models", copied.folder, "--out", out)
-    assert code == 1 and _names(out) == []
+    assert code == 1 and _names(out) == REPORT
     assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
 
 
@@ -111,7 +117,7 @@ def test_nan_in_the_graph_fails_the_export(exporters, toolkit, copied):
     exporters("pipeline", "outputCombiner.8.bias", lambda array: array * float("nan"))
     code, out, err = toolkit("export", "onnx", "small", "--models", copied.folder)
     assert (code, out) == (1, "") and "by nan" in err
-    assert _names(copied.folder) == ["small.json", "small.pt"]
+    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), UsageError("no space"), RuntimeError("x")])
@@ -128,7 +134,7 @@ def test_broken_off_export_leaves_no_draft_and_keeps_what_was_proven(
 
     monkeypatch.setattr(conversion, "export_pipeline", broken)
     with pytest.raises(type(error)):
-        conversion.export_onnx(copied, copied, None)
+        conversion.export("onnx", copied, copied)
     assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
 
 
@@ -136,7 +142,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     toolkit, copied, png_folder, tmp_path
 ):
     """The real exporters, from the command line on."""
-    for kind in conversion.KINDS:
+    for kind in conversion.KINDS["onnx"]:
         copied.path(kind).unlink()
     out = tmp_path / "new" / "out"
     data = png_folder("0/1L", "2/1R", "3/2L")
@@ -151,7 +157,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
         "pipeline": str(out / "small.pipeline.onnx"),
     }
     assert content["manifest"] == str(out / "small.json")
-    assert _names(out) == ["small.json", "small.onnx", "small.pipeline.onnx"]
+    assert _names(out) == [*REPORT, "small.json", "small.onnx", "small.pipeline.onnx"]
     assert _names(copied.folder) == ["small.json", "small.pt"]
     record = manifest.load(out / "small.json")
     assert record.equivalence.inputs["real"] == 3
@@ -176,7 +182,7 @@ def test_checkpoint_that_is_not_the_manifests_is_refused(exporters, copied):
     training = replace(record.training, checkpoint_sha256="0" * 64)
     manifest.save(replace(record, training=training), copied.manifest)
     with pytest.raises(CheckpointError, match="SHA-256 differs"):
-        conversion.export_onnx(copied, copied, None)
+        conversion.export("onnx", copied, copied)
 
 
 def test_folder_that_cannot_be_written_is_one_clear_error(small, exporters, tmp_path):
@@ -184,4 +190,4 @@ def test_folder_that_cannot_be_written_is_one_clear_error(small, exporters, tmp_
     (tmp_path / "file").write_text("not a folder")
     target = ModelFiles(tmp_path / "file" / "out", "small")
     with pytest.raises(UsageError, match="cannot write"):
-        conversion.export_onnx(small.files, target, None)
+        conversion.export("onnx", small.files, target)

@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from export.health import flush_denormals, health
+from export.health import health
+from export.mending import flush_denormals
 from toolkit.network import IntermediarySpaceModel
 
 

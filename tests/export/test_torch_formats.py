@@ -5,7 +5,7 @@ import zipfile
 import pytest
 import torch
 
-from export.conversion import export_torch
+from export.conversion import export
 from export.legs import compare_file, specs_of
 from export.torch_formats import open_pt2, open_torchscript
 from toolkit import manifest
@@ -17,7 +17,7 @@ OPENERS = {"torchscript": open_torchscript, "pt2": open_pt2}
 @pytest.mark.parametrize("kind", OPENERS)
 def test_export_is_proven_beside_the_onnx_files(copied, kind, recwarn):
     before = manifest.load(copied.manifest)
-    result = export_torch(kind, copied, copied, None)
+    result = export(kind, copied, copied).record
     assert manifest.load(copied.manifest) == result
     assert result.equivalence.passed and result.equivalence.legs[kind].passed
     assert set(result.export.artifacts) == {"network", "pipeline", kind}
@@ -31,7 +31,7 @@ def test_export_is_proven_beside_the_onnx_files(copied, kind, recwarn):
 
 @pytest.mark.parametrize("kind", OPENERS)
 def test_perturbed_weight_is_found(small, copied, kind):
-    export_torch(kind, copied, copied, None)
+    export(kind, copied, copied)
     other = small.pipeline.network.outputCombiner[8].bias
     reference = dict(small.reference)
     reference["logits"] = reference["logits"] + other.detach().numpy() + 0.001
@@ -48,7 +48,7 @@ def test_perturbed_weight_is_found(small, copied, kind):
 
 @pytest.mark.parametrize("kind", OPENERS)
 def test_truncated_file_is_refused_in_one_line(copied, kind):
-    export_torch(kind, copied, copied, None)
+    export(kind, copied, copied)
     path = copied.path(kind)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ModelRefusedError, match="cannot open"):
@@ -57,7 +57,7 @@ def test_truncated_file_is_refused_in_one_line(copied, kind):
 
 @pytest.mark.parametrize("kind", OPENERS)
 def test_dropout_is_not_live_though_the_module_was_in_training(small, copied, kind):
-    export_torch(kind, copied, copied, None)
+    export(kind, copied, copied)
     module = OPENERS[kind](copied.path(kind))
     xray = torch.from_numpy(small.inputs.pixels[:3])
     with torch.no_grad():

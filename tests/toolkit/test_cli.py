@@ -134,7 +134,7 @@ def trained(xrays, tmp_path_factory):
 def exported(trained):
     """The folder of the model after its export, and what that said."""
     models = trained[0]
-    content, err = ok("export", "onnx", "tiny", "--models", models)
+    content, err = ok("export", "onnx", "tiny", "--allow-dead-input", "--models", models)
     return models, content, err
 
 
@@ -383,7 +383,16 @@ def test_ctrl_c_saves_and_resume_finishes_and_former_files_are_kept(xrays, tmp_p
 
 def test_ctrl_c_anywhere_else_is_a_line_too(trained, tmp_path):
     models = shutil.copytree(trained[0], tmp_path / "m")
-    arguments = ["export", "onnx", "tiny", "--models", models, "--out", tmp_path / "out"]
+    arguments = [
+        "export",
+        "onnx",
+        "tiny",
+        "--allow-dead-input",
+        "--models",
+        models,
+        "--out",
+        tmp_path / "out",
+    ]
     code, out, err = _interruptible([*arguments, "--json"], "exporting")
     assert code == 130 and "Traceback" not in err, err
     assert err.strip().splitlines()[-1] == "error: stopped"
@@ -518,7 +527,7 @@ def test_predict_needs_no_torch_and_takes_a_file(models, xrays, tmp_path, withou
 
 
 def test_predict_equals_torch(models, xrays):
-    from export.conversion import load_pipeline
+    from export.pipeline import load_pipeline
     from toolkit import manifest
     from toolkit.images import read
     from toolkit.store import ModelFiles
@@ -570,7 +579,9 @@ def test_corrupt_checkpoint_is_one_line(models, xrays):
         (models / "tiny.pt").write_bytes(content)
         message = refused("evaluate", "tiny", "--data", xrays, "--models", models, runner=here)
         assert f"{models / 'tiny.pt'} is corrupt" in message
-    assert "is corrupt" in refused("export", "onnx", "tiny", "--models", models)
+    assert "is corrupt" in refused(
+        "export", "onnx", "tiny", "--allow-dead-input", "--models", models
+    )
 
 
 def test_manifest_of_a_newer_schema_is_one_line(models, xrays):
@@ -648,7 +659,9 @@ def test_logs_that_cannot_be_written_are_one_line(xrays, tmp_path):
 
 def test_full_disk_elsewhere_is_one_line(models, xrays, tmp_path):
     before = {path.name: path.read_bytes() for path in models.iterdir()}
-    message = refused("export", "onnx", "tiny", "--models", models, limit=10_000)
+    message = refused(
+        "export", "onnx", "tiny", "--allow-dead-input", "--models", models, limit=10_000
+    )
     assert "cannot write" in message
     assert {path.name: path.read_bytes() for path in models.iterdir()} == before
     message = refused("data", "generate", tmp_path / "drawn", limit=1_000)

@@ -1,5 +1,6 @@
 """`toolkit export`: a checkpoint to files that are served, with their proof."""
 
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -35,6 +36,12 @@ def export(
     opset: Annotated[
         int | None, typer.Option(metavar="N", help="ONNX operator set; default 20.")
     ] = None,
+    allow_dead_input: Annotated[
+        bool, typer.Option(help="Export a network though one of its inputs has no effect.")
+    ] = False,
+    drop_dead: Annotated[
+        bool, typer.Option(help="Replace a branch by its output where that is provably constant.")
+    ] = False,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -42,8 +49,10 @@ def export(
     require("torch", "train")
     require("onnxscript", "train")
     require_onnxruntime()
-    from export.conversion import KINDS, export_onnx, export_torch
+    from export.conversion import DeadInput, Options
+    from export.conversion import export as run
     from export.onnx_graph import OPSET
+    from export.report import write_report
 
     if opset is not None and format is not Format.ONNX:
         raise UsageError(f"{format.value} has no opset: leave --opset out")
@@ -51,18 +60,19 @@ def export(
     source = ModelFiles(models, name)
     target = ModelFiles(out or models, name)
     console.notice(f"exporting {name} to {_TITLES[format]} and comparing it with PyTorch")
-    if format is Format.ONNX:
-        record = export_onnx(source, target, data, opset or OPSET)
-    else:
-        record = export_torch(format.value, source, target, data)
-    assert record.export and record.equivalence
-    kinds = KINDS if format is Format.ONNX else (format.value,)
-    legs = {kind: record.equivalence.legs[kind] for kind in kinds}
+    allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
+    dead_input = DeadInput.DROP if drop_dead else allowed
+    verdict = run(format.value, source, target, Options(data, opset or OPSET, dead_input))
+    page = write_report(verdict, target)
+    for finding in verdict.findings:
+        console.notice(f"warning: {finding.text}")
+    legs = verdict.legs
     artifacts = {kind: str(target.path(kind)) for kind in legs}
-    if not all(leg.passed for leg in legs.values()):
+    if not verdict.passed:
         lines = [f"{kind}: {line}" for kind, leg in legs.items() for line in leg.failures]
-        console.notices(lines, "nothing was exported")
+        console.notices(lines, f"nothing was exported; the report is {page}")
         raise EquivalenceError(f"{name} in {_TITLES[format]} is not equal to PyTorch: {lines[0]}")
+    samples = len(verdict.inputs.kinds)
     text = [
         f"{kind:9} {artifacts[kind]}  {each.output}: max {each.max_abs:.2g}, mean "
         f"{each.mean_abs:.2g} (allowed {each.allowed})"
@@ -75,6 +85,8 @@ def export(
             "passed": True,
             "artifacts": artifacts,
             "manifest": str(target.manifest),
+            "report": str(page),
+            "health": [asdict(finding) for finding in verdict.findings],
             "legs": {
                 kind: {
                     "argmax_agreement": leg.argmax_agreement,
@@ -87,5 +99,5 @@ def export(
                 for kind, leg in legs.items()
             },
         },
-        "\n".join([*text, f"equal on {legs[kinds[-1]].samples} X-rays; next: bentoml serve"]),
+        "\n".join([*text, f"equal on {samples} X-rays; next: bentoml serve"]),
     )
