@@ -5,28 +5,32 @@ from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
-from export.equivalence import references
+from export.graded import Graded
 from export.health import Finding, health
-from export.legs import compare_file, specs_of
+from export.legs import LOWER, compare_file, reference_of, specs_of
 from export.mending import mended
-from export.onnx_graph import OPSET, export_network, export_pipeline
+from export.onnx_graph import OPSET, export_network, export_packed, export_pipeline
 from export.pipeline import Pipeline, load_pipeline
-from export.samples import samples
+from export.quantization import convert_fp16, quantize_int8
 from export.torch_formats import export_pt2, export_torchscript
 from export.verdict import Verdict, merged, without
 from toolkit import manifest
-from toolkit.errors import HealthError, ManifestError, UsageError
+from toolkit.errors import DataError, HealthError, ManifestError, UsageError
 from toolkit.manifest import Artifact, Leg, Manifest
 from toolkit.store import ModelFiles
 
 KINDS = {
-    "onnx": ("network", "pipeline"),
-    "torchscript": ("torchscript",),
-    "pt2": ("pt2",),
+    ("onnx", "fp32"): ("network", "pipeline"),
+    ("onnx", "fp16"): ("fp16",),
+    ("onnx", "int8"): ("int8",),
+    ("torchscript", "fp32"): ("torchscript",),
+    ("pt2", "fp32"): ("pt2",),
 }
+"""The kinds of artifact by format and precision."""
 
 
 class DeadInput(StrEnum):
@@ -42,13 +46,16 @@ class Options:
     """How to export.
 
     Attributes:
-        data: a folder of real X-rays to compare on as well.
+        data: a folder of real X-rays to compare on as well; of graded ones for a precision lower
+            than fp32, which is judged by them.
         opset: of the ONNX files.
+        precision: `fp32`, `fp16` or `int8`.
         dead_input: what to do with one; `DROP` replaces what is provably constant.
     """
 
     data: Path | None = None
     opset: int = OPSET
+    precision: str = "fp32"
     dead_input: DeadInput = DeadInput.REFUSE
 
 
@@ -61,7 +68,7 @@ def export(
     neither, and the manifest on disk knows of none.
 
     Args:
-        format_name: a key of `KINDS`.
+        format_name: `onnx`, `torchscript` or `pt2`.
         source: the trained model.
         target: where files and manifest go.
         options: see there.
@@ -69,29 +76,29 @@ def export(
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
         HealthError: one of its inputs has no effect, or its weights are not finite.
-        UsageError: an unsupported opset, or a folder that cannot be written.
+        DataError: a lower precision without graded X-rays to judge it by.
+        UsageError: an unsupported opset, a precision that the format does not have, or a folder
+            that cannot be written.
     """
     options = options or Options()
-    kinds = KINDS[format_name]
+    kinds = _kinds(format_name, options)
     record = manifest.load(source.manifest)
     pipeline = load_pipeline(source, record)
-    inputs = samples(options.data)
+    reference = reference_of(pipeline, record, options.data, kinds)
+    inputs = reference.samples
     xrays = torch.from_numpy(inputs.pixels)
     findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
     _refuse(findings, options.dead_input)
     exported, _ = mended(pipeline, xrays, options.dead_input is DeadInput.DROP)
-    reference = references(pipeline, inputs)
     drafts = {kind: _draft(target.path(kind)) for kind in kinds}
     artifacts: dict[str, Artifact] = {}
     legs: dict[str, Leg] = {}
     try:
         for kind in kinds:
-            _write(kind, exported, record, drafts[kind], options.opset)
+            _write(kind, exported, record, drafts[kind], options.opset, reference.graded)
         for kind in kinds:
             specs = specs_of(kind, pipeline.network.classes)
-            legs[kind] = compare_file(
-                kind, drafts[kind], reference, inputs, specs, target.path(kind).name
-            )
+            legs[kind] = compare_file(kind, drafts[kind], reference, target.path(kind).name)
             opset = options.opset if format_name == "onnx" else 0
             artifacts[kind] = Artifact(
                 legs[kind].file, legs[kind].sha256, format_name, opset, *specs
@@ -117,8 +124,37 @@ def _refuse(findings: list[Finding], dead_input: DeadInput) -> None:
             raise HealthError(f"{finding.text}: train the model again")
 
 
-def _write(kind: str, pipeline: Pipeline, record: Manifest, path: Path, opset: int) -> None:
-    if kind == "network":
+def _kinds(format_name: str, options: Options) -> tuple[str, ...]:
+    kinds = KINDS.get((format_name, options.precision))
+    if kinds is None:
+        raise UsageError(f"{format_name} has no precision {options.precision}: onnx has it")
+    if options.precision != "fp32" and options.data is None:
+        raise DataError(
+            f"{options.precision} is judged by graded X-rays, and there are none: give some "
+            "with --data"
+        )
+    return kinds
+
+
+def _write(
+    kind: str,
+    pipeline: Pipeline,
+    record: Manifest,
+    path: Path,
+    opset: int,
+    graded: Graded | None,
+) -> None:
+    if kind in LOWER:
+        with TemporaryDirectory() as folder:
+            single = Path(folder) / path.name
+            if kind == "fp16":
+                export_pipeline(pipeline, record, single, opset)
+                convert_fp16(single, path)
+            else:
+                assert graded
+                export_packed(pipeline, record, single, opset)
+                quantize_int8(single, path, graded.calibration)
+    elif kind == "network":
         export_network(pipeline.network, record, path, opset)
     elif kind == "pipeline":
         export_pipeline(pipeline, record, path, opset)

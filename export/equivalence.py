@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from bento.session import open_session
-from export.measurement import Measurement
+from export.measurement import BOUNDS, Bound, Measurement
 from export.pipeline import Pipeline
 from export.samples import Samples
 from toolkit.files import sha256
@@ -71,6 +71,7 @@ def compare_onnx(
     reference: Arrays,
     samples: Samples,
     file_name: str | None = None,
+    bounds: Mapping[str, Bound] = BOUNDS,
 ) -> Leg:
     """Compare an ONNX file with PyTorch's outputs, in every setting.
 
@@ -84,6 +85,7 @@ def compare_onnx(
         reference: every input and output by name, (N, ...), as `references` gives them.
         samples: where the inputs came from.
         file_name: the name to record, where the file does not have its final one yet.
+        bounds: how far each output may be from PyTorch's.
 
     Raises:
         ModelRefusedError: ONNX Runtime cannot open the file.
@@ -106,6 +108,7 @@ def compare_onnx(
         samples,
         Origin(file_name or path.name, sha256(path), session.get_providers()[0]),
         _spec_failures(session, inputs, outputs),
+        bounds,
     )
 
 
@@ -122,6 +125,7 @@ def compare(
     samples: Samples,
     origin: Origin,
     failures: list[str],
+    bounds: Mapping[str, Bound] = BOUNDS,
 ) -> Leg:
     """Run every sample in every setting and reach a verdict.
 
@@ -132,9 +136,10 @@ def compare(
         samples: where the inputs came from.
         origin: what is compared.
         failures: of names, dtypes and shapes; with any, nothing is run.
+        bounds: how far each output may be from PyTorch's.
     """
     inputs, outputs = specs
-    measured = {spec.name: Measurement(spec, samples) for spec in outputs}
+    measured = {spec.name: Measurement(spec, samples, bounds[spec.name]) for spec in outputs}
     logits: dict[str, NDArray[Any]] = {}
     for name, setting in {} if failures else tried.items():
         actual = _run(setting, inputs, outputs, reference)

@@ -1,20 +1,39 @@
 """Every kind of artifact, opened and compared with PyTorch eager in the same way."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.equivalence import Arrays, Origin, Runner, compare, compare_onnx, settings
+from bento.session import open_session
+from export.equivalence import (
+    Arrays,
+    Origin,
+    Runner,
+    compare,
+    compare_onnx,
+    references,
+    settings,
+)
+from export.gate import NO_XRAYS, gate
+from export.graded import Graded, graded
+from export.measurement import GATED
 from export.onnx_graph import network_specs, pipeline_specs
-from export.samples import Samples
+from export.pipeline import Pipeline
+from export.samples import Samples, samples
 from export.torch_formats import open_pt2, open_torchscript
 from toolkit.files import sha256
-from toolkit.manifest import Leg, TensorSpec
+from toolkit.manifest import Leg, Manifest, TensorSpec
 
 Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+
+LOWER = ("fp16", "int8")
+"""Precisions lower than float32; each is a kind of artifact, a pipeline graph."""
 
 _TORCH_FORMATS: dict[str, Callable[[Path], Any]] = {
     "torchscript": open_torchscript,
@@ -22,37 +41,93 @@ _TORCH_FORMATS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What every artifact of a model is compared with.
+
+    Attributes:
+        pipeline: PyTorch's, as it was trained.
+        samples: the X-rays that go through.
+        arrays: what the pipeline makes of them, as `export.equivalence.references` gives it.
+        graded: what a file of lower precision is judged by; None where there are none.
+        label_names: of the classes.
+    """
+
+    pipeline: Pipeline
+    samples: Samples
+    arrays: Arrays
+    graded: Graded | None
+    label_names: tuple[str, ...]
+
+    @cached_property
+    def graded_logits(self) -> NDArray[Any]:
+        """PyTorch's logits of the graded X-rays, float32 (N, C)."""
+        assert self.graded
+        batches = torch.split(torch.from_numpy(self.graded.pixels), 64)
+        with torch.no_grad():
+            return torch.cat([self.pipeline(xray)[0] for xray in batches]).numpy()
+
+
+def reference_of(
+    pipeline: Pipeline, record: Manifest, data: Path | None, kinds: Iterable[str]
+) -> Reference:
+    """Return what artifacts of some kinds are compared with, on the X-rays of `data` too.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    inputs = samples(data)
+    judged = graded(data, record) if data and not set(LOWER).isdisjoint(kinds) else None
+    return Reference(pipeline, inputs, references(pipeline, inputs), judged, record.labels.classes)
+
+
 def specs_of(kind: str, classes: int) -> Specs:
     """Return the inputs and outputs that a kind of artifact has."""
     return network_specs(classes) if kind == "network" else pipeline_specs(classes)
 
 
-def compare_file(
-    kind: str,
-    path: Path,
-    reference: Arrays,
-    samples: Samples,
-    specs: Specs,
-    file_name: str | None = None,
-) -> Leg:
+def compare_file(kind: str, path: Path, reference: Reference, file_name: str | None = None) -> Leg:
     """Compare one artifact with PyTorch's outputs.
 
     Args:
-        kind: `network`, `pipeline`, `torchscript` or `pt2`.
+        kind: a kind of artifact.
         path: the file.
-        reference: as `export.equivalence.references` gives it.
-        samples: what it was made from.
-        specs: inputs and outputs that the artifact must have.
+        reference: what to compare with.
         file_name: the name to record, where the file does not have its final one yet.
 
     Raises:
         ModelRefusedError: the file cannot be opened.
     """
+    specs = specs_of(kind, len(reference.label_names))
+    arrays, inputs = reference.arrays, reference.samples
+    if kind in LOWER:
+        leg = compare_onnx(path, *specs, arrays, inputs, file_name, GATED)
+        return _judged(leg, path, reference)
     if kind not in _TORCH_FORMATS:
-        return compare_onnx(path, *specs, reference, samples, file_name)
+        return compare_onnx(path, *specs, arrays, inputs, file_name)
     module = _TORCH_FORMATS[kind](path)
     origin = Origin(file_name or path.name, sha256(path), "PyTorch on the CPU")
-    return compare(settings(_runner(module, specs)), specs, reference, samples, origin, [])
+    return compare(settings(_runner(module, specs)), specs, arrays, inputs, origin, [])
+
+
+def _judged(leg: Leg, path: Path, reference: Reference) -> Leg:
+    """Return the leg of a file of lower precision with the gate's verdict."""
+    if reference.graded is None:
+        return replace(leg, failures=(*leg.failures, NO_XRAYS), passed=False)
+    session = open_session(path, "cpu")
+    pixels = reference.graded.pixels
+    logits = [
+        session.run(["logits"], {"xray": pixels[start : start + 64]})[0]
+        for start in range(0, len(pixels), 64)
+    ]
+    result = gate(
+        reference.graded_logits,
+        np.concatenate(logits),
+        reference.graded.labels,
+        reference.label_names,
+    )
+    failures = (*leg.failures, *result.failures)
+    return replace(leg, failures=failures, passed=leg.passed and not failures, gate=result)
 
 
 def _runner(module: Any, specs: Specs) -> Runner:

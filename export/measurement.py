@@ -54,13 +54,23 @@ BOUNDS = {
 }
 
 
+def _finite(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
+    del natural
+    return np.full(len(reference), np.inf)
+
+
+_BY_CLASS = Bound("finite, and the classes by the gate", _finite)
+GATED = BOUNDS | {"logits": _BY_CLASS, "probabilities": _BY_CLASS}
+"""For files of lower precision, which `export.gate` judges."""
+
+
 class Measurement:
     """Differences of one output, gathered over all settings that it was run in."""
 
-    def __init__(self, spec: TensorSpec, samples: Samples) -> None:
+    def __init__(self, spec: TensorSpec, samples: Samples, bound: Bound) -> None:
         self.spec = spec
         self.samples = samples
-        self.bound = BOUNDS[spec.name]
+        self.bound = bound
         self.lines: list[str] = []
         self.flips: list[Flip] = []
         self._max_abs: list[float] = []

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from export.folding import FoldedPipeline
+from export.packing import PackedPipeline
 from export.pipeline import Pipeline
 from toolkit.errors import UsageError
 from toolkit.files import replacing
@@ -67,6 +68,16 @@ def export_pipeline(pipeline: Pipeline, manifest: Manifest, path: Path, opset: i
     """
     inputs, outputs = pipeline_specs(pipeline.network.classes)
     _export(FoldedPipeline(pipeline), inputs, outputs, manifest, path, opset)
+
+
+def export_packed(pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET) -> None:
+    """Write the pipeline's graph as `export.quantization.quantize_int8` takes it.
+
+    Raises:
+        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+    """
+    inputs, outputs = pipeline_specs(pipeline.network.classes)
+    _export(PackedPipeline(pipeline), inputs, outputs, manifest, path, opset)
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import torch
 
-from export.equivalence import references
 from export.health import health
-from export.legs import compare_file, specs_of
+from export.legs import compare_file, reference_of
 from export.pipeline import load_pipeline
-from export.samples import samples
 from export.served import compare_service
 from export.verdict import Verdict, passed
 from toolkit import manifest
@@ -40,8 +38,8 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
             f"{files.name} has no exported files: run `toolkit export onnx {files.name}`"
         )
     pipeline = load_pipeline(files, record)
-    inputs = samples(data)
-    reference = references(pipeline, inputs)
+    reference = reference_of(pipeline, record, data, record.export.artifacts)
+    inputs = reference.samples
     legs: dict[str, Leg] = {}
     for kind, artifact in record.export.artifacts.items():
         path = files.path(kind)
@@ -51,8 +49,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
                 record.equivalence.legs[kind], failures=(changed,), outputs=(), passed=False
             )
             continue
-        specs = specs_of(kind, pipeline.network.classes)
-        legs[kind] = compare_file(kind, path, reference, inputs, specs)
+        legs[kind] = compare_file(kind, path, reference)
     equivalence = replace(
         record.equivalence,
         legs=dict(legs),

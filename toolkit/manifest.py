@@ -171,6 +171,25 @@ class Flip:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """How the classes of a file of lower precision compare with PyTorch's on graded X-rays.
+
+    Attributes:
+        samples: graded X-rays.
+        agreement: share of them with the same class, 0 to 1.
+        kappa_points: quadratic weighted kappa less PyTorch's, times 100; None if undefined.
+        recall_points: of each class, recall less PyTorch's, times 100; None without any X-ray.
+        failures: one line for each thing that is out of bounds.
+    """
+
+    samples: int
+    agreement: float
+    kappa_points: float | None
+    recall_points: tuple[float | None, ...]
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Leg:
     """One artifact compared with PyTorch eager.
 
@@ -184,6 +203,7 @@ class Leg:
             that is not finite.
         flips: every X-ray put in another class.
         failures: one line for each thing that differed.
+        gate: what a file of lower precision is judged by; None of others.
     """
 
     file: str
@@ -198,6 +218,7 @@ class Leg:
     flips: tuple[Flip, ...]
     failures: tuple[str, ...]
     passed: bool
+    gate: Gate | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,8 @@ from toolkit.manifest import PreprocessingConstants
 from toolkit.network import EDGE_SIZE, IMAGE_SIZE
 
 _SIXTEENTHS = 16
+# Every 7 pixels become 8: 224 become 256.
+_OLD = 7
 
 
 class Preprocessing(nn.Module):
@@ -32,14 +34,15 @@ class Preprocessing(nn.Module):
     edge_std: Tensor
     white: Tensor
     resize_scale: Tensor
-    lower: Tensor
-    upper: Tensor
     lower_weight: Tensor
     upper_weight: Tensor
 
     def __init__(self, constants: PreprocessingConstants) -> None:
         super().__init__()
         self.threshold = float(constants.edge_threshold)
+        # New pixel k of eight lies (15 - 2k) / 16 of the way from old pixel k - 1 to k of seven.
+        cycle = torch.arange(_SIXTEENTHS - 1, 0, -2).float()
+        upper_weight = cycle.repeat(IMAGE_SIZE // len(cycle)).reshape(1, IMAGE_SIZE, 1)
         buffers = {
             "image_mean": torch.tensor(constants.image_mean).reshape(1, 3, 1, 1),
             "image_std": torch.tensor(constants.image_std).reshape(1, 3, 1, 1),
@@ -47,7 +50,9 @@ class Preprocessing(nn.Module):
             "edge_std": torch.tensor(constants.edge_std),
             "white": torch.tensor(255.0),
             "resize_scale": torch.tensor(255.0 * _SIXTEENTHS * _SIXTEENTHS),
-        } | _bilinear_weights(EDGE_SIZE, IMAGE_SIZE)
+            "lower_weight": _SIXTEENTHS - upper_weight,
+            "upper_weight": upper_weight,
+        }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -76,15 +81,19 @@ class Preprocessing(nn.Module):
 
     def resized(self, xray: Tensor) -> Tensor:
         """Return uint8 (N, 224, 224) on 0..1 at the network's size: float32 (N, 1, 256, 256)."""
-        grey = xray.float()
-        rows = grey.index_select(1, self.lower) * self.lower_weight.unsqueeze(
-            1
-        ) + grey.index_select(1, self.upper) * self.upper_weight.unsqueeze(1)
-        both = (
-            rows.index_select(2, self.lower) * self.lower_weight
-            + rows.index_select(2, self.upper) * self.upper_weight
-        )
-        return (both / self.resize_scale).unsqueeze(1)
+        rows = self._stretched(xray.float(), EDGE_SIZE)
+        both = self._stretched(rows, 1).reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
+        return both / self.resize_scale
+
+    def _stretched(self, values: Tensor, inner: int) -> Tensor:
+        """Return seven pixels as eight, in sixteenths: (N, 224, ..) to (N, 256, ..)."""
+        old = values.reshape(-1, EDGE_SIZE // _OLD, _OLD, inner)
+        # The neighbours across the blocks' borders; at the image's border a pixel is its own.
+        before = torch.cat([old[:, :1, :1], old[:, :-1, -1:]], dim=1)
+        after = torch.cat([old[:, 1:, :1], old[:, -1:, -1:]], dim=1)
+        lower = torch.cat([before, old], dim=2).reshape(-1, IMAGE_SIZE, inner)
+        upper = torch.cat([old, after], dim=2).reshape(-1, IMAGE_SIZE, inner)
+        return lower * self.lower_weight + upper * self.upper_weight
 
     def _scaled_edges(self, xray: Tensor) -> Tensor:
         grey = xray.float()
@@ -94,19 +103,6 @@ class Preprocessing(nn.Module):
         inner = (sums[:, 2:] - sums[:, :-2]).abs()
         border = torch.zeros_like(inner[:, :1])
         edges = torch.cat([border, inner, border], dim=1)
-        edges = torch.where(edges > self.threshold, edges, torch.zeros_like(edges))
+        edges = edges * (edges > self.threshold)
         largest = edges.amax(dim=(1, 2), keepdim=True).clamp(min=1.0)
         return torch.round(edges * (self.white / largest))
-
-
-def _bilinear_weights(source: int, target: int) -> dict[str, Tensor]:
-    """Return the two source indices and integer weights (sixteenths) of each target index."""
-    centres = (torch.arange(target, dtype=torch.float64) + 0.5) * source / target - 0.5
-    floor = centres.floor()
-    upper_weight = ((centres - floor) * _SIXTEENTHS).float()
-    return {
-        "lower": floor.clamp(min=0).long(),
-        "upper": (floor + 1).clamp(max=source - 1).long(),
-        "lower_weight": _SIXTEENTHS - upper_weight,
-        "upper_weight": upper_weight,
-    }

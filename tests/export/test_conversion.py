@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from bento.session import check_proof, open_model
-from export import conversion
+from export import conversion, legs
 from export.samples import Samples
 from toolkit import cli, manifest
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
@@ -40,9 +40,9 @@ def exporters(monkeypatch, small, changed):
 
         monkeypatch.setattr(conversion, f"export_{kind}", write)
 
-    for kind in conversion.KINDS["onnx"]:
+    for kind in conversion.KINDS["onnx", "fp32"]:
         exporter(kind)
-    monkeypatch.setattr(conversion, "samples", lambda _: small.inputs)
+    monkeypatch.setattr(legs, "samples", lambda _: small.inputs)
     return exporter
 
 
@@ -142,7 +142,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     toolkit, copied, png_folder, tmp_path
 ):
     """The real exporters, from the command line on."""
-    for kind in conversion.KINDS["onnx"]:
+    for kind in conversion.KINDS["onnx", "fp32"]:
         copied.path(kind).unlink()
     out = tmp_path / "new" / "out"
     data = png_folder("0/1L", "2/1R", "3/2L")
@@ -168,9 +168,9 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
 
 def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, copied, monkeypatch):
     """`real` is named as the kind where real X-rays differ."""
-    inputs = conversion.samples(None)
+    inputs = legs.samples(None)
     marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
-    monkeypatch.setattr(conversion, "samples", lambda _: marked)
+    monkeypatch.setattr(legs, "samples", lambda _: marked)
     exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
     code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
     assert code == 1 and "(real)" in err

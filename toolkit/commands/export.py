@@ -21,6 +21,14 @@ class Format(StrEnum):
     PT2 = "pt2"
 
 
+class Precision(StrEnum):
+    """Of the numbers that the network computes with."""
+
+    FP32 = "fp32"
+    FP16 = "fp16"
+    INT8 = "int8"
+
+
 _TITLES = {Format.ONNX: "ONNX", Format.TORCHSCRIPT: "TorchScript", Format.PT2: "pt2"}
 
 
@@ -33,6 +41,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the files go; default --models.")
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="A lower one than fp32 is judged by graded X-rays.")
+    ] = Precision.FP32,
     opset: Annotated[
         int | None, typer.Option(metavar="N", help="ONNX operator set; default 20.")
     ] = None,
@@ -62,7 +73,8 @@ def export(
     console.notice(f"exporting {name} to {_TITLES[format]} and comparing it with PyTorch")
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
-    verdict = run(format.value, source, target, Options(data, opset or OPSET, dead_input))
+    options = Options(data, opset or OPSET, precision.value, dead_input)
+    verdict = run(format.value, source, target, options)
     page = write_report(verdict, target)
     for finding in verdict.findings:
         console.notice(f"warning: {finding.text}")
@@ -78,6 +90,10 @@ def export(
         f"{each.mean_abs:.2g} (allowed {each.allowed})"
         for kind, leg in legs.items()
         for each in leg.outputs
+    ] + [
+        f"{kind:9} {leg.gate.agreement:.2%} of {leg.gate.samples} graded X-rays keep their class"
+        for kind, leg in legs.items()
+        if leg.gate
     ]
     console.result(
         {
