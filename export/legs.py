@@ -22,6 +22,7 @@ from export.equivalence import (
 )
 from export.gate import NO_XRAYS, gate
 from export.graded import Graded, graded
+from export.layers import first_difference
 from export.measurement import GATED
 from export.onnx_graph import network_specs, pipeline_specs
 from export.pipeline import Pipeline
@@ -103,11 +104,16 @@ def compare_file(kind: str, path: Path, reference: Reference, file_name: str | N
     if kind in LOWER:
         leg = compare_onnx(path, *specs, arrays, inputs, file_name, GATED)
         return _judged(leg, path, reference)
-    if kind not in _TORCH_FORMATS:
-        return compare_onnx(path, *specs, arrays, inputs, file_name)
-    module = _TORCH_FORMATS[kind](path)
-    origin = Origin(file_name or path.name, sha256(path), "PyTorch on the CPU")
-    return compare(settings(_runner(module, specs)), specs, arrays, inputs, origin, [])
+    if kind in _TORCH_FORMATS:
+        module = _TORCH_FORMATS[kind](path)
+        origin = Origin(file_name or path.name, sha256(path), "PyTorch on the CPU")
+        leg = compare(settings(_runner(module, specs)), specs, arrays, inputs, origin, [])
+    else:
+        leg = compare_onnx(path, *specs, arrays, inputs, file_name)
+    if leg.passed or not leg.outputs:
+        return leg
+    layer = first_difference(kind, path, reference.pipeline, inputs.pixels)
+    return replace(leg, failures=(*leg.failures, layer))
 
 
 def _judged(leg: Leg, path: Path, reference: Reference) -> Leg:
