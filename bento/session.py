@@ -2,10 +2,12 @@
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from toolkit.extras import require_onnxruntime
 from toolkit.files import sha256
 from toolkit.store import ModelFiles
 
+# TF32 would round the products to ten bits.
+NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
 
@@ -139,7 +143,23 @@ def check_proof(files: ModelFiles, record: manifest.Manifest) -> str:
     return digest
 
 
-def open_session(path: Path, provider: str, threads: int = 0, optimised: bool = True) -> Any:
+def has_cuda() -> bool:
+    """Return whether ONNX Runtime brings CUDA and the machine has its driver.
+
+    Raises:
+        MissingExtraError: ONNX Runtime is not installed, or twice.
+    """
+    built_in = PROVIDERS["cuda"] in require_onnxruntime().get_available_providers()
+    return built_in and any(Path(each).exists() for each in _DRIVERS)
+
+
+def open_session(
+    path: Path,
+    provider: str,
+    threads: int = 0,
+    optimised: bool = True,
+    cuda: Mapping[str, str] = NO_TF32,
+) -> Any:
     """Return an ONNX Runtime InferenceSession.
 
     Args:
@@ -147,6 +167,7 @@ def open_session(path: Path, provider: str, threads: int = 0, optimised: bool = 
         provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
         threads: for one operator; 0 is one for each core.
         optimised: whether ONNX Runtime may rewrite the graph before it runs it.
+        cuda: options of the CUDA provider.
 
     Raises:
         ModelRefusedError: the file cannot be opened.
@@ -156,7 +177,7 @@ def open_session(path: Path, provider: str, threads: int = 0, optimised: bool = 
     onnxruntime = require_onnxruntime()
     # What matters comes as an exception; the rest would mix with the command's own lines.
     onnxruntime.set_default_logger_severity(4)
-    wanted = _providers(onnxruntime, provider)
+    wanted = _providers(onnxruntime, provider, cuda)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -176,7 +197,7 @@ def open_session(path: Path, provider: str, threads: int = 0, optimised: bool = 
     return session
 
 
-def _providers(onnxruntime: Any, provider: str) -> list[Any]:
+def _providers(onnxruntime: Any, provider: str, options: Mapping[str, str]) -> list[Any]:
     if provider not in ("auto", *PROVIDERS):
         raise ProviderError(f"no provider is called {provider!r}: choose auto, cpu or cuda")
     cuda = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
@@ -185,12 +206,10 @@ def _providers(onnxruntime: Any, provider: str) -> list[Any]:
             "CUDA was asked for and this ONNX Runtime has none: pip install 'toolkit[gpu]', or "
             "ask for cpu"
         )
-    has_driver = any(Path(each).exists() for each in _DRIVERS)
-    if provider == "cpu" or not cuda or (provider == "auto" and not has_driver):
+    if provider == "cpu" or (provider == "auto" and not has_cuda()):
         return [PROVIDERS["cpu"]]
     if hasattr(onnxruntime, "preload_dlls"):
         # It prints what it does not find, on stdout.
         with redirect_stdout(StringIO()):
             onnxruntime.preload_dlls()
-    # TF32 would round the products to ten bits.
-    return [(PROVIDERS["cuda"], {"use_tf32": "0"}), PROVIDERS["cpu"]]
+    return [(PROVIDERS["cuda"], dict(options)), PROVIDERS["cpu"]]

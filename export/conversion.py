@@ -95,7 +95,7 @@ def export(
     legs: dict[str, Leg] = {}
     try:
         for kind in kinds:
-            _write(kind, exported, record, drafts[kind], options.opset, reference.graded)
+            write(kind, exported, record, drafts[kind], options.opset, reference.graded)
         for kind in kinds:
             specs = specs_of(kind, pipeline.network.classes)
             legs[kind] = compare_file(kind, drafts[kind], reference, target.path(kind).name)
@@ -136,7 +136,7 @@ def _kinds(format_name: str, options: Options) -> tuple[str, ...]:
     return kinds
 
 
-def _write(
+def write(
     kind: str,
     pipeline: Pipeline,
     record: Manifest,
@@ -144,6 +144,11 @@ def _write(
     opset: int,
     graded: Graded | None,
 ) -> None:
+    """Write one kind of artifact, unproven.
+
+    Raises:
+        UsageError: an unsupported opset, or a folder that cannot be written.
+    """
     if kind in LOWER:
         with TemporaryDirectory() as folder:
             single = Path(folder) / path.name

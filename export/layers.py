@@ -1,6 +1,5 @@
 """The first layer whose output differs from PyTorch's: where a failed leg went wrong."""
 
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,14 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from export.onnx_graph import layer_of
 from export.pipeline import Pipeline
 from export.torch_formats import open_pt2, open_torchscript
 from toolkit.extras import require_onnxruntime
 
-_SCOPES = "pkg.torch.onnx.name_scopes"
-_LAYER = re.compile(r"((?:imagesClassifier|edgesClassifier|outputCombiner)\.\d+)")
 _TOLERANCE = 1e-5
 _XRAYS = 8
 
@@ -119,12 +117,12 @@ def _layers(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """
     last: dict[str, str] = {}
     for node in model.graph.node:
-        if layer := _layer(node):
+        if layer := layer_of(node):
             last[layer] = node.output[0]
     ends = {value: layer for layer, value in last.items()}
     inputs = {each.name for each in model.graph.input}
     for node in model.graph.node:
-        branch = {"imagesClassifier.0": "image", "edgesClassifier.0": "edges"}.get(_layer(node))
+        branch = {"imagesClassifier.0": "image", "edgesClassifier.0": "edges"}.get(layer_of(node))
         if branch and node.op_type == "Conv" and node.input[0] not in inputs:
             yield node.input[0], branch
         for value in node.output:
@@ -132,14 +130,6 @@ def _layers(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
                 yield value, value
             elif value in ends:
                 yield value, ends[value]
-
-
-def _layer(node: NodeProto) -> str:
-    scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "")
-    found = re.findall(
-        r"(?:network\.)?((?:images|edges)Classifier\.\d+|outputCombiner\.\d+)", scopes
-    )
-    return found[-1] if found else ""
 
 
 @torch.no_grad()

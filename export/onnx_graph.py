@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import logging
+import re
 import warnings
 from pathlib import Path
 
 import onnx
 import torch
+from onnx import NodeProto
 from torch import Tensor, nn
 
 from export.folding import FoldedPipeline
@@ -23,6 +25,8 @@ OPSET = 20
 OPSETS = range(18, 24)
 IR_VERSION = 10
 _LICENCE = "Apache-2.0"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_LAYER = re.compile(r"(?:(?:images|edges)Classifier|outputCombiner)\.\d+")
 
 
 def network_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
@@ -46,6 +50,16 @@ def pipeline_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSp
             TensorSpec("edge_map", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
         ),
     )
+
+
+def layer_of(node: NodeProto) -> str:
+    """Return the network's layer that a node is part of, such as `outputCombiner.8`, or nothing.
+
+    PyTorch's exporter keeps the modules' names with every node.
+    """
+    scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "")
+    found = _LAYER.findall(scopes)
+    return str(found[-1]) if found else ""
 
 
 def export_network(

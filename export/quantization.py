@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.equalisation import equalised
+from export.onnx_graph import layer_of
 from toolkit.extras import require_onnxruntime
 from toolkit.files import replacing
 
@@ -34,7 +35,7 @@ def convert_fp16(fp32: Path, target: Path) -> None:
         UsageError: the folder cannot be written.
     """
     model = onnx.load(fp32)
-    chosen = _after(model, lambda node: node.op_type == "Conv", own=True)
+    chosen = _after(model, _is_learned, own=True)
     nodes = [node for node in model.graph.node if node.name in chosen and node.op_type != "Softmax"]
     half = _halved(model, {node.name for node in nodes})
     _save(half, model, "fp16", target)
@@ -82,13 +83,17 @@ def quantize_int8(packed: Path, target: Path, calibration: NDArray[np.uint8]) ->
 
 def _quantized(model: ModelProto) -> list[str]:
     """Return the convolutions that another one follows, and what lies between the two."""
-    followed = _before(model, lambda node: node.op_type == "Conv")
+    followed = _before(model, _is_learned)
     return [
         node.name
         for node in model.graph.node
         if node.op_type in ("Conv", "Relu", "MaxPool")
-        and node.name in followed & _after(model, lambda node: node.op_type == "Conv", own=True)
+        and node.name in followed & _after(model, _is_learned, own=True)
     ]
+
+
+def _is_learned(node: NodeProto) -> bool:
+    return node.op_type == "Conv" and bool(layer_of(node))
 
 
 def _save(model: ModelProto, source: ModelProto, precision: str, target: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 import typer
 from typer.exceptions import TyperException
 
-from toolkit.commands import data, evaluate, export, import_, predict, train, verify
+from toolkit.commands import benchmark, data, evaluate, export, import_, predict, train, verify
 from toolkit.errors import InterruptedRunError, ToolkitError
 
 INTERRUPTED = InterruptedRunError.exit_code
@@ -25,6 +25,7 @@ app.command("import")(import_.import_)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
+app.command("benchmark")(benchmark.benchmark)
 app.command("predict")(predict.predict)
 data_app = typer.Typer(help="Generate X-rays, or look at a folder of them.", no_args_is_help=True)
 data_app.command("generate")(data.generate)

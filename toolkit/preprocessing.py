@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.manifest import PreprocessingConstants
-from toolkit.network import EDGE_SIZE, IMAGE_SIZE
 
 _SIXTEENTHS = 16
 # Every 7 pixels become 8: 224 become 256.
 _OLD = 7
+_NEW = 8
 
 
 class Preprocessing(nn.Module):
@@ -34,15 +34,11 @@ class Preprocessing(nn.Module):
     edge_std: Tensor
     white: Tensor
     resize_scale: Tensor
-    lower_weight: Tensor
-    upper_weight: Tensor
+    resize_weight: Tensor
 
     def __init__(self, constants: PreprocessingConstants) -> None:
         super().__init__()
         self.threshold = float(constants.edge_threshold)
-        # New pixel k of eight lies (15 - 2k) / 16 of the way from old pixel k - 1 to k of seven.
-        cycle = torch.arange(_SIXTEENTHS - 1, 0, -2).float()
-        upper_weight = cycle.repeat(IMAGE_SIZE // len(cycle)).reshape(1, IMAGE_SIZE, 1)
         buffers = {
             "image_mean": torch.tensor(constants.image_mean).reshape(1, 3, 1, 1),
             "image_std": torch.tensor(constants.image_std).reshape(1, 3, 1, 1),
@@ -50,8 +46,7 @@ class Preprocessing(nn.Module):
             "edge_std": torch.tensor(constants.edge_std),
             "white": torch.tensor(255.0),
             "resize_scale": torch.tensor(255.0 * _SIXTEENTHS * _SIXTEENTHS),
-            "lower_weight": _SIXTEENTHS - upper_weight,
-            "upper_weight": upper_weight,
+            "resize_weight": _resize_weight(),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
@@ -81,19 +76,9 @@ class Preprocessing(nn.Module):
 
     def resized(self, xray: Tensor) -> Tensor:
         """Return uint8 (N, 224, 224) on 0..1 at the network's size: float32 (N, 1, 256, 256)."""
-        rows = self._stretched(xray.float(), EDGE_SIZE)
-        both = self._stretched(rows, 1).reshape(-1, 1, IMAGE_SIZE, IMAGE_SIZE)
-        return both / self.resize_scale
-
-    def _stretched(self, values: Tensor, inner: int) -> Tensor:
-        """Return seven pixels as eight, in sixteenths: (N, 224, ..) to (N, 256, ..)."""
-        old = values.reshape(-1, EDGE_SIZE // _OLD, _OLD, inner)
-        # The neighbours across the blocks' borders; at the image's border a pixel is its own.
-        before = torch.cat([old[:, :1, :1], old[:, :-1, -1:]], dim=1)
-        after = torch.cat([old[:, 1:, :1], old[:, -1:, -1:]], dim=1)
-        lower = torch.cat([before, old], dim=2).reshape(-1, IMAGE_SIZE, inner)
-        upper = torch.cat([old, after], dim=2).reshape(-1, IMAGE_SIZE, inner)
-        return lower * self.lower_weight + upper * self.upper_weight
+        padded = nn.functional.pad(xray.float().unsqueeze(1), (1, 1, 1, 1), mode="replicate")
+        blocks = nn.functional.conv2d(padded, self.resize_weight, stride=_OLD)
+        return nn.functional.pixel_shuffle(blocks, _NEW) / self.resize_scale
 
     def _scaled_edges(self, xray: Tensor) -> Tensor:
         grey = xray.float()
@@ -101,8 +86,20 @@ class Preprocessing(nn.Module):
         sums = wide[:, :, :-2] + wide[:, :, 1:-1] + wide[:, :, 2:]
         # The mirrored rows above the first and below the last cancel: their difference is 0.
         inner = (sums[:, 2:] - sums[:, :-2]).abs()
-        border = torch.zeros_like(inner[:, :1])
-        edges = torch.cat([border, inner, border], dim=1)
+        edges = nn.functional.pad(inner, (0, 0, 1, 1))
         edges = edges * (edges > self.threshold)
         largest = edges.amax(dim=(1, 2), keepdim=True).clamp(min=1.0)
         return torch.round(edges * (self.white / largest))
+
+
+def _resize_weight() -> Tensor:
+    """What each pixel of 9x9 gives to each of the 8x8 that its middle 7x7 become.
+
+    float32 (64, 1, 9, 9) of integers, in 1/256; each sums up to 256.
+    """
+    line = torch.zeros(_NEW, _OLD + 2)
+    # New pixel k of eight lies (15 - 2k) / 16 of the way from old pixel k to k + 1 of nine.
+    for new in range(_NEW):
+        line[new, new] = 2 * new + 1
+        line[new, new + 1] = _SIXTEENTHS - (2 * new + 1)
+    return torch.einsum("ac,bd->abcd", line, line).reshape(-1, 1, _OLD + 2, _OLD + 2)
