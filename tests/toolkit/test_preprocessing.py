@@ -2,6 +2,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -186,6 +188,41 @@ def test_another_threshold_is_obeyed(drawn_xrays):
         # What is kept may still round to 0, never the other way round.
         assert not edge_maps(module, xray)[0][~kept].any()
         assert (edge_maps(module, xray)[0][kept] > 0).mean() > 0.9
+
+
+xrays_of_few_levels = st.builds(
+    # Ties and edges about the threshold come from few levels, and not from noise over all.
+    lambda seed, levels, block: np.kron(
+        np.random.default_rng(seed).choice(levels, (-(-224 // block),) * 2),
+        np.ones((block, block), np.uint8),
+    )[:224, :224].astype(np.uint8),
+    st.integers(0, 2**32 - 1),
+    st.lists(st.integers(0, 255), min_size=1, max_size=6),
+    st.integers(1, 64),
+)
+
+
+@given(xrays_of_few_levels)
+@settings(max_examples=60, deadline=None)
+def test_any_xray_gives_the_integers_of_the_definition(xray):
+    module = Preprocessing(PreprocessingConstants())
+    grey = torch.from_numpy(xray[None])
+    np.testing.assert_array_equal(module.edge_map(grey)[0].numpy(), integer_edges(xray))
+    expected = integer_resized(xray).astype(np.float32) / np.float32(65_280)
+    np.testing.assert_array_equal(module.resized(grey)[0, 0].numpy(), expected)
+
+
+@given(xrays_of_few_levels)
+@settings(max_examples=30, deadline=None)
+def test_any_xray_mirrored_or_turned_upside_down_has_its_edges_there(xray):
+    """Both knees alike: the filter looks the same from the left, from the right and from below."""
+    module = Preprocessing(PreprocessingConstants())
+    four = np.stack([xray, xray[:, ::-1], xray[::-1], xray[::-1, ::-1]])
+    edges = module.edge_map(torch.from_numpy(four)).numpy()
+    for found, expected in zip(
+        edges, (edges[0], edges[0][:, ::-1], edges[0][::-1], edges[0][::-1, ::-1]), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_it_adds_nothing_to_a_state_dict(module):
