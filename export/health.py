@@ -11,6 +11,8 @@ from toolkit.manifest import Manifest
 from toolkit.network import IntermediarySpaceModel
 from toolkit.preprocessing import Preprocessing
 
+# Of the other input's effect.
+_FAINT = 0.01
 _SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 
 
@@ -19,7 +21,8 @@ class Finding:
     """One fault.
 
     Attributes:
-        kind: `dead_input`, `denormal`, `zero_layer`, `never_predicted` or `not_finite`.
+        kind: `dead_input`, `faint_input`, `denormal`, `zero_layer`, `never_predicted` or
+            `not_finite`.
         where: the input, layer or class.
         text: what it means, in a sentence.
     """
@@ -70,16 +73,25 @@ def _dead_inputs(
     image, edges = preprocessing(xrays)
     logits = network(image, edges)
     others = torch.roll(torch.arange(len(xrays)), 1)
-    for name, moved in (
-        ("image", network(image[others], edges)),
-        ("edges", network(image, edges[others])),
-    ):
-        if torch.equal(moved, logits):
+    effects = {
+        "image": float((network(image[others], edges) - logits).abs().mean()),
+        "edges": float((network(image, edges[others]) - logits).abs().mean()),
+    }
+    for name, effect in effects.items():
+        if effect == 0:
             yield Finding(
                 "dead_input",
                 name,
                 f"the input {name!r} has no effect on the output: with another X-ray's {name} "
                 "every logit stays the same",
+            )
+        elif effect < _FAINT * max(effects.values()):
+            yield Finding(
+                "faint_input",
+                name,
+                f"the input {name!r} has next to no effect on the output: with another X-ray's "
+                f"{name} the logits move by {effect:.2g} in the mean, and by "
+                f"{max(effects.values()):.2g} with the other input's",
             )
 
 

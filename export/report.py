@@ -104,10 +104,10 @@ def _histogram(output: str, counts: tuple[int, ...]) -> str:
     largest = max(max(counts, default=0), 1)
     labels = ["<1e-9", *(f"≥{edge:.0e}" for edge in HISTOGRAM_EDGES)]
     bars = "".join(
-        f'<rect x="{12 + 58 * i}" y="{100 - 80 * (count / largest) ** 0.5:.1f}" width="46" '
-        f'height="{80 * (count / largest) ** 0.5:.1f}" fill="#33658a"/>'
+        f'<rect x="{12 + 58 * i}" y="{100 - 70 * (count / largest) ** 0.5:.1f}" width="46" '
+        f'height="{70 * (count / largest) ** 0.5:.1f}" fill="#33658a"/>'
         f'<text x="{35 + 58 * i}" y="114" text-anchor="middle">{label}</text>'
-        f'<text x="{35 + 58 * i}" y="{95 - 80 * (count / largest) ** 0.5:.1f}" '
+        f'<text x="{35 + 58 * i}" y="{95 - 70 * (count / largest) ** 0.5:.1f}" '
         f'text-anchor="middle">{count or ""}</text>'
         for i, (label, count) in enumerate(zip(labels, counts, strict=False))
     )

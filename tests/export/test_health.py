@@ -39,6 +39,15 @@ def test_a_dead_input_is_found(small, network, part, name):
     assert not any(kind == "dead_input" and where != name for kind, where in kinds)
 
 
+@pytest.mark.parametrize(
+    ("part", "name"), [("imagesClassifier", "image"), ("edgesClassifier", "edges")]
+)
+def test_an_input_of_next_to_no_effect_is_told_and_not_called_dead(small, network, part, name):
+    with torch.no_grad():
+        getattr(network, part)[-1].weight.mul_(1e-4)
+    assert found(small, network) == {("faint_input", name)}
+
+
 def test_denormals_are_found_and_flushed_without_changing_a_logit(small, network):
     image, edges = (torch.from_numpy(small.reference[name]) for name in ("image", "edges"))
     with torch.no_grad():
