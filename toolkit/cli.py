@@ -8,7 +8,17 @@ from contextlib import suppress
 import typer
 from typer.exceptions import TyperException
 
-from toolkit.commands import benchmark, data, evaluate, export, import_, predict, train, verify
+from toolkit.commands import (
+    benchmark,
+    data,
+    evaluate,
+    export,
+    import_,
+    predict,
+    train,
+    tune,
+    verify,
+)
 from toolkit.errors import InterruptedRunError, ToolkitError
 
 INTERRUPTED = InterruptedRunError.exit_code
@@ -21,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("train")(train.train)
+app.add_typer(tune.app, name="tune")
 app.command("import")(import_.import_)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from toolkit.errors import UsageError
 from toolkit.training import Epoch
@@ -56,6 +56,19 @@ class Curves:
             for name, value in points.items():
                 if value is not None:
                     self._writer.add_scalar(name, value, epoch.epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
+
+    def add_trial(self, parameters: dict[str, Any], metrics: dict[str, float]) -> None:
+        """Write a trial's parameters and what it came to, for TensorBoard's HParams page."""
+        from torch.utils.tensorboard.summary import hparams
+
+        try:
+            for summary in hparams(parameters, metrics):  # type: ignore[no-untyped-call]
+                self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value)
             self._writer.flush()
         except OSError as error:
             raise _unwritable(self._folder, error) from error

@@ -45,3 +45,20 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def require_writable(folder: Path) -> None:
+    """Check that files can be made in a folder, or in the one that it would be made in.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    there = next((each for each in (folder, *folder.parents) if each.exists()), folder)
+    probe = there / f".{secrets.token_hex(4)}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to {folder}: {error.strerror}; choose another folder with --logs"
+        ) from error

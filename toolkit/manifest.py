@@ -97,6 +97,27 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True)
+class TuningRecord:
+    """The study that the recipe came from.
+
+    Attributes:
+        study: its name.
+        preset: of its trials.
+        seed: of the study.
+        trials: numbers of those whose parameters were averaged, best first.
+        scores: theirs.
+        parameters: the averages.
+    """
+
+    study: str
+    preset: str
+    seed: int
+    trials: tuple[int, ...]
+    scores: tuple[float, ...]
+    parameters: dict[str, float]
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph; a free dimension is named, as in ("batch", 224, 224)."""
 
@@ -236,7 +257,7 @@ class Manifest:
     """What a model is.
 
     A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
-    are not known.
+    are not known, and `tuning` of a model whose recipe was not tuned.
     """
 
     name: str
@@ -247,6 +268,7 @@ class Manifest:
     training: TrainingRecord
     export: ExportRecord | None = None
     equivalence: EquivalenceRecord | None = None
+    tuning: TuningRecord | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     def with_export(self, export: ExportRecord, equivalence: EquivalenceRecord) -> "Manifest":

@@ -19,8 +19,15 @@ from toolkit.store import SUFFIXES, ModelFiles
 from toolkit.training import Training, predict
 
 
-def save_outcome(training: Training, files: ModelFiles) -> manifest.Manifest:
+def save_outcome(
+    training: Training, files: ModelFiles, tuning: manifest.TuningRecord | None = None
+) -> manifest.Manifest:
     """Write NAME.pt and NAME.json, and remove the state that a resumed run would need.
+
+    Args:
+        training: a finished one.
+        files: of the model.
+        tuning: the study that the recipe came from, if any.
 
     Raises:
         UsageError: the folder cannot be written.
@@ -52,6 +59,7 @@ def save_outcome(training: Training, files: ModelFiles) -> manifest.Manifest:
             | versions("toolkit", "torch", "numpy", "pillow"),
             metrics=evaluations,
         ),
+        tuning=tuning,
     )
     manifest.save(result, files.manifest)
     files.resume.unlink(missing_ok=True)

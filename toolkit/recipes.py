@@ -22,8 +22,9 @@ class Recipe:
             `one_cycle` (linear warm-up over a tenth of the steps, then a cosine to zero).
         l2: added to the loss as l2 times the sum of all squared parameters.
         weight_decay: decoupled (AdamW); with 0 the optimiser is Adam.
-        class_weights: `inverse_sqrt` (1 / sqrt(count), mean 1), `none`, or
-            `counts_first_seen` (raw counts in order of first appearance: the study's fault).
+        class_weights: `inverse_sqrt` (1 / sqrt(count), mean 1), `inverse` (1 / count, mean 1),
+            `none`, or `counts_first_seen` (raw counts in order of first appearance: the study's
+            fault).
         augmentation: 0 for none, 1 for the full ranges of `toolkit.augmentation`.
         average_decay: of the moving average of the weights; 0 for none.
         label_smoothing: in [0, 1).
@@ -102,4 +103,13 @@ def recipe(preset: str, **changes: Any) -> Recipe:
     """
     if preset not in PRESETS:
         raise UsageError(f"no preset is called {preset!r}: choose one of {', '.join(PRESETS)}")
-    return replace(PRESETS[preset], **{k: v for k, v in changes.items() if v is not None})
+    return changed(PRESETS[preset], **changes)
+
+
+def changed(recipe: Recipe, **changes: Any) -> Recipe:
+    """Return a recipe with those of `changes` that are not None.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    return replace(recipe, **{k: v for k, v in changes.items() if v is not None})

@@ -62,6 +62,9 @@ def class_weights(kind: str, labels: Tensor, classes: int) -> Tensor | None:
     if kind == "inverse_sqrt":
         weights = counts.rsqrt()
         return weights / weights.mean()
+    if kind == "inverse":
+        weights = counts.reciprocal()
+        return weights / weights.mean()
     raise UsageError(f"no class weights are called {kind!r}")
 
 
@@ -134,11 +137,20 @@ class Training:
         if not self.epoch:
             self.save(state_path)
         while self.epoch < self.recipe.epochs:
-            result = self._run_epoch()
-            self.epoch += 1
-            self.history.append(result)
+            result = self.advance()
             self.save(state_path)
             on_epoch(result)
+
+    def advance(self) -> Epoch:
+        """Train one epoch.
+
+        Raises:
+            TrainingError: the loss is no longer finite.
+        """
+        result = self._run_epoch()
+        self.epoch += 1
+        self.history.append(result)
+        return result
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch depends on."""

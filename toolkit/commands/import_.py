@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.train import Labels
+from toolkit.commands.options import Labels
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require

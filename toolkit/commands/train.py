@@ -1,11 +1,11 @@
 """`toolkit train`: data to a checkpoint and its manifest."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toolkit.commands.options import JOURNAL, Device, Labels, Preset, Split, StorageOption
 from toolkit.console import (
     LOGS,
     MODELS,
@@ -16,50 +16,18 @@ from toolkit.console import (
     ModelsOption,
     NameOption,
 )
-from toolkit.errors import InterruptedRunError
+from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
 from toolkit.store import DEFAULT_NAME, ModelFiles
 
 if TYPE_CHECKING:
-    from toolkit.dataset import Dataset
-    from toolkit.manifest import Manifest
+    from toolkit.manifest import Manifest, TuningRecord
+    from toolkit.recipes import Recipe
     from toolkit.training import Training
 
-GENERATED_COUNT = 800
 # Far above use, and below what PyTorch ends in a traceback for.
 MAX_LAYER_SIZE = 1024
 MAX_SEED = 2**63 - 1
-
-
-class Preset(StrEnum):
-    """Recipes to start from."""
-
-    STUDY = "study"
-    DEFAULT = "default"
-
-
-class Labels(StrEnum):
-    """Label maps."""
-
-    STUDY = "study"
-    FIVE = "five"
-    MERGE01 = "merge01"
-
-
-class Device(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Split(StrEnum):
-    """How the X-rays are divided into train, val and test."""
-
-    PUBLISHED = "published"
-    STUDY = "study"
-    PATIENT = "patient"
 
 
 def train(
@@ -67,7 +35,17 @@ def train(
         Path | None, typer.Option(metavar="DIR", help="Graded X-rays; without it, drawn ones.")
     ] = None,
     name: NameOption = NAME,
-    preset: Annotated[Preset, typer.Option(help="The recipe to start from.")] = Preset.DEFAULT,
+    preset: Annotated[
+        Preset | None, typer.Option(help="The recipe to start from; default if not given.")
+    ] = None,
+    from_study: Annotated[
+        str | None,
+        typer.Option("--from-study", metavar="STUDY", help="Start from the best trials of it."),
+    ] = None,
+    top: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many of them are averaged.")
+    ] = 2,
+    storage: StorageOption = None,
     labels: Annotated[Labels, typer.Option(help="Which grades make which class.")] = Labels.STUDY,
     layer_size: Annotated[
         int | None, typer.Option(metavar="N", help="Width S.", max=MAX_LAYER_SIZE)
@@ -92,14 +70,16 @@ def train(
     """Train the network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
     require("tensorboard", "train")
+    from toolkit.commands.data_option import load
     from toolkit.outcome import keep_previous, save_outcome
-    from toolkit.recipes import recipe as recipe_of
+    from toolkit.recipes import changed
     from toolkit.training import Training, device_of
 
     console = Console(as_json)
     files = ModelFiles(models, name)
-    recipe = recipe_of(
-        preset.value,
+    start, tuning = _start(preset, from_study, top, storage or str(logs / JOURNAL))
+    recipe = changed(
+        start,
         layer_size=layer_size,
         dropout=dropout,
         lr=lr,
@@ -107,8 +87,8 @@ def train(
         batch_size=batch_size,
     )
     chosen_device = device_of(device.value)
-    chosen_split = split.value if split else ("study" if preset is Preset.STUDY else None)
-    dataset = _dataset(data, labels.value, chosen_split, console)
+    chosen_split = split.value if split else ("study" if recipe.preset == "study" else None)
+    dataset = load(data, labels.value, chosen_split, console)
     training = Training(dataset, recipe, seed, chosen_device)
     if resume:
         training.load(files.resume)
@@ -123,7 +103,7 @@ def train(
         ) from None
     if keep_previous(files):
         console.notice(f"the former {name} is kept as {files.previous.name}.*")
-    manifest = save_outcome(training, files)
+    manifest = save_outcome(training, files, tuning)
     console.result(
         {
             "name": name,
@@ -137,20 +117,25 @@ def train(
     )
 
 
-def _dataset(data: Path | None, labels: str, split: str | None, console: Console) -> "Dataset":
-    from toolkit.dataset import generated, load_folder, require_classes
-    from toolkit.labels import label_map
+def _start(
+    preset: Preset | None, study: str | None, top: int, storage: str
+) -> "tuple[Recipe, TuningRecord | None]":
+    """Return the recipe to start from, and the study that it came from."""
+    from toolkit.recipes import recipe
 
-    if data is None:
-        console.notice(f"no --data given: training on {GENERATED_COUNT} generated X-rays")
-        dataset = generated(GENERATED_COUNT, label_map(labels), split)
-    else:
-        dataset = load_folder(data, label_map(labels), split)
-    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
-    for warning in dataset.warnings:
-        console.notice(f"warning: {warning}")
-    require_classes(dataset, "train")
-    return dataset
+    if study is None:
+        return recipe((preset or Preset.DEFAULT).value), None
+    require("optuna", "train")
+    from toolkit.findings import tuned
+    from toolkit.ledger import existing
+    from toolkit.study_storage import open_storage
+
+    found, record = tuned(existing(open_storage(storage, make=False), study), top)
+    if preset and preset.value != record.preset:
+        raise UsageError(
+            f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
+        )
+    return found, record
 
 
 def _run(training: "Training", state: Path, log_folder: Path, console: Console) -> None:

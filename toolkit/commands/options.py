@@ -1,0 +1,52 @@
+"""Options that several commands share."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TUNING = Path("hyperparameter_tunning_ratio_abs")
+JOURNAL = TUNING / "study.journal"
+
+
+class Preset(StrEnum):
+    """Recipes to start from."""
+
+    STUDY = "study"
+    DEFAULT = "default"
+
+
+class Labels(StrEnum):
+    """Label maps."""
+
+    STUDY = "study"
+    FIVE = "five"
+    MERGE01 = "merge01"
+
+
+class Device(StrEnum):
+    """Where to train."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Split(StrEnum):
+    """How the X-rays are divided into train, val and test."""
+
+    PUBLISHED = "published"
+    STUDY = "study"
+    PATIENT = "patient"
+
+
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        envvar="TOOLKIT_STORAGE",
+        metavar="PATH_OR_URL",
+        help=f"A journal's path (else {JOURNAL.name} in the logs), or postgresql://, mysql://, grpc://.",
+    ),
+]

@@ -1,0 +1,190 @@
+"""`toolkit tune`: a study of hyperparameters, and what it found."""
+
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from toolkit.commands.options import (
+    JOURNAL,
+    TUNING,
+    Device,
+    Labels,
+    Preset,
+    Split,
+    StorageOption,
+)
+from toolkit.console import LOGS, Console, JsonOption, LogsOption
+from toolkit.errors import DataError, InterruptedRunError, UsageError
+from toolkit.extras import require
+
+if TYPE_CHECKING:
+    from optuna.study import Study
+
+    from toolkit.dataset import Dataset
+    from toolkit.ledger import Ledger
+    from toolkit.tuning import Tuning
+
+MAX_SEED = 2**32 - 1
+_UNITS = {"s": 1, "m": 60, "h": 3600}
+
+app = typer.Typer(
+    help="Search the hyperparameters as the study did; resumable, on one machine or many.",
+    invoke_without_command=True,
+)
+
+StudyOption = Annotated[
+    str | None, typer.Option("--study", metavar="NAME", help="Of the study; else the preset's.")
+]
+
+
+@app.callback()
+def tune(
+    context: typer.Context,
+    data: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Graded X-rays; without it, drawn ones.")
+    ] = None,
+    trials: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many the study shall come to.")
+    ] = 50,
+    preset: Annotated[
+        Preset, typer.Option(help="The study as it ran, or its faults mended.")
+    ] = Preset.DEFAULT,
+    study: StudyOption = None,
+    storage: StorageOption = None,
+    workers: Annotated[
+        int, typer.Option(metavar="N", min=1, max=256, help="Processes on this machine.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Of everything random.", min=0, max=MAX_SEED)] = 0,
+    max_epochs: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Most epochs of a trial.")
+    ] = 50,
+    timeout: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="No trial begins after it: 90s, 30m or 2h."),
+    ] = None,
+    labels: Annotated[Labels, typer.Option(help="Which grades make which class.")] = Labels.STUDY,
+    split: Annotated[
+        Split | None,
+        typer.Option(help="study under preset study, else published if there, else patient."),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
+    stale_after: Annotated[
+        float,
+        typer.Option(metavar="S", min=1, help="Seconds of silence after which a trial is lost."),
+    ] = 60.0,
+    logs: LogsOption = LOGS,
+    as_json: JsonOption = False,
+) -> None:
+    """Run trials until the study has N; the same command goes on, or joins from elsewhere."""
+    if context.invoked_subcommand:
+        return
+    deadline = None if timeout is None else time.time() + _seconds(timeout)
+    for module in ("torch", "optuna", "tensorboard", "matplotlib"):
+        require(module, "train")
+    from toolkit.commands.data_option import load
+    from toolkit.files import require_writable
+    from toolkit.store import checked_name
+    from toolkit.training import device_of
+    from toolkit.trial_run import TrialPlan
+    from toolkit.tuning import Tuning, setup
+
+    console = Console(as_json)
+    name = checked_name(study or preset.value)
+    chosen_device = device_of(device.value).type
+    require_writable(logs / TUNING / name)
+    chosen_split = split.value if split else ("study" if preset is Preset.STUDY else None)
+    dataset = load(data, labels.value, chosen_split, console)
+    if "val" not in dataset.parts:
+        raise DataError("the data has no part 'val', by which trials are judged: add one")
+    plan = TrialPlan(preset.value, max_epochs, logs / TUNING / name)
+    tuning = Tuning(
+        storage=storage or str(logs / JOURNAL),
+        study=name,
+        trials=trials,
+        plan=plan,
+        seed=seed,
+        workers=workers,
+        device=chosen_device,
+        stale_after=stale_after,
+        deadline=deadline,
+        setup=setup(dataset, plan, seed),
+    )
+    ledger = _run(tuning, dataset)
+    if not ledger.complete():
+        console.notice("the time is over: the same command goes on")
+    _tell(ledger.study, logs / TUNING / "figures" / name, console)
+
+
+@app.command("report")
+def report(
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="NAME", help="A study of the storage.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="A table of trials instead.")
+    ] = None,
+    storage: StorageOption = None,
+    logs: LogsOption = LOGS,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the best trials and the importances of a study, and draw its pictures."""
+    for module in ("torch", "optuna", "matplotlib"):
+        require(module, "train")
+    from toolkit import findings
+    from toolkit.files import require_writable
+    from toolkit.ledger import existing
+    from toolkit.study_storage import open_storage
+
+    if csv and (study or storage):
+        raise UsageError("give a study or a table: --csv goes with neither --study nor --storage")
+    name = csv.stem if csv else study or Preset.DEFAULT.value
+    folder = logs / TUNING / "figures" / name
+    if csv:
+        found = findings.read_csv(csv)
+    else:
+        location = storage or str(logs / JOURNAL)
+        found = existing(open_storage(location, make=False), name)
+    if not findings.finished(found):
+        raise UsageError(f"{name!r} has no finished trial to tell of: run `toolkit tune`")
+    require_writable(folder)
+    _tell(found, folder, Console(as_json))
+
+
+def _run(tuning: "Tuning", dataset: "Dataset") -> "Ledger":
+    from toolkit.study_display import Display
+    from toolkit.tuning import run
+
+    done = 0
+    with Display(tuning.study, tuning.trials, tuning.workers) as display:
+
+        def on_change(ledger: "Ledger") -> None:
+            nonlocal done
+            done = display.update(ledger)
+
+        try:
+            return run(tuning, dataset, on_change)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"stopped with {done} of {tuning.trials} trials done: the same command goes on"
+            ) from None
+
+
+def _tell(study: "Study", folder: Path, console: Console) -> None:
+    from toolkit import findings
+    from toolkit.study_figures import draw
+
+    pictures = draw(study, folder)
+    console.result(
+        findings.summary(study) | {"figures": [str(path) for path in pictures]},
+        "\n".join([findings.text(study), f"figures  {folder}"]),
+    )
+
+
+def _seconds(text: str) -> float:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if not found:
+        raise UsageError(f"--timeout {text!r} is no time: give it as 90s, 30m or 2h")
+    return float(found[1]) * _UNITS[found[2]]

@@ -1,0 +1,225 @@
+"""Who runs which trial of a study, and which trials count: the same answer on every machine.
+
+A study has room for so many trials. A trial takes a place while it waits, runs, has finished,
+or has failed by itself. One that was lost with its worker, interrupted, or begun beyond the last
+place takes none, so that another is run in its stead.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.samplers import TPESampler
+from optuna.storages import BaseStorage
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from toolkit.errors import UsageError
+
+LOST = "lost with its worker"
+LOST_AGAIN = "lost with its worker, twice"
+INTERRUPTED = "interrupted"
+SURPLUS = "begun when there was no place left"
+_PLACELESS = {LOST, INTERRUPTED, SURPLUS}
+
+FAILURE = "failure"
+HEARTBEAT = "heartbeat"
+SEED = "seed"
+WORKER = "worker"
+_SETUP = "setup"
+_RETRY_OF = "retry_of"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this worker may run, and the seed that decides all that is random in it."""
+
+    trial: Trial
+    seed: int
+
+
+class Ledger:
+    """A study, and the bookkeeping of its trials.
+
+    Args:
+        study: as `opened` or `existing` returns it.
+        storage: that it lies in.
+        places: how many trials it shall come to.
+        seed: of the study.
+    """
+
+    def __init__(self, study: Study, storage: BaseStorage, places: int, seed: int) -> None:
+        self.study = study
+        self.places = places
+        self._storage = storage
+        self._seed = seed
+        self._beats: dict[int, tuple[Any, float]] = {}
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return every trial, by number."""
+        return self.study.get_trials(deepcopy=False)
+
+    def placed(self) -> list[FrozenTrial]:
+        """Return the trials that take a place, by number."""
+        return placed(self.trials())
+
+    def complete(self) -> bool:
+        """Return whether every place is taken by a trial that has ended."""
+        return sum(trial.state.is_finished() for trial in self.placed()) >= self.places
+
+    def claim(self, worker: str) -> Claim | None:
+        """Take a trial to run: one that waits to be retried, or a new one.
+
+        Args:
+            worker: a word that no other worker has.
+
+        Returns:
+            None where every place is taken.
+        """
+        now = self.placed()
+        waiting = any(trial.state == TrialState.WAITING for trial in now)
+        if len(now) >= self.places and not waiting:
+            return None
+        trial = self.study.ask()
+        # Others may have come first: numbers are given out one at a time, so all agree on this.
+        place = sum(each.number < trial.number for each in self.placed())
+        if place >= self.places:
+            self.give_up(self._frozen(trial), SURPLUS)
+            return None
+        trial.set_user_attr(WORKER, worker)
+        seed = trial.user_attrs.get(SEED)
+        if seed is None:
+            seed = int(np.random.SeedSequence([self._seed, place]).generate_state(1)[0])
+            trial.set_user_attr(SEED, seed)
+        # What a trial is given depends on the trials before it and on its seed alone, so that a
+        # study which was interrupted goes on as if it had not been.
+        self.study.sampler = sampler(seed)
+        return Claim(trial, seed)
+
+    def give_up(self, trial: FrozenTrial, reason: str) -> bool:
+        """Mark a running trial as failed; one that was lost or interrupted is to be run again.
+
+        Returns:
+            Whether it was still running: of several that give it up, one is told so.
+        """
+        retry_of = trial.user_attrs.get(_RETRY_OF)
+        if reason == LOST and retry_of is not None:
+            reason = LOST_AGAIN
+        identity = trial._trial_id
+        try:
+            self._storage.set_trial_user_attr(identity, FAILURE, reason)
+            if not self._storage.set_trial_state_values(identity, TrialState.FAIL):
+                return False
+        except UpdateFinishedTrialError:
+            return False
+        if reason in (LOST, INTERRUPTED):
+            attributes = {SEED: trial.user_attrs[SEED]} if SEED in trial.user_attrs else {}
+            if reason == LOST:
+                attributes[_RETRY_OF] = trial.number
+            elif retry_of is not None:
+                attributes[_RETRY_OF] = retry_of
+            self.study.enqueue_trial(trial.params, user_attrs=attributes)
+        return True
+
+    def give_up_worker(self, worker: str, reason: str) -> list[int]:
+        """Give up what a worker was running; return the numbers of those trials."""
+        running = [
+            each for each in _running(self.trials()) if each.user_attrs.get(WORKER) == worker
+        ]
+        return [each.number for each in running if self.give_up(each, reason)]
+
+    def give_up_stale(self, stale_after: float) -> list[int]:
+        """Give up trials whose heartbeat this process has not seen change for so many seconds.
+
+        Clocks of different machines are never compared. Call it often.
+        """
+        now = time.monotonic()
+        given_up = []
+        for trial in _running(self.trials()):
+            beat = trial.user_attrs.get(HEARTBEAT)
+            known, since = self._beats.get(trial.number, (None, now))
+            if trial.number not in self._beats or known != beat:
+                self._beats[trial.number] = (beat, now)
+            elif now - since >= stale_after and self.give_up(trial, LOST):
+                given_up.append(trial.number)
+        return given_up
+
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self._storage.get_trial(trial._trial_id)
+
+
+def placed(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+    """Return those trials that count as one of the study's."""
+    return [
+        trial
+        for trial in trials
+        if trial.state != TrialState.FAIL or trial.user_attrs.get(FAILURE) not in _PLACELESS
+    ]
+
+
+def sampler(seed: int) -> TPESampler:
+    """Return the study's sampler: what Optuna's default was when the study ran."""
+    return TPESampler(multivariate=False, constant_liar=False, seed=seed)
+
+
+def opened(
+    storage: BaseStorage, name: str, setup: dict[str, Any], places: int, seed: int
+) -> Ledger:
+    """Open a study, or make it.
+
+    Args:
+        storage: where it lies, or will.
+        name: of the study.
+        setup: all that must be the same for every worker and every resumption; plain values.
+        places: how many trials it shall come to.
+        seed: of the study.
+
+    Raises:
+        UsageError: the study was made with another setup, or by another program.
+    """
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True
+        )
+    except DuplicatedStudyError:
+        study = optuna.load_study(study_name=name, storage=storage)
+    if _SETUP not in study.user_attrs:
+        if study.get_trials(deepcopy=False):
+            raise UsageError(
+                f"the study {name!r} was not made by `toolkit tune`: give another with --study"
+            )
+        study.set_user_attr(_SETUP, setup)
+    was = study.user_attrs[_SETUP]
+    for key, ours in setup.items():
+        if was.get(key) != ours:
+            raise UsageError(
+                f"the study {name!r} cannot go on: {key} was {was.get(key)}, now {ours}; give the "
+                "same options and data, or another name with --study"
+            )
+    return Ledger(study, storage, places, seed)
+
+
+def existing(storage: BaseStorage, name: str) -> Study:
+    """Return a study that is there.
+
+    Raises:
+        UsageError: there is none of that name; those that are there are named.
+    """
+    try:
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        names = ", ".join(sorted(optuna.get_all_study_names(storage))) or "none"
+        raise UsageError(f"no study is called {name!r}: there are {names}") from None
+
+
+def setup_of(study: Study) -> dict[str, Any]:
+    """Return what a study was made with, as `opened` was given it; empty of a foreign one."""
+    return dict(study.user_attrs.get(_SETUP, {}))
+
+
+def _running(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.state == TrialState.RUNNING]

@@ -1,0 +1,148 @@
+"""One trial of a tuning: trains until it overfits, and tells the study what came of it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+
+from toolkit.curves import Curves
+from toolkit.dataset import Dataset
+from toolkit.errors import TrainingError
+from toolkit.ledger import FAILURE, HEARTBEAT, Claim
+from toolkit.objective import overfits, score
+from toolkit.search_space import TRIAL_LR, suggested, trial_recipe
+from toolkit.training import Training
+
+DIVERGED = "diverged"
+OUT_OF_MEMORY = "out of memory"
+TRAINING_ACCURACY = "training_accuracy"
+VALIDATION_ACCURACY = "validation_accuracy"
+EPOCHS = "epochs"
+_BEAT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What all trials of a study have in common.
+
+    Attributes:
+        preset: `study` or `default`.
+        epochs: most epochs of a trial.
+        logs: folder of the TensorBoard runs, one for each trial.
+    """
+
+    preset: str
+    epochs: int
+    logs: Path
+
+
+def run_trial(
+    study: Study, claim: Claim, plan: TrialPlan, dataset: Dataset, device: torch.device
+) -> None:
+    """Train one trial to its end and record its score, or why it failed.
+
+    A trial that diverges or runs out of memory is a failed one, and no error. One that was given
+    up by others meanwhile leaves no trace.
+    """
+    trial = claim.trial
+    parameters = suggested(trial)
+    folder = plan.logs / f"{trial.number:03}"
+    failure = None
+    with _heartbeat(trial):
+        try:
+            with Curves(folder, 0) as curves:
+                recipe = trial_recipe(plan.preset, parameters, plan.epochs)
+                training = Training(dataset, recipe, claim.seed, device)
+                outcome = _trained(training, trial, curves)
+                curves.add_trial(_logged(parameters), _metrics(outcome))
+        except TrainingError:
+            failure = DIVERGED
+        except MemoryError:
+            failure = OUT_OF_MEMORY
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            failure = OUT_OF_MEMORY
+        except UpdateFinishedTrialError:
+            return
+    try:
+        if failure:
+            trial.set_user_attr(FAILURE, failure)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            for name, value in outcome.items():
+                trial.set_user_attr(name, value)
+            study.tell(trial, score(outcome[TRAINING_ACCURACY], outcome[VALIDATION_ACCURACY]))
+    except (UpdateFinishedTrialError, ValueError):
+        # Given up by others in the last moment: the retry counts.
+        if study.trials[trial.number].state == TrialState.RUNNING:
+            raise
+
+
+def _trained(training: Training, trial: Trial, curves: Curves) -> dict[str, Any]:
+    accuracies: tuple[list[float], list[float]] = [], []
+    while training.epoch < training.recipe.epochs:
+        epoch = training.advance()
+        assert epoch.val_accuracy is not None
+        accuracies[0].append(epoch.train_accuracy)
+        accuracies[1].append(epoch.val_accuracy)
+        curves.add(epoch)
+        trial.report(epoch.val_accuracy, epoch.epoch)
+        if overfits(*accuracies):
+            break
+    return {
+        TRAINING_ACCURACY: accuracies[0][-1],
+        VALIDATION_ACCURACY: accuracies[1][-1],
+        EPOCHS: training.epoch,
+    }
+
+
+@contextmanager
+def _heartbeat(trial: Trial) -> Iterator[None]:
+    """Change an attribute of the trial every few seconds, as long as this process lives."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not stop.wait(_BEAT_SECONDS):
+            count += 1
+            try:
+                trial.set_user_attr(HEARTBEAT, count)
+            except UpdateFinishedTrialError:
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _logged(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
+
+
+def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
+    training, validation = outcome[TRAINING_ACCURACY], outcome[VALIDATION_ACCURACY]
+    return {
+        "hparam/tAccuracy": 100 * training,
+        "hparam/vAccuracy": 100 * validation,
+        "score": score(training, validation),
+        "step": outcome[EPOCHS],
+    }
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    # The allocator of the CPU has no error class of its own.
+    return "allocate memory" in str(error)
