@@ -142,6 +142,9 @@ def _grpc(location: str) -> BaseStorage:
 
 def _database(location: str, scheme: str) -> BaseStorage:
     dialect = scheme.partition("+")[0]
+    if urlsplit(location).netloc.count("@") > 1:
+        # Drivers would take the rest of the password for the host, and say it.
+        raise UsageError(f"--storage {shown(location)}: write @ in a password as %40")
     if scheme == dialect:
         require(_DRIVERS[dialect], dialect)
         location = location.replace(f"{scheme}://", f"{dialect}+{_DRIVERS[dialect]}://", 1)

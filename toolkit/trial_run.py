@@ -25,7 +25,8 @@ OUT_OF_MEMORY = "out of memory"
 TRAINING_ACCURACY = "training_accuracy"
 VALIDATION_ACCURACY = "validation_accuracy"
 EPOCHS = "epochs"
-_BEAT_SECONDS = 10.0
+# Several may be late before a trial is taken for lost.
+_BEATS = 6
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class TrialPlan:
         preset: `study` or `default`.
         epochs: most epochs of a trial.
         logs: folder of the TensorBoard runs, one for each trial.
+        stale_after: seconds without a heartbeat after which a trial is lost.
     """
 
     preset: str
     epochs: int
     logs: Path
+    stale_after: float
 
 
 def run_trial(
@@ -55,13 +58,15 @@ def run_trial(
     parameters = suggested(trial)
     folder = plan.logs / f"{trial.number:03}"
     failure = None
-    with _heartbeat(trial):
+    with _heartbeat(trial, plan.stale_after / _BEATS):
         try:
             with Curves(folder, 0) as curves:
                 recipe = trial_recipe(plan.preset, parameters, plan.epochs)
                 training = Training(dataset, recipe, claim.seed, device)
                 outcome = _trained(training, trial, curves)
                 curves.add_trial(_logged(parameters), _metrics(outcome))
+        except UpdateFinishedTrialError:
+            return
         except TrainingError:
             failure = DIVERGED
         except MemoryError:
@@ -70,8 +75,6 @@ def run_trial(
             if not _is_out_of_memory(error):
                 raise
             failure = OUT_OF_MEMORY
-        except UpdateFinishedTrialError:
-            return
     try:
         if failure:
             trial.set_user_attr(FAILURE, failure)
@@ -105,20 +108,20 @@ def _trained(training: Training, trial: Trial, curves: Curves) -> dict[str, Any]
 
 
 @contextmanager
-def _heartbeat(trial: Trial) -> Iterator[None]:
-    """Change an attribute of the trial every few seconds, as long as this process lives."""
+def _heartbeat(trial: Trial, seconds: float) -> Iterator[None]:
+    """Change an attribute of the trial every so many seconds, as long as this process lives."""
     stop = threading.Event()
 
     def beat() -> None:
         count = 0
-        while not stop.wait(_BEAT_SECONDS):
+        while not stop.wait(seconds):
             count += 1
             try:
                 trial.set_user_attr(HEARTBEAT, count)
             except UpdateFinishedTrialError:
                 return
 
-    thread = threading.Thread(target=beat, daemon=True)
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield

@@ -43,7 +43,6 @@ class Tuning:
         seed: of the study.
         workers: processes on this machine.
         device: `cpu` or `cuda`.
-        stale_after: seconds without a heartbeat after which a trial is lost.
         deadline: `time.time()` after which no trial begins; None for none.
         setup: what must be the same on every machine, as `setup` returns it.
     """
@@ -55,7 +54,6 @@ class Tuning:
     seed: int
     workers: int
     device: str
-    stale_after: float
     deadline: float | None
     setup: dict[str, Any]
 
@@ -81,6 +79,7 @@ def setup(dataset: Dataset, plan: TrialPlan, seed: int) -> dict[str, Any]:
         "search space": {name: repr(each) for name, each in SPACE.items()},
         "epochs": plan.epochs,
         "seed": seed,
+        "stale_after": plan.stale_after,
         "labels": dataset.label_map.name,
         "split": dataset.split,
         "data": record.content_sha256,
@@ -112,7 +111,7 @@ def run(tuning: Tuning, dataset: Dataset, on_change: Callable[[Ledger], None]) -
         crew = _Crew(tuning, dataset, Path(folder))
         try:
             while crew.working(ledger):
-                for number in ledger.give_up_stale(tuning.stale_after):
+                for number in ledger.give_up_stale(tuning.plan.stale_after):
                     print(f"trial {number} was lost with its worker", file=sys.stderr)
                 on_change(ledger)
         except BaseException:

@@ -99,7 +99,7 @@ def tune(
     dataset = load(data, labels.value, chosen_split, console)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
-    plan = TrialPlan(preset.value, max_epochs, logs / TUNING / name)
+    plan = TrialPlan(preset.value, max_epochs, logs / TUNING / name, stale_after)
     tuning = Tuning(
         storage=storage or str(logs / JOURNAL),
         study=name,
@@ -108,7 +108,6 @@ def tune(
         seed=seed,
         workers=workers,
         device=chosen_device,
-        stale_after=stale_after,
         deadline=deadline,
         setup=setup(dataset, plan, seed),
     )
