@@ -1,14 +1,4 @@
-"""The pipeline as it is exported: the X-ray's three equal channels folded into one grey one.
-
-With W the weight and b the bias of the image branch's first convolution, and r the resized X-ray
-on 0..1, which is the same in every channel c:
-
-    conv((r - mean) / std, W) + b = conv(r, sum over c of W_c / std_c) + map
-    map = conv(-mean / std, W) + b, of an X-ray's size
-
-Zeros are padded after the normalisation, so the constant part differs along the borders: it is
-a map over the convolution's output, not one number for each channel.
-"""
+"""The pipeline as it is exported: the X-ray's three equal channels folded into one grey one."""
 
 import copy
 
@@ -16,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from export.pipeline import Pipeline
-from toolkit.network import IMAGE_SIZE
+from toolkit.folding import folded
 from toolkit.preprocessing import Preprocessing
 
 
@@ -34,16 +24,10 @@ class GreyConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, preprocessing: Preprocessing) -> None:
         super().__init__()
-        assert conv.bias is not None
         self.stride, self.padding = conv.stride, conv.padding
-        mean, std = preprocessing.image_mean.double(), preprocessing.image_std.double()
-        weight = conv.weight.detach().double()
-        constant = (-mean / std).expand(1, -1, IMAGE_SIZE, IMAGE_SIZE)
-        bias_map = nn.functional.conv2d(
-            constant, weight, conv.bias.detach().double(), conv.stride, conv.padding
-        )
-        self.weight = nn.Parameter((weight / std).sum(1, keepdim=True).float())
-        self.register_buffer("bias_map", bias_map.float())
+        weight, bias_map = folded(conv, preprocessing, torch.float64)
+        self.weight = nn.Parameter(weight.detach().float())
+        self.register_buffer("bias_map", bias_map.detach().float())
 
     def forward(self, grey: Tensor) -> Tensor:
         """Return float32 (N, 2S, 63, 63) of a resized X-ray on 0..1, float32 (N, 1, 256, 256)."""

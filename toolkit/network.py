@@ -88,8 +88,11 @@ class IntermediarySpaceModel(nn.Module):
             image: normalised X-ray, float32 (N, 3, 256, 256).
             edges: normalised edge map, float32 (N, 1, 224, 224).
         """
-        features = torch.cat([self.imagesClassifier(image), self.edgesClassifier(edges)], dim=1)
-        logits: Tensor = self.outputCombiner(features)
+        return self.joined(self.imagesClassifier(image), self.edgesClassifier(edges))
+
+    def joined(self, image_features: Tensor, edge_features: Tensor) -> Tensor:
+        """Return logits, float32 (N, C), of what the branches give, float32 (N, 2S) each."""
+        logits: Tensor = self.outputCombiner(torch.cat([image_features, edge_features], dim=1))
         return logits
 
 

@@ -14,6 +14,7 @@ from toolkit import checkpoint
 from toolkit.augmentation import augmented
 from toolkit.dataset import Dataset
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
+from toolkit.folding import logits_of
 from toolkit.network import IntermediarySpaceModel
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
@@ -254,9 +255,7 @@ class Training:
         xray = self.pixels[batch]
         if self.recipe.augmentation:
             xray = augmented(xray, self.recipe.augmentation, self.generator)
-        with torch.no_grad():
-            image, edges = self.preprocessing(xray)
-        logits = self.network(image.contiguous(memory_format=torch.channels_last), edges)
+        logits = logits_of(self.network, self.preprocessing, xray)
         loss = functional.cross_entropy(
             logits,
             self.labels[batch],
@@ -299,11 +298,8 @@ def predict(
 ) -> Tensor:
     """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, 224, 224)."""
     network.eval()
-    logits = []
-    for xray in torch.split(pixels, _EVALUATION_BATCH):
-        image, edges = preprocessing(xray)
-        logits.append(network(image.contiguous(memory_format=torch.channels_last), edges))
-    return torch.cat(logits).cpu()
+    batches = torch.split(pixels, _EVALUATION_BATCH)
+    return torch.cat([logits_of(network, preprocessing, xray) for xray in batches]).cpu()
 
 
 def _placed(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
