@@ -26,12 +26,13 @@ def both(request, drawn_xrays):
 
 def test_the_folded_network_gives_the_logits_of_the_plain_one(both):
     (folded, _), (plain, _) = both
-    assert torch.allclose(folded, plain, rtol=1e-5, atol=1e-5 * plain.abs().max())
+    assert float((folded - plain).abs().max()) < 1e-5 * float(plain.abs().max())
     assert plain.std() > 1e-3
 
 
 def test_training_through_the_folded_network_has_the_same_gradients(both):
     (_, folded), (_, plain) = both
     for mine, theirs in zip(folded, plain, strict=True):
-        assert torch.allclose(mine, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max())
-        assert theirs.abs().max() > 0
+        # Where two pixels all but tie, the maximum takes one or the other.
+        assert 0 < float(theirs.norm())
+        assert float((mine - theirs).norm()) < 1e-3 * float(theirs.norm())
