@@ -173,7 +173,12 @@ class _Crew:
             args=(self._tuning, self._dataset, self._pixels, name, index),
             daemon=True,
         )
-        process.start()
+        # Ctrl-C reaches the whole group of processes; the supervisor decides what comes of it.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            process.start()
+        finally:
+            signal.signal(signal.SIGINT, before)
         self.workers[name] = process
 
 
@@ -185,8 +190,6 @@ def _death(code: int, given_up: list[int]) -> str:
 
 def _work(tuning: Tuning, dataset: Dataset, pixels: Path, name: str, index: int) -> None:
     """Run trials until there is none left. The main function of a worker process."""
-    # Ctrl-C reaches the whole group of processes; the supervisor decides what comes of it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _stop)
     parent = multiprocessing.parent_process()
     assert parent is not None

@@ -32,7 +32,7 @@ def both(request):
 
 
 def distance(mine, exact):
-    return float((mine.double() - exact).norm() / exact.norm())
+    return float((mine.detach().double() - exact.detach()).norm() / exact.detach().norm())
 
 
 def test_the_folded_network_gives_the_logits_of_the_plain_one(both):
