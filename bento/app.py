@@ -22,7 +22,7 @@ class Interface:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._document = document(predictor.classes)
+        self._document = document(predictor.meaning)
 
     def application(self) -> "Starlette":
         """Return the application; every route that it lacks is a 404 of its own."""
@@ -62,11 +62,7 @@ class Interface:
 
     def _answer(self, content: bytes) -> dict[str, Any]:
         probabilities = self._predictor.predict(decode(content)[None]).probabilities[0]
-        index = int(probabilities.argmax())
-        return {
-            "class": index,
-            "label": self._predictor.classes[index],
-            "probabilities": [float(each) for each in probabilities],
+        return self._predictor.meaning.answer(probabilities) | {
             "model": self._predictor.name,
             "model_sha256": self._predictor.sha256,
         }

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bento.answer import Meaning
 from bento.upload import FIELD
 from toolkit import __version__
 from toolkit.images import MAX_BYTES, MAX_PIXELS
@@ -12,8 +13,9 @@ _PROBLEM = {
 }
 
 
-def document(classes: tuple[str, ...]) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a service with these classes."""
+def document(meaning: Meaning) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of a service whose answers mean this."""
+    classes = meaning.classes
     return {
         "openapi": "3.1.0",
         "info": {
@@ -27,7 +29,7 @@ def document(classes: tuple[str, ...]) -> dict[str, Any]:
             "/livez": {"get": _plain("200 while the process lives.")},
             "/readyz": {"get": _plain("200 once the model is ready, else 503.")},
         },
-        "components": {"schemas": {"Prediction": _prediction(classes), "Problem": _problem()}},
+        "components": {"schemas": {"Prediction": _prediction(meaning), "Problem": _problem()}},
     }
 
 
@@ -74,10 +76,27 @@ def _plain(description: str) -> dict[str, Any]:
     return {"responses": {"200": {"description": description}}}
 
 
-def _prediction(classes: tuple[str, ...]) -> dict[str, Any]:
+def _prediction(meaning: Meaning) -> dict[str, Any]:
+    classes = meaning.classes
+    added: dict[str, Any] = {}
+    if meaning.grades:
+        added["expected_grade"] = {
+            "type": "number",
+            "minimum": min(map(min, meaning.grades)),
+            "maximum": max(map(max, meaning.grades)),
+            "description": "On the Kellgren-Lawrence scale.",
+        }
+    if meaning.abstain_below is not None:
+        added["abstain"] = {
+            "type": "boolean",
+            "description": (
+                f"Whether the largest probability is below {meaning.abstain_below:.3f}: too "
+                "small to go by."
+            ),
+        }
     return {
         "type": "object",
-        "required": ["class", "label", "probabilities", "model", "model_sha256"],
+        "required": ["class", "label", "probabilities", "model", "model_sha256", *added],
         "properties": {
             "class": {"type": "integer", "minimum": 0, "maximum": len(classes) - 1},
             "label": {"type": "string", "enum": list(classes)},
@@ -87,6 +106,7 @@ def _prediction(classes: tuple[str, ...]) -> dict[str, Any]:
                 "minItems": len(classes),
                 "maxItems": len(classes),
             },
+            **added,
             "model": {"type": "string"},
             "model_sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
         },

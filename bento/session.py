@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bento.answer import Meaning
 from toolkit import manifest
 from toolkit.errors import ManifestError, ModelRefusedError, ProviderError
 from toolkit.extras import require_onnxruntime
@@ -43,7 +44,7 @@ class Predictor:
 
     Attributes:
         name: of the model.
-        classes: the label of each class.
+        meaning: of its probabilities.
         sha256: of the pipeline file.
         provider: the execution provider that runs it.
     """
@@ -51,14 +52,14 @@ class Predictor:
     def __init__(
         self,
         name: str,
-        classes: tuple[str, ...],
+        meaning: Meaning,
         path: Path,
         digest: str,
         provider: str,
         threads: int = 0,
     ) -> None:
         self.name = name
-        self.classes = classes
+        self.meaning = meaning
         self.sha256 = digest
         self._session = open_session(path, provider, threads)
         self.provider: str = self._session.get_providers()[0]
@@ -82,7 +83,9 @@ def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0
     record = manifest.load(files.manifest)
     digest = check_proof(files, record)
     path = files.path("pipeline")
-    return Predictor(record.name, record.labels.classes, path, digest, provider, threads)
+    abstain_below = record.calibration.abstain_below if record.calibration else None
+    meaning = Meaning(record.labels.classes, record.labels.grades, abstain_below)
+    return Predictor(record.name, meaning, path, digest, provider, threads)
 
 
 def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
@@ -106,11 +109,11 @@ def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
         raise ModelRefusedError(f"{path} does not take X-rays: give NAME.pipeline.onnx")
     properties = session.get_modelmeta().custom_metadata_map
     try:
-        classes = tuple(json.loads(properties["classes"]))
+        meaning = Meaning(tuple(json.loads(properties["classes"])))
     except (KeyError, ValueError) as error:
         raise ModelRefusedError(f"{path} does not name its classes: export it again") from error
     name = properties.get("name", path.stem)
-    return Predictor(name, classes, path, sha256(path), provider), False
+    return Predictor(name, meaning, path, sha256(path), provider), False
 
 
 def check_proof(files: ModelFiles, record: manifest.Manifest) -> str:

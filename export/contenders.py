@@ -18,6 +18,7 @@ from export.onnx_graph import OPSET
 from export.pipeline import Pipeline
 from export.reference_path import preprocessed
 from export.torch_formats import open_pt2, open_torchscript
+from toolkit.calibration import softmax
 from toolkit.extras import require, require_onnxruntime
 from toolkit.images import decode
 from toolkit.manifest import Manifest
@@ -179,8 +180,6 @@ def _reference(path: Path, record: Manifest, threads: int) -> Classify:
             "edges": np.stack([edges for _, edges in inputs]),
         }
         (logits,) = session.run(["logits"], feed)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: NDArray[np.float32] = powers / powers.sum(axis=1, keepdims=True)
-        return probabilities
+        return softmax(logits, record.temperature).astype(np.float32)
 
     return classify

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from export.pipeline import Pipeline
+from export.pipeline import Pipeline, probabilities_of
 from toolkit.folding import folded
 from toolkit.preprocessing import Preprocessing
 
@@ -44,6 +44,7 @@ class FoldedPipeline(nn.Module):
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
+        self.temperature = pipeline.temperature
         self.preprocessing = pipeline.preprocessing
         self.network = copy.deepcopy(pipeline.network)
         first = self.network.imagesClassifier[0]
@@ -60,4 +61,4 @@ class FoldedPipeline(nn.Module):
         """
         edge_map = self.preprocessing.edge_map(xray)
         logits = self.network(self.preprocessing.resized(xray), self.preprocessing.edges(edge_map))
-        return logits, torch.softmax(logits, dim=1), edge_map
+        return logits, probabilities_of(logits, self.temperature), edge_map

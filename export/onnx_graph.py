@@ -106,6 +106,7 @@ def metadata(manifest: Manifest) -> dict[str, str]:
         "edge_threshold": json.dumps(constants.edge_threshold),
         "edge_mean": json.dumps(constants.edge_mean),
         "edge_std": json.dumps(constants.edge_std),
+        "temperature": json.dumps(manifest.temperature),
         "checkpoint_sha256": manifest.training.checkpoint_sha256,
         "toolkit_version": manifest.training.versions.get("toolkit", ""),
         "torch_version": torch.__version__,

@@ -8,10 +8,9 @@ hold.
 
 import copy
 
-import torch
 from torch import Tensor, nn
 
-from export.pipeline import Pipeline
+from export.pipeline import Pipeline, probabilities_of
 
 _BLOCK = 4
 _PADDING = 2
@@ -57,6 +56,7 @@ class PackedPipeline(nn.Module):
 
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
+        self.temperature = pipeline.temperature
         self.preprocessing = constants = pipeline.preprocessing
         self.network = copy.deepcopy(pipeline.network)
         image, edges = self.network.imagesClassifier[0], self.network.edgesClassifier[0]
@@ -77,4 +77,4 @@ class PackedPipeline(nn.Module):
         edge_map = self.preprocessing.edge_map(xray)
         levels = self.preprocessing.resized(xray) * 255
         logits = self.network(levels, edge_map.float().unsqueeze(1))
-        return logits, torch.softmax(logits, dim=1), edge_map
+        return logits, probabilities_of(logits, self.temperature), edge_map

@@ -14,12 +14,23 @@ class Pipeline(nn.Module):
     """Grey X-rays to logits, probabilities and the edge map.
 
     Always in evaluation mode: a fresh Module starts in training mode, with dropout live.
+
+    Args:
+        preprocessing: with the model's constants.
+        network: trained.
+        temperature: T of softmax(logits / T).
     """
 
-    def __init__(self, preprocessing: Preprocessing, network: IntermediarySpaceModel) -> None:
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        network: IntermediarySpaceModel,
+        temperature: float = 1.0,
+    ) -> None:
         super().__init__()
         self.preprocessing = preprocessing
         self.network = network
+        self.temperature = temperature
         self.eval()
 
     def forward(self, xray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -30,7 +41,7 @@ class Pipeline(nn.Module):
         """
         edge_map = self.preprocessing.edge_map(xray)
         logits = self.network(self.preprocessing.image(xray), self.preprocessing.edges(edge_map))
-        return logits, torch.softmax(logits, dim=1), edge_map
+        return logits, probabilities_of(logits, self.temperature), edge_map
 
 
 def load_pipeline(files: ModelFiles, record: Manifest) -> Pipeline:
@@ -39,4 +50,11 @@ def load_pipeline(files: ModelFiles, record: Manifest) -> Pipeline:
     Raises:
         CheckpointError: the checkpoint is missing, corrupt, or not the manifest's.
     """
-    return Pipeline(Preprocessing(record.preprocessing), load_trained(files, record))
+    network = load_trained(files, record)
+    return Pipeline(Preprocessing(record.preprocessing), network, record.temperature)
+
+
+def probabilities_of(logits: Tensor, temperature: float) -> Tensor:
+    """Return softmax(logits / temperature), float32 (N, C)."""
+    # Without calibration there is nothing to divide by, in the graph neither.
+    return torch.softmax(logits if temperature == 1 else logits / temperature, dim=1)

@@ -36,8 +36,7 @@ def convert_fp16(fp32: Path, target: Path) -> None:
     """
     model = onnx.load(fp32)
     chosen = _after(model, _is_learned, own=True)
-    nodes = [node for node in model.graph.node if node.name in chosen and node.op_type != "Softmax"]
-    half = _halved(model, {node.name for node in nodes})
+    half = _halved(model, chosen - _after_logits(model))
     _save(half, model, "fp16", target)
 
 
@@ -90,6 +89,16 @@ def _quantized(model: ModelProto) -> list[str]:
         if node.op_type in ("Conv", "Relu", "MaxPool")
         and node.name in followed & _after(model, _is_learned, own=True)
     ]
+
+
+def _after_logits(model: ModelProto) -> set[str]:
+    """Return the nodes that make probabilities of the logits."""
+    tensors, names = {"logits"}, set()
+    for node in model.graph.node:  # ONNX keeps them in the order in which they can run
+        if tensors & set(node.input):
+            tensors |= set(node.output)
+            names.add(node.name)
+    return names
 
 
 def _is_learned(node: NodeProto) -> bool:

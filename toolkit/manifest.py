@@ -118,6 +118,31 @@ class TuningRecord:
 
 
 @dataclass(frozen=True)
+class CalibrationRecord:
+    """What the probabilities are scaled by, and when they are too small to go by.
+
+    Attributes:
+        part: of the data set that it was fitted on.
+        n: X-rays in it.
+        temperature: T of softmax(logits / T), above 0.
+        error_before: expected calibration error with T = 1, 0 to 1.
+        error_after: with the fitted T.
+        abstain_below: largest probability below which the model abstains, 0 to 1.
+        abstained: share of the X-rays that it abstains on.
+        wrong_among_kept: share of wrong ones among the others.
+    """
+
+    part: str
+    n: int
+    temperature: float
+    error_before: float
+    error_after: float
+    abstain_below: float
+    abstained: float
+    wrong_among_kept: float
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph; a free dimension is named, as in ("batch", 224, 224)."""
 
@@ -257,7 +282,8 @@ class Manifest:
     """What a model is.
 
     A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
-    are not known, and `tuning` of a model whose recipe was not tuned.
+    are not known, `tuning`
+    of a model whose recipe was not tuned, and `calibration` of one without validation X-rays.
     """
 
     name: str
@@ -269,7 +295,13 @@ class Manifest:
     export: ExportRecord | None = None
     equivalence: EquivalenceRecord | None = None
     tuning: TuningRecord | None = None
+    calibration: CalibrationRecord | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before softmax: 1 of a model without calibration."""
+        return self.calibration.temperature if self.calibration else 1.0
 
     def with_export(self, export: ExportRecord, equivalence: EquivalenceRecord) -> "Manifest":
         """Return the manifest with new exported files and the verdict over them."""

@@ -5,9 +5,12 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from toolkit import checkpoint, manifest, metrics
+from toolkit.calibration import calibrated
 from toolkit.dataset import Dataset
 from toolkit.errors import ManifestError, TrainingError, UsageError
 from toolkit.extras import versions
@@ -34,8 +37,8 @@ def save_outcome(
         TrainingError: the network's output is not finite.
     """
     dataset = training.dataset
-    evaluations = {
-        part: metrics.as_dict(evaluate_part(training.result, training.preprocessing, dataset, part))
+    logits = {
+        part: _logits(training.result, training.preprocessing, dataset, part)
         for part in dataset.parts
     }
     checkpoint.save(training.result.state_dict(), files.checkpoint)
@@ -57,36 +60,47 @@ def save_outcome(
             epochs=training.epoch,
             versions={"python": platform.python_version()}
             | versions("toolkit", "torch", "numpy", "pillow"),
-            metrics=evaluations,
+            metrics={part: _evaluation(dataset, part, each) for part, each in logits.items()},
         ),
         tuning=tuning,
+        calibration=_calibration(dataset, logits),
     )
     manifest.save(result, files.manifest)
     files.resume.unlink(missing_ok=True)
     return result
 
 
-def evaluate_part(
+def _logits(
     network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset, part: str
-) -> metrics.Evaluation:
-    """Return the figures of a network on one part of a dataset.
-
-    Raises:
-        TrainingError: the network's output is not finite.
-    """
-    indices = dataset.parts[part]
-    device = preprocessing.white.device
-    logits = predict(network, preprocessing, dataset.pixels[indices].to(device))
+) -> NDArray[np.float32]:
+    """Return the logits of one part, float32 (N, C)."""
+    pixels = dataset.pixels[dataset.parts[part]].to(preprocessing.white.device)
+    logits = predict(network, preprocessing, pixels)
     if not logits.isfinite().all():
         raise TrainingError(
             f"the network's output on the part {part!r} is not finite: lower the learning rate "
             "with --lr"
         )
-    return metrics.evaluate(
-        dataset.labels[indices].numpy(),
-        logits.argmax(dim=1).numpy(),
-        len(dataset.label_map.classes),
-    )
+    result: NDArray[np.float32] = logits.numpy()
+    return result
+
+
+def _labels(dataset: Dataset, part: str) -> NDArray[np.int64]:
+    result: NDArray[np.int64] = dataset.labels[dataset.parts[part]].numpy()
+    return result
+
+
+def _evaluation(dataset: Dataset, part: str, logits: NDArray[np.float32]) -> dict[str, Any]:
+    classes = len(dataset.label_map.classes)
+    return metrics.as_dict(metrics.evaluate(_labels(dataset, part), logits.argmax(axis=1), classes))
+
+
+def _calibration(
+    dataset: Dataset, logits: dict[str, NDArray[np.float32]]
+) -> manifest.CalibrationRecord | None:
+    if "val" not in logits:
+        return None
+    return calibrated(logits["val"], _labels(dataset, "val"), "val")
 
 
 def keep_previous(files: ModelFiles) -> bool:

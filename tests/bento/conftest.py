@@ -39,6 +39,7 @@ def served(tmp_path_factory):
         dataset=manifest.DatasetRecord("generated", "patient", {}, {}, "", 0, 0, 0),
         network=manifest.NetworkRecord(4, 0.5, parameter_count(network)),
         training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
+        calibration=manifest.CalibrationRecord("val", 9, 1.7, 0.2, 0.1, 0.5, 0.3, 0.05),
     )
     manifest.save(record, files.manifest)
     result = export("onnx", files, files).record

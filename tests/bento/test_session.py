@@ -17,7 +17,7 @@ from toolkit.files import sha256
 def test_proven_model_opens_with_its_classes_and_hash(served, xrays):
     predictor = open_model(served.folder, served.name)
     assert predictor.name == "served"
-    assert predictor.classes == ("none", "minimal", "moderate", "severe")
+    assert predictor.meaning.classes == ("none", "minimal", "moderate", "severe")
     assert predictor.sha256 == sha256(served.path("pipeline"))
     result = predictor.predict(xrays)
     assert result.logits.shape == result.probabilities.shape == (8, 4)
@@ -132,7 +132,7 @@ def test_pipeline_file_alone_opens_by_its_own_metadata_as_unproven(served, tmp_p
     shutil.copy(served.path("pipeline"), alone)
     predictor, proven = open_file(alone)
     assert not proven
-    assert predictor.classes == ("none", "minimal", "moderate", "severe")
+    assert predictor.meaning.classes == ("none", "minimal", "moderate", "severe")
     expected, proven = open_file(served.path("pipeline"))
     assert proven
     np.testing.assert_array_equal(

@@ -59,7 +59,15 @@ MULTIPART = {"content-type": "multipart/form-data; boundary=b"}
 def test_png_by_multipart_is_answered(client, encoded, xrays):
     answer = client.post("/predict", content=_part(encoded(xrays[0])), headers=MULTIPART)
     assert answer.status_code == 200, answer.text
-    assert set(answer.json()) == {"class", "label", "probabilities", "model", "model_sha256"}
+    assert set(answer.json()) == {
+        "class",
+        "label",
+        "probabilities",
+        "expected_grade",
+        "abstain",
+        "model",
+        "model_sha256",
+    }
 
 
 def test_media_type_is_told_whatever_its_case(client, encoded, xrays):

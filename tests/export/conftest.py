@@ -20,6 +20,8 @@ from toolkit.labels import label_map
 from toolkit.network import IntermediarySpaceModel, parameter_count
 from toolkit.store import ModelFiles
 
+TEMPERATURE = 1.7
+
 
 @dataclass(frozen=True)
 class Small:
@@ -52,6 +54,7 @@ def save_model(files, network):
         dataset=manifest.DatasetRecord("generated", "patient", {}, {}, "", 0, 0, 0),
         network=manifest.NetworkRecord(network.layer_size, 0.5, parameter_count(network)),
         training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
+        calibration=manifest.CalibrationRecord("val", 9, TEMPERATURE, 0.2, 0.1, 0.5, 0.3, 0.05),
     )
     manifest.save(record, files.manifest)
 

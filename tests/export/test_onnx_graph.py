@@ -91,6 +91,23 @@ def test_metadata_says_what_the_model_is(small, kind):
     assert properties["licence"] == "Apache-2.0"
 
 
+def test_probabilities_are_tempered_and_logits_are_not(small):
+    session = open_session(small.files.path("pipeline"), "cpu")
+    logits, probabilities = session.run(
+        ["logits", "probabilities"], {"xray": small.reference["xray"]}
+    )
+    with torch.no_grad():
+        inputs = [torch.from_numpy(small.reference[each]) for each in ("image", "edges")]
+        plain = small.pipeline.network(*inputs).numpy()
+    np.testing.assert_allclose(logits, plain, rtol=1e-5, atol=1e-4)
+    assert small.record.temperature == 1.7
+    powers = np.exp(logits.astype(np.float64) / 1.7)
+    expected = powers / powers.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-6)
+    properties = onnx.load(small.files.path("pipeline")).metadata_props
+    assert ("temperature", "1.7") in [(each.key, each.value) for each in properties]
+
+
 def test_live_dropout_is_never_exported(small, tmp_path):
     """Both exports start from a module in training mode."""
     path = tmp_path / "training.onnx"

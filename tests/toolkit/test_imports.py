@@ -25,7 +25,7 @@ LIGHT = {
     ),
     *(f"toolkit.{name}" for name in ("extras", "metrics", "synthetic")),
 }
-SERVING = {"bento", "bento.session", "bento.app", "bento.upload", "bento.openapi"}
+SERVING = {"bento", "bento.answer", "bento.session", "bento.app", "bento.upload", "bento.openapi"}
 
 
 def imported_by(module):

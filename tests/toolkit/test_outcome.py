@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from toolkit import checkpoint, manifest, metrics
+from toolkit.calibration import calibrated
 from toolkit.errors import UsageError
 from toolkit.files import sha256
 from toolkit.manifest import (
@@ -13,10 +14,10 @@ from toolkit.manifest import (
     ExportRecord,
     Leg,
 )
-from toolkit.outcome import evaluate_part, keep_previous, save_outcome
+from toolkit.outcome import keep_previous, save_outcome
 from toolkit.recipes import recipe
 from toolkit.store import ModelFiles
-from toolkit.training import Training
+from toolkit.training import Training, predict
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,13 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
     network = checkpoint.load_network(files.checkpoint, record.network, 4)
     assert record.training.metrics.keys() == tiny.parts.keys()
     for part, figures in record.training.metrics.items():
-        again = evaluate_part(network, training.preprocessing, tiny, part)
-        assert figures == metrics.as_dict(again)
-        assert figures["n"] == len(tiny.parts[part])
+        indices = tiny.parts[part]
+        logits = predict(network, training.preprocessing, tiny.pixels[indices]).numpy()
+        labels = tiny.labels[indices].numpy()
+        assert figures == metrics.as_dict(metrics.evaluate(labels, logits.argmax(axis=1), 4))
+        assert figures["n"] == len(indices)
+        if part == "val":
+            assert record.calibration == calibrated(logits, labels, "val")
 
 
 @pytest.mark.usefixtures("finished")

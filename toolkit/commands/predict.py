@@ -33,7 +33,7 @@ def predict(
     results = [_result(predictor, file) for file in files]
     console.result(
         {"model": predictor.name, "model_sha256": predictor.sha256, "results": results},
-        "\n".join(_line(each, predictor.classes) for each in results),
+        "\n".join(_line(each, predictor.meaning.classes) for each in results),
     )
     return 2 if any("error" in each for each in results) else 0
 
@@ -46,13 +46,7 @@ def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
     except ImageError as error:
         return {"file": file, "error": str(error)}
     probabilities = predictor.predict(xray[None]).probabilities[0]
-    index = int(probabilities.argmax())
-    return {
-        "file": file,
-        "class": index,
-        "label": predictor.classes[index],
-        "probabilities": [float(each) for each in probabilities],
-    }
+    return {"file": file, **predictor.meaning.answer(probabilities)}
 
 
 def _line(result: dict[str, Any], classes: tuple[str, ...]) -> str:
@@ -60,4 +54,5 @@ def _line(result: dict[str, Any], classes: tuple[str, ...]) -> str:
         return f"{result['file']}  error: {result['error']}"
     pairs = zip(classes, result["probabilities"], strict=True)
     shares = "  ".join(f"{name} {value:.1%}" for name, value in pairs)
-    return f"{result['file']}  {result['label']}  ({shares})"
+    unsure = "  unsure" if result.get("abstain") else ""
+    return f"{result['file']}  {result['label']}  ({shares}){unsure}"

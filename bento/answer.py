@@ -1,0 +1,47 @@
+"""What is said of an X-ray: class, probabilities, and what the manifest adds to them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a model's probabilities mean.
+
+    Attributes:
+        classes: the label of each class.
+        grades: the Kellgren-Lawrence grades of each class; empty where they are not known.
+        abstain_below: largest probability below which the model abstains; None without
+            calibration.
+    """
+
+    classes: tuple[str, ...]
+    grades: tuple[tuple[int, ...], ...] = ()
+    abstain_below: float | None = None
+
+    def answer(self, probabilities: NDArray[np.float32]) -> dict[str, Any]:
+        """Return what is said of one X-ray, as plain values.
+
+        Args:
+            probabilities: float32 (C,).
+
+        Returns:
+            `class`, `label` and `probabilities`; `expected_grade`, the mean over the classes of
+            their mean grade, on the Kellgren-Lawrence scale; and `abstain`, whether the largest
+            probability is too small to go by.
+        """
+        index = int(probabilities.argmax())
+        result: dict[str, Any] = {
+            "class": index,
+            "label": self.classes[index],
+            "probabilities": [float(each) for each in probabilities],
+        }
+        if self.grades:
+            means = [float(np.mean(each)) for each in self.grades]
+            result["expected_grade"] = float(np.dot(probabilities.astype(np.float64), means))
+        if self.abstain_below is not None:
+            result["abstain"] = bool(probabilities.max() < self.abstain_below)
+        return result
