@@ -26,9 +26,10 @@ from toolkit.dataset import Dataset
 from toolkit.labels import label_map
 from toolkit.network import IntermediarySpaceModel
 from toolkit.preprocessing import Preprocessing
+from toolkit.schedule import class_weights
 from toolkit.search_space import trial_recipe
 from toolkit.synthetic import generate
-from toolkit.training import Training, class_weights
+from toolkit.training import Training
 
 BATCH = 128
 WARM_UP = 2

@@ -39,10 +39,16 @@ def folded(
     return (weight / std).sum(1, keepdim=True), bias_map
 
 
-def logits_of(
+def features_of(
     network: IntermediarySpaceModel, preprocessing: Preprocessing, xray: Tensor
-) -> Tensor:
-    """Return the network's logits, float32 (N, C), of grey levels, uint8 (N, 224, 224)."""
+) -> tuple[Tensor, Tensor]:
+    """Return what the image and the edge branch give, float32 (N, 2S) each.
+
+    Args:
+        network: of which they are the branches.
+        preprocessing: of its inputs.
+        xray: grey levels, uint8 (N, 224, 224).
+    """
     first = network.imagesClassifier[0]
     assert isinstance(first, nn.Conv2d)
     with torch.no_grad():
@@ -52,7 +58,14 @@ def logits_of(
     weight = weight.clone(memory_format=torch.channels_last)
     output = nn.functional.conv2d(grey, weight, None, first.stride, first.padding)
     image = network.imagesClassifier[1:](_plus_map(output, bias_map))
-    return network.joined(image, network.edgesClassifier(edges))
+    return image, network.edgesClassifier(edges)
+
+
+def logits_of(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, xray: Tensor
+) -> Tensor:
+    """Return the network's logits, float32 (N, C), of grey levels, uint8 (N, 224, 224)."""
+    return network.joined(*features_of(network, preprocessing, xray))
 
 
 def _plus_map(output: Tensor, bias_map: Tensor) -> Tensor:

@@ -28,6 +28,9 @@ class Recipe:
         augmentation: 0 for none, 1 for the full ranges of `toolkit.augmentation`.
         average_decay: of the moving average of the weights; 0 for none.
         label_smoothing: in [0, 1).
+        initialisation: `pytorch`, or `he` for `toolkit.network.initialise`.
+        branch_loss: weight of a loss for each branch by itself, from a linear layer that only
+            training has; it keeps either branch from dying out. 0 for none.
         constants: of the preprocessing.
     """
 
@@ -45,6 +48,8 @@ class Recipe:
     augmentation: float
     average_decay: float
     label_smoothing: float
+    initialisation: str
+    branch_loss: float
     constants: PreprocessingConstants
 
     def __post_init__(self) -> None:
@@ -73,23 +78,27 @@ PRESETS = {
         augmentation=0.0,
         average_decay=0.0,
         label_smoothing=0.0,
+        initialisation="pytorch",
+        branch_loss=0.0,
         constants=STUDY_EDGES,
     ),
     "default": Recipe(
         preset="default",
         layer_size=28,
         dropout=0.2,
-        lr=1e-3,
+        lr=2e-3,
         epochs=45,
-        batch_size=32,
+        batch_size=64,
         schedule="one_cycle",
         lr_decay=1.0,
         l2=0.0,
         weight_decay=0.05,
         class_weights="inverse_sqrt",
-        augmentation=1.0,
+        augmentation=0.5,
         average_decay=0.999,
         label_smoothing=0.05,
+        initialisation="he",
+        branch_loss=0.3,
         constants=PreprocessingConstants(),
     ),
 }

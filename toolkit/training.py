@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit import checkpoint
 from toolkit.augmentation import augmented
 from toolkit.dataset import Dataset
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
-from toolkit.folding import logits_of
-from toolkit.network import IntermediarySpaceModel
+from toolkit.folding import features_of, logits_of
+from toolkit.network import IntermediarySpaceModel, initialise
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
+from toolkit.schedule import class_weights, lr_factor
 
 _EVALUATION_BATCH = 128
 
@@ -46,46 +47,6 @@ def device_of(name: str) -> torch.device:
     return torch.device("cuda" if found and name != "cpu" else "cpu")
 
 
-def class_weights(kind: str, labels: Tensor, classes: int) -> Tensor | None:
-    """Return the loss weight of each class, float32 (classes,), or None for equal ones.
-
-    Args:
-        kind: as in `Recipe.class_weights`.
-        labels: of the training part in its order, int64 (N,).
-        classes: number of classes C.
-    """
-    counts = torch.bincount(labels, minlength=classes).float()
-    if kind == "none":
-        return None
-    if kind == "counts_first_seen":
-        first_seen = list(dict.fromkeys(labels.tolist()))
-        return counts[torch.tensor(first_seen)]
-    if kind == "inverse_sqrt":
-        weights = counts.rsqrt()
-        return weights / weights.mean()
-    if kind == "inverse":
-        weights = counts.reciprocal()
-        return weights / weights.mean()
-    raise UsageError(f"no class weights are called {kind!r}")
-
-
-def lr_factor(recipe: Recipe, epoch: int, progress: float) -> float:
-    """Return what the highest learning rate is multiplied with.
-
-    Args:
-        recipe: whose schedule it is.
-        epoch: the current one, from 0.
-        progress: share of all steps already made, in [0, 1).
-    """
-    if recipe.schedule == "exponential":
-        return float(recipe.lr_decay ** (epoch / 100))
-    warm_up = 0.1
-    if progress < warm_up:
-        return 0.02 + 0.98 * progress / warm_up
-    falling = (progress - warm_up) / (1 - warm_up)
-    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * falling, dtype=torch.float64))))
-
-
 class Training:
     """A training that can stop after any epoch and go on from its state.
 
@@ -111,8 +72,14 @@ class Training:
         self.average = _placed(recipe, classes, device)
         self.average.load_state_dict(self.network.state_dict())
         self.preprocessing = Preprocessing(recipe.constants).to(device)
+        # Each branch's own opinion, which only training asks for.
+        self.heads = nn.ModuleList(
+            nn.Linear(2 * recipe.layer_size, classes) for _ in range(2 * bool(recipe.branch_loss))
+        ).to(device)
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+            [*self.network.parameters(), *self.heads.parameters()],
+            lr=recipe.lr,
+            weight_decay=recipe.weight_decay,
         )
         self.generator = torch.Generator().manual_seed(seed)
         self.pixels = dataset.pixels.to(device)
@@ -162,6 +129,7 @@ class Training:
             "history": [asdict(each) for each in self.history],
             "network": self.network.state_dict(),
             "average": self.average.state_dict(),
+            "heads": self.heads.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "generator": self.generator.get_state(),
             "rng": torch.get_rng_state(),
@@ -186,6 +154,7 @@ class Training:
             self._check_identity(state["identity"], path)
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
+            self.heads.load_state_dict(state["heads"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.generator.set_state(state["generator"])
             torch.set_rng_state(state["rng"])
@@ -255,13 +224,12 @@ class Training:
         xray = self.pixels[batch]
         if self.recipe.augmentation:
             xray = augmented(xray, self.recipe.augmentation, self.generator)
-        logits = logits_of(self.network, self.preprocessing, xray)
-        loss = functional.cross_entropy(
-            logits,
-            self.labels[batch],
-            weight=self.weights,
-            label_smoothing=self.recipe.label_smoothing,
-        )
+        features = features_of(self.network, self.preprocessing, xray)
+        logits = self.network.joined(*features)
+        loss = self._cross_entropy(logits, batch)
+        for head, each in zip(self.heads, features, strict=False):
+            branch = head(functional.relu(each))
+            loss = loss + self.recipe.branch_loss * self._cross_entropy(branch, batch)
         if self.recipe.l2:
             squares = torch._foreach_norm(list(self.network.parameters()))
             loss = loss + self.recipe.l2 * torch.stack(squares).square().sum()
@@ -270,6 +238,14 @@ class Training:
         self.optimiser.step()
         self._update_average()
         return loss, logits.detach()
+
+    def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits,
+            self.labels[batch],
+            weight=self.weights,
+            label_smoothing=self.recipe.label_smoothing,
+        )
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -304,6 +280,8 @@ def predict(
 
 def _placed(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
     network = IntermediarySpaceModel(recipe.layer_size, recipe.dropout, classes)
+    if recipe.initialisation == "he":
+        initialise(network)
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 

@@ -11,7 +11,7 @@ from toolkit.dataset import generated, load_folder, require_classes, study_split
 from toolkit.errors import DataError
 from toolkit.folders import PARTS, patient_of
 from toolkit.labels import label_map
-from toolkit.training import class_weights
+from toolkit.schedule import class_weights
 
 STUDY = label_map("study")
 FIVE = label_map("five")

@@ -15,8 +15,9 @@ from toolkit.network import IntermediarySpaceModel
 from toolkit.outcome import save_outcome
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import recipe
+from toolkit.schedule import class_weights, lr_factor
 from toolkit.store import ModelFiles
-from toolkit.training import Training, class_weights, device_of, lr_factor, predict
+from toolkit.training import Training, device_of, predict
 
 CPU = torch.device("cpu")
 
