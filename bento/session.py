@@ -18,6 +18,7 @@ from toolkit import manifest
 from toolkit.errors import ManifestError, ModelRefusedError, ProviderError
 from toolkit.extras import require_onnxruntime
 from toolkit.files import sha256
+from toolkit.occlusion import Classify
 from toolkit.store import ModelFiles
 
 # TF32 would round the products to ten bits.
@@ -69,6 +70,12 @@ class Predictor:
         logits, probabilities = self._session.run(["logits", "probabilities"], {"xray": xrays})
         return Prediction(logits, probabilities)
 
+    def edge_map(self, xrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return the edge maps, uint8 (N, 224, 224), that the network is given of X-rays."""
+        (edge_map,) = self._session.run(["edge_map"], {"xray": xrays})
+        result: NDArray[np.uint8] = edge_map
+        return result
+
 
 def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0) -> Predictor:
     """Open the proven pipeline of a model.
@@ -86,6 +93,26 @@ def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0
     abstain_below = record.calibration.abstain_below if record.calibration else None
     meaning = Meaning(record.labels.classes, record.labels.grades, abstain_below)
     return Predictor(record.name, meaning, path, digest, provider, threads)
+
+
+def open_explainer(
+    files: ModelFiles, record: manifest.Manifest, provider: str = "auto", threads: int = 0
+) -> Classify:
+    """Open the proven explainer of a model: its network with the two inputs apart.
+
+    Raises:
+        ModelRefusedError: not exported, a hash that does not match, or no passed verdict.
+        ProviderError: the provider cannot be had.
+    """
+    check_proof(files, record, "explainer")
+    session = open_session(files.path("explainer"), provider, threads)
+
+    def classify(xrays: NDArray[np.uint8], edge_maps: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (logits,) = session.run(["logits"], {"xray": xrays, "edge_map": edge_maps})
+        result: NDArray[np.float32] = logits
+        return result
+
+    return classify
 
 
 def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
@@ -116,23 +143,23 @@ def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
     return Predictor(name, meaning, path, sha256(path), provider), False
 
 
-def check_proof(files: ModelFiles, record: manifest.Manifest) -> str:
-    """Check the proof of a model's pipeline and return the hash of its file.
+def check_proof(files: ModelFiles, record: manifest.Manifest, kind: str = "pipeline") -> str:
+    """Check the proof of one of a model's files and return its hash.
 
     Raises:
         ManifestError: the manifest is of a model with another name.
         ModelRefusedError: not exported, changed since, or not proven equal.
     """
-    path = files.path("pipeline")
+    path = files.path(kind)
     if record.name != files.name:
         raise ManifestError(
             f"{files.manifest} describes {record.name!r}, not {files.name!r}: restore its name"
         )
     mend = f"run `toolkit export onnx {files.name}`"
-    artifact = record.export.artifacts.get("pipeline") if record.export else None
+    artifact = record.export.artifacts.get(kind) if record.export else None
     if artifact is None or not path.is_file():
-        raise ModelRefusedError(f"{files.name} has no exported pipeline at {path}: {mend}")
-    leg = record.equivalence.legs.get("pipeline") if record.equivalence else None
+        raise ModelRefusedError(f"{files.name} has no exported {kind} at {path}: {mend}")
+    leg = record.equivalence.legs.get(kind) if record.equivalence else None
     if leg is None or record.equivalence is None:
         raise ModelRefusedError(f"{files.name} has no equivalence verdict: {mend}")
     if not (record.equivalence.passed and leg.passed):

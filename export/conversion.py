@@ -13,7 +13,13 @@ from export.graded import Graded
 from export.health import Finding, health
 from export.legs import LOWER, compare_file, reference_of, specs_of
 from export.mending import mended
-from export.onnx_graph import OPSET, export_network, export_packed, export_pipeline
+from export.onnx_graph import (
+    OPSET,
+    export_explainer,
+    export_network,
+    export_packed,
+    export_pipeline,
+)
 from export.pipeline import Pipeline, load_pipeline
 from export.quantization import convert_fp16, quantize_int8
 from export.torch_formats import export_pt2, export_torchscript
@@ -24,7 +30,7 @@ from toolkit.manifest import Artifact, Leg, Manifest
 from toolkit.store import ModelFiles
 
 KINDS = {
-    ("onnx", "fp32"): ("network", "pipeline"),
+    ("onnx", "fp32"): ("network", "pipeline", "explainer"),
     ("onnx", "fp16"): ("fp16",),
     ("onnx", "int8"): ("int8",),
     ("torchscript", "fp32"): ("torchscript",),
@@ -163,6 +169,8 @@ def write(
         export_network(pipeline.network, record, path, opset)
     elif kind == "pipeline":
         export_pipeline(pipeline, record, path, opset)
+    elif kind == "explainer":
+        export_explainer(pipeline, record, path, opset)
     elif kind == "torchscript":
         export_torchscript(pipeline, record, path)
     else:

@@ -35,6 +35,33 @@ class GreyConv(nn.Module):
         return output + self.bias_map
 
 
+class Explainer(nn.Module):
+    """The folded network with its two inputs apart, so that one can be changed by itself.
+
+    Args:
+        pipeline: left as it is.
+    """
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        super().__init__()
+        folded_pipeline = FoldedPipeline(pipeline)
+        self.preprocessing = folded_pipeline.preprocessing
+        self.network = folded_pipeline.network
+        self.eval()
+
+    def forward(self, xray: Tensor, edge_map: Tensor) -> Tensor:
+        """Return logits, float32 (N, C).
+
+        Args:
+            xray: grey levels that the image branch sees, uint8 (N, 224, 224).
+            edge_map: edges that the edge branch sees, uint8 (N, 224, 224).
+        """
+        logits: Tensor = self.network(
+            self.preprocessing.resized(xray), self.preprocessing.edges(edge_map)
+        )
+        return logits
+
+
 class FoldedPipeline(nn.Module):
     """What `Pipeline` computes, with fewer products; `export.equivalence` proves it.
 

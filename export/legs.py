@@ -24,7 +24,7 @@ from export.gate import NO_XRAYS, gate
 from export.graded import Graded, graded
 from export.layers import first_difference
 from export.measurement import GATED
-from export.onnx_graph import network_specs, pipeline_specs
+from export.onnx_graph import explainer_specs, network_specs, pipeline_specs
 from export.pipeline import Pipeline
 from export.samples import Samples, samples
 from export.torch_formats import open_pt2, open_torchscript
@@ -84,7 +84,8 @@ def reference_of(
 
 def specs_of(kind: str, classes: int) -> Specs:
     """Return the inputs and outputs that a kind of artifact has."""
-    return network_specs(classes) if kind == "network" else pipeline_specs(classes)
+    own = {"network": network_specs, "explainer": explainer_specs}
+    return own.get(kind, pipeline_specs)(classes)
 
 
 def compare_file(kind: str, path: Path, reference: Reference, file_name: str | None = None) -> Leg:

@@ -13,7 +13,7 @@ import torch
 from onnx import NodeProto
 from torch import Tensor, nn
 
-from export.folding import FoldedPipeline
+from export.folding import Explainer, FoldedPipeline
 from export.packing import PackedPipeline
 from export.pipeline import Pipeline
 from toolkit.errors import UsageError
@@ -52,6 +52,17 @@ def pipeline_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSp
     )
 
 
+def explainer_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of the explainer's graph."""
+    return (
+        (
+            TensorSpec("xray", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
+            TensorSpec("edge_map", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
+        ),
+        (TensorSpec("logits", "float32", ("batch", classes)),),
+    )
+
+
 def layer_of(node: NodeProto) -> str:
     """Return the network's layer that a node is part of, such as `outputCombiner.8`, or nothing.
 
@@ -82,6 +93,18 @@ def export_pipeline(pipeline: Pipeline, manifest: Manifest, path: Path, opset: i
     """
     inputs, outputs = pipeline_specs(pipeline.network.classes)
     _export(FoldedPipeline(pipeline), inputs, outputs, manifest, path, opset)
+
+
+def export_explainer(
+    pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET
+) -> None:
+    """Write the graph from `xray` and `edge_map`, each for its branch, to `logits`.
+
+    Raises:
+        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+    """
+    inputs, outputs = explainer_specs(pipeline.network.classes)
+    _export(Explainer(pipeline), inputs, outputs, manifest, path, opset)
 
 
 def export_packed(pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET) -> None:

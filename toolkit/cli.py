@@ -12,6 +12,7 @@ from toolkit.commands import (
     benchmark,
     data,
     evaluate,
+    explain,
     export,
     import_,
     predict,
@@ -37,6 +38,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("benchmark")(benchmark.benchmark)
+app.command("explain")(explain.explain)
 app.command("predict")(predict.predict)
 data_app = typer.Typer(help="Generate X-rays, or look at a folder of them.", no_args_is_help=True)
 data_app.command("generate")(data.generate)

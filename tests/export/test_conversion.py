@@ -63,7 +63,11 @@ def toolkit(capsys, monkeypatch):
 def test_export_leaves_two_files_and_a_manifest_that_proves_them(small):
     record = manifest.load(small.files.manifest)
     assert record == small.record
-    assert set(record.export.artifacts) == set(record.equivalence.legs) == {"network", "pipeline"}
+    assert (
+        set(record.export.artifacts)
+        == set(record.equivalence.legs)
+        == {"network", "pipeline", "explainer"}
+    )
     for kind, artifact in record.export.artifacts.items():
         path = small.files.path(kind)
         assert artifact.sha256 == record.equivalence.legs[kind].sha256 == sha256(path)
@@ -155,9 +159,12 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     assert content["artifacts"] == {
         "network": str(out / "small.onnx"),
         "pipeline": str(out / "small.pipeline.onnx"),
+        "explainer": str(out / "small.explainer.onnx"),
     }
     assert content["manifest"] == str(out / "small.json")
-    assert _names(out) == [*REPORT, "small.json", "small.onnx", "small.pipeline.onnx"]
+    assert _names(out) == sorted(
+        [*REPORT, "small.explainer.onnx", "small.json", "small.onnx", "small.pipeline.onnx"]
+    )
     assert _names(copied.folder) == ["small.json", "small.pt"]
     record = manifest.load(out / "small.json")
     assert record.equivalence.inputs["real"] == 3

@@ -26,7 +26,7 @@ from toolkit.errors import UsageError
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import STUDY_EDGES
 
-KINDS = ("network", "pipeline")
+KINDS = ("network", "pipeline", "explainer")
 
 
 def _specs(values):
@@ -66,6 +66,7 @@ def test_one_file_holds_everything(small, kind, tmp_path):
     model = onnx.load(small.files.path(kind), load_external_data=False)
     assert not [each.name for each in model.graph.initializer if each.external_data]
     assert sorted(path.name for path in small.files.folder.iterdir()) == [
+        "small.explainer.onnx",
         "small.json",
         "small.onnx",
         "small.pipeline.onnx",

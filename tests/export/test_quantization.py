@@ -48,7 +48,7 @@ def test_half_precision_is_proven_by_its_classes_and_edges(copied, xrays):
     assert leg.outputs[2].output == "edge_map" and leg.outputs[2].max_abs == 0
     assert 1e-6 < leg.outputs[0].max_abs < 0.05, "half precision, and no worse"
     record = manifest.load(copied.manifest)
-    assert set(record.export.artifacts) == {"network", "pipeline", "fp16"}
+    assert set(record.export.artifacts) == {"network", "pipeline", "explainer", "fp16"}
     path = copied.path("fp16")
     assert path.name == "small.fp16.pipeline.onnx"
     assert path.stat().st_size < 0.75 * copied.path("pipeline").stat().st_size
@@ -110,7 +110,11 @@ def test_a_file_that_changes_classes_is_not_kept(copied, xrays, monkeypatch, pre
     assert not verdict.passed
     assert any("change their class" in line for line in verdict.legs[precision].failures)
     assert not copied.path(precision).exists()
-    assert set(manifest.load(copied.manifest).export.artifacts) == {"network", "pipeline"}
+    assert set(manifest.load(copied.manifest).export.artifacts) == {
+        "network",
+        "pipeline",
+        "explainer",
+    }
 
 
 def test_packing_is_exact_where_the_channels_share_one_mean(small):

@@ -20,7 +20,7 @@ def test_export_is_proven_beside_the_onnx_files(copied, kind, recwarn):
     result = export(kind, copied, copied).record
     assert manifest.load(copied.manifest) == result
     assert result.equivalence.passed and result.equivalence.legs[kind].passed
-    assert set(result.export.artifacts) == {"network", "pipeline", kind}
+    assert set(result.export.artifacts) == {"network", "pipeline", "explainer", kind}
     assert result.equivalence.legs["pipeline"] == before.equivalence.legs["pipeline"]
     assert copied.path(kind).is_file()
     assert not recwarn.list, "deprecations are not the user's concern"

@@ -23,7 +23,7 @@ LIGHT = {
             "store",
         )
     ),
-    *(f"toolkit.{name}" for name in ("extras", "metrics", "synthetic")),
+    *(f"toolkit.{name}" for name in ("extras", "metrics", "occlusion", "synthetic")),
 }
 SERVING = {"bento", "bento.answer", "bento.session", "bento.app", "bento.upload", "bento.openapi"}
 
