@@ -2,10 +2,13 @@
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from toolkit.errors import UsageError
 from toolkit.training import Epoch
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Curves:
@@ -59,6 +62,11 @@ class Curves:
             self._writer.flush()
         except OSError as error:
             raise _unwritable(self._folder, error) from error
+
+    @property
+    def writer(self) -> "SummaryWriter":
+        """What else may be written with, into the same run."""
+        return self._writer
 
     def add_trial(self, parameters: dict[str, Any], metrics: dict[str, float]) -> None:
         """Write a trial's parameters and what it came to, for TensorBoard's HParams page."""

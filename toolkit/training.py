@@ -66,6 +66,8 @@ class Training:
         self.device = device
         self.dataset = dataset
         self.epoch = 0
+        # Of the validation part after the last epoch, int64 (N,).
+        self.val_predicted: Tensor | None = None
         self.history: list[Epoch] = []
         classes = len(dataset.label_map.classes)
         self.network = _placed(recipe, classes, device)
@@ -263,6 +265,7 @@ class Training:
             return None, None
         indices = self.dataset.parts["val"]
         logits = predict(self.result, self.preprocessing, self.pixels[indices.to(self.device)])
+        self.val_predicted = logits.argmax(dim=1)
         labels = self.dataset.labels[indices]
         accuracy = (logits.argmax(dim=1) == labels).double().mean()
         return float(accuracy), float(functional.cross_entropy(logits, labels))

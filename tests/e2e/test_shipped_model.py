@@ -13,7 +13,7 @@ MODELS = Path(__file__).resolve().parents[2] / "saved_models"
 
 def test_the_shipped_model_carries_its_proof():
     predictor = open_model(MODELS, "model_saved", "cpu")
-    assert predictor.classes == ("none", "minimal", "moderate", "severe")
+    assert predictor.meaning.classes == ("none", "minimal", "moderate", "severe")
     record = manifest.load(MODELS / "model_saved.json")
     assert record.equivalence.passed
     assert record.equivalence.inputs["real"] >= 64

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.network import IntermediarySpaceModel, parameter_count
+from toolkit.network import IntermediarySpaceModel, initialise, parameter_count
 
 
 def inputs(batch=1):
@@ -114,3 +114,22 @@ def test_the_first_weights_hang_on_the_seed_alone():
     first, same, other = states
     assert all(torch.equal(first[key], same[key]) for key in first)
     assert not any(torch.equal(first[key], other[key]) for key in first)
+
+
+def spread(network):
+    """Standard deviation over noise inputs of what the branches give."""
+    image, edges = inputs(8)
+    with torch.no_grad():
+        given = network.imagesClassifier(image), network.edgesClassifier(edges)
+    return [float(each.std(dim=0).mean()) for each in given]
+
+
+def test_first_weights_after_he_carry_the_inputs_through_both_branches():
+    torch.manual_seed(0)
+    network = IntermediarySpaceModel(28, 0.0, 4).eval()
+    before = spread(network)
+    initialise(network)
+    after = spread(network)
+    assert max(before) < 0.05
+    assert min(after) > 10 * max(before)
+    assert all(not each.any() for name, each in network.named_parameters() if "bias" in name)

@@ -145,6 +145,28 @@ def test_interrupted_again_and_again_it_still_comes_to_the_same_weights(tiny, tm
     assert_same_run(training, unbroken)
 
 
+def test_a_loss_for_each_branch_reaches_it_though_nothing_else_does(tiny):
+    training = Training(tiny, small(branch_loss=0.5), 0, CPU)
+    with torch.no_grad():
+        # The joint part listens to neither branch.
+        training.network.outputCombiner[2].weight.zero_()
+    training._step(tiny.parts["train"][:8])
+    for branch in (training.network.imagesClassifier, training.network.edgesClassifier):
+        assert float(branch[0].weight.grad.abs().max()) > 0
+
+
+def test_without_a_loss_for_each_branch_training_has_no_more_parameters(tiny):
+    assert not list(Training(tiny, small(branch_loss=0.0), 0, CPU).heads.parameters())
+    heads = Training(tiny, small(), 0, CPU).heads
+    assert [each.in_features for each in heads] == [12, 12]
+
+
+def test_what_only_training_has_is_not_in_the_result(tiny):
+    training = Training(tiny, small(), 0, CPU)
+    network = IntermediarySpaceModel(6, 0.5, 4)
+    assert list(training.result.state_dict()) == list(network.state_dict())
+
+
 def test_the_same_seed_gives_the_same_weights(tiny, tmp_path, unbroken):
     scramble()
     assert_same_run(trained(tiny, tmp_path), unbroken)
@@ -405,7 +427,7 @@ def test_the_optimiser_gets_the_schedules_rate_at_every_step(tiny, tmp_path):
     for index, rate in enumerate(rates):
         rising = 0.02 + 0.98 * index / steps / 0.1
         expected = rising if index / steps < 0.1 else falling[index]
-        assert rate == pytest.approx(1e-3 * expected, rel=1e-6, abs=1e-15)
+        assert rate == pytest.approx(training.recipe.lr * expected, rel=1e-6, abs=1e-15)
 
 
 def test_the_average_is_a_moving_average_of_the_weights(tiny, tmp_path):

@@ -71,6 +71,8 @@ def train(
     require("torch", "train")
     require("tensorboard", "train")
     from toolkit.commands.data_option import load
+    from toolkit.curves import Curves
+    from toolkit.epoch_pictures import add_outcome
     from toolkit.outcome import keep_previous, save_outcome
     from toolkit.recipes import changed
     from toolkit.training import Training, device_of
@@ -104,6 +106,8 @@ def train(
     if keep_previous(files):
         console.notice(f"the former {name} is kept as {files.previous.name}.*")
     manifest = save_outcome(training, files, tuning)
+    with Curves(log_folder, training.epoch) as curves:
+        add_outcome(curves.writer, manifest.training.recipe, manifest.training.metrics)
     console.result(
         {
             "name": name,
@@ -144,6 +148,7 @@ def _run(training: "Training", state: Path, log_folder: Path, console: Console) 
     from rich.progress import TimeRemainingColumn as Remaining
 
     from toolkit.curves import Curves
+    from toolkit.epoch_pictures import EVERY, add_samples, add_state
     from toolkit.training import Epoch
 
     screen = RichConsole(stderr=True)
@@ -160,8 +165,13 @@ def _run(training: "Training", state: Path, log_folder: Path, console: Console) 
     with Curves(log_folder, training.epoch) as curves, bar:
         task = bar.add_task("starting", total=epochs, completed=training.epoch)
 
+        if not training.epoch:
+            add_samples(curves.writer, training)
+
         def on_epoch(epoch: Epoch) -> None:
             curves.add(epoch)
+            if (epoch.epoch + 1) % EVERY == 0 or epoch.epoch + 1 == epochs:
+                add_state(curves.writer, training, epoch.epoch)
             line = f"train {epoch.train_accuracy:.1%}"
             if epoch.val_accuracy is not None:
                 line += f"  val {epoch.val_accuracy:.1%}"
