@@ -86,7 +86,7 @@ def _confusion(matrix: tuple[tuple[int, ...], ...], classes: tuple[str, ...]) ->
     require("matplotlib", "train")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    figure = Figure(figsize=(5.5, 4.5), layout="tight")
     panel = figure.subplots()
     counts = np.array(matrix)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
