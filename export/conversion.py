@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 import torch
 
 from export.graded import Graded
-from export.health import Finding, health
 from export.legs import LOWER, compare_file, reference_of, specs_of
 from export.mending import mended
 from export.onnx_graph import (
@@ -26,6 +25,7 @@ from export.torch_formats import export_pt2, export_torchscript
 from export.verdict import Verdict, merged, without
 from toolkit import manifest
 from toolkit.errors import DataError, HealthError, ManifestError, UsageError
+from toolkit.health import Finding, health
 from toolkit.manifest import Artifact, Leg, Manifest
 from toolkit.store import ModelFiles
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from export.pipeline import Pipeline
 from toolkit.errors import EquivalenceError
+from toolkit.health import denormal
 from toolkit.network import EDGE_SIZE, IMAGE_SIZE
 
-_SMALLEST_NORMAL_BITS = 0x00800000
 # A quarter of the last place of a float32: what is smaller than that share of a bias vanishes in
 # it, in whatever order a sum is taken.
 _VANISHES = 2.0**-26
@@ -66,13 +66,6 @@ def mended(pipeline: Pipeline, xrays: Tensor, drop_dead: bool) -> tuple[Pipeline
             what = "dropping dead parts" if dropped else "setting denormal weights to zero"
             raise EquivalenceError(f"{what} would change a logit: train the model again")
     return mended_pipeline, tuple(dropped)
-
-
-def denormal(values: Tensor) -> Tensor:
-    """Return which float32 values are denormal, as booleans of the same shape."""
-    # On the bits: with denormals flushed, a comparison would take them for zero.
-    bits = values.detach().contiguous().view(torch.int32) & 0x7FFFFFFF
-    return (bits > 0) & (bits < _SMALLEST_NORMAL_BITS)
 
 
 def flush_denormals(network: nn.Module) -> int:

@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from export.health import Finding
 from export.samples import Samples
 from toolkit.extras import versions
+from toolkit.health import Finding
 from toolkit.manifest import Artifact, EquivalenceRecord, ExportRecord, Leg, Manifest
 
 # Without them a model is served none the less.

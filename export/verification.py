@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from export.health import health
 from export.legs import compare_file, reference_of
 from export.pipeline import load_pipeline
 from export.served import compare_service
@@ -13,6 +12,7 @@ from export.verdict import Verdict, passed
 from toolkit import manifest
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
+from toolkit.health import health
 from toolkit.manifest import Artifact, Leg
 from toolkit.store import ModelFiles
 

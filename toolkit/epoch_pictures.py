@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from toolkit import metrics
 from toolkit.extras import require
+from toolkit.health import denormal
 from toolkit.training import Training
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 EVERY = 5
 _SAMPLES = 8
-_SMALLEST_NORMAL = float(np.finfo(np.float32).tiny)
 
 
 def add_samples(writer: "SummaryWriter", training: Training) -> None:
@@ -47,7 +46,7 @@ def add_state(writer: "SummaryWriter", training: Training, epoch: int) -> None:
         weights = parameter.detach().flatten().cpu()
         writer.add_histogram(f"weights/{name}", weights, epoch)
         values.append(weights)
-    share = denormal_share(torch.cat(values))
+    share = float(denormal(torch.cat(values)).double().mean())
     writer.add_scalar("weights/denormal_share", share, epoch)
 
 
@@ -72,14 +71,6 @@ def add_outcome(writer: "SummaryWriter", settings: dict[str, Any], figures: dict
         writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
     for name, value in final.items():
         writer.add_scalar(name, value)
-
-
-def denormal_share(weights: Tensor) -> float:
-    """Return the share, 0 to 1, of float32 values that are denormal: not 0, but below 1.2e-38."""
-    # On the bits: where denormals are flushed, a comparison would see zeros.
-    bits = weights.numpy().view(np.uint32) & np.uint32(0x7FFFFFFF)
-    limit = np.float32(_SMALLEST_NORMAL).view(np.uint32)
-    return float(((bits > 0) & (bits < limit)).mean())
 
 
 def _confusion(matrix: tuple[tuple[int, ...], ...], classes: tuple[str, ...]) -> "Figure":

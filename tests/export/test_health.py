@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from export.health import health
 from export.mending import flush_denormals
+from toolkit.health import health
 from toolkit.network import IntermediarySpaceModel
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from toolkit.epoch_pictures import denormal_share
+from toolkit.health import denormal
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +81,12 @@ def test_the_hparams_page_has_the_recipe_and_the_final_figures(run):
     assert [each.step for each in events.Scalars("accuracy/val")] == list(range(6))
 
 
-def test_denormals_are_counted_though_arithmetic_flushes_them():
+def test_denormals_are_told_though_arithmetic_flushes_them():
     weights = torch.tensor([0.0, -0.0, 1e-45, -1e-39, 1.17e-38, 1.18e-38, 1.0, -2.0])
+    expected = [False, False, True, True, True, False, False, False]
     torch.set_flush_denormal(True)
     try:
-        assert denormal_share(weights) == 3 / 8
+        assert denormal(weights).tolist() == expected
     finally:
         torch.set_flush_denormal(False)
-    assert denormal_share(weights) == 3 / 8
+    assert denormal(weights).tolist() == expected

@@ -1,5 +1,6 @@
 """`toolkit train`: data to a checkpoint and its manifest."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,7 @@ from toolkit.extras import require
 from toolkit.store import DEFAULT_NAME, ModelFiles
 
 if TYPE_CHECKING:
+    from toolkit.health import Finding
     from toolkit.manifest import Manifest, TuningRecord
     from toolkit.recipes import Recipe
     from toolkit.training import Training
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 # Far above use, and below what PyTorch ends in a traceback for.
 MAX_LAYER_SIZE = 1024
 MAX_SEED = 2**63 - 1
+_TRIED = 32
 
 
 def train(
@@ -106,6 +109,9 @@ def train(
     if keep_previous(files):
         console.notice(f"the former {name} is kept as {files.previous.name}.*")
     manifest = save_outcome(training, files, tuning)
+    findings = _findings(training, manifest)
+    for finding in findings:
+        console.notice(f"warning: {finding.text}")
     with Curves(log_folder, training.epoch) as curves:
         add_outcome(curves.writer, manifest.training.recipe, manifest.training.metrics)
     console.result(
@@ -116,6 +122,7 @@ def train(
             "logs": str(log_folder),
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
+            "health": [asdict(finding) for finding in findings],
         },
         _text(manifest, files, log_folder),
     )
@@ -181,6 +188,19 @@ def _run(training: "Training", state: Path, log_folder: Path, console: Console) 
                 console.notice(f"epoch {epoch.epoch + 1}/{epochs}  {line}")
 
         training.run(state, on_epoch)
+
+
+def _findings(training: "Training", manifest: "Manifest") -> "list[Finding]":
+    """Return what is wrong with the result, tried on a few training X-rays."""
+    import copy
+
+    from toolkit.health import health
+    from toolkit.preprocessing import Preprocessing
+
+    indices = training.dataset.parts["train"][:_TRIED]
+    network = copy.deepcopy(training.result).cpu().eval()
+    preprocessing = Preprocessing(training.recipe.constants)
+    return health(network, preprocessing, training.dataset.pixels[indices], manifest)
 
 
 def _text(manifest: "Manifest", files: ModelFiles, log_folder: Path) -> str:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from export.mending import denormal
 from toolkit.manifest import Manifest
 from toolkit.network import IntermediarySpaceModel
 from toolkit.preprocessing import Preprocessing
@@ -14,6 +13,7 @@ from toolkit.preprocessing import Preprocessing
 # Of the other input's effect.
 _FAINT = 0.01
 _SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+_SMALLEST_NORMAL_BITS = 0x00800000
 
 
 @dataclass(frozen=True)
@@ -110,3 +110,10 @@ def _never_predicted(record: Manifest) -> Iterator[Finding]:
                     f"{sum(matrix[index])} of it",
                 )
         return
+
+
+def denormal(values: Tensor) -> Tensor:
+    """Return which float32 values are denormal, as booleans of the same shape."""
+    # On the bits: with denormals flushed, a comparison would take them for zero.
+    bits = values.detach().contiguous().view(torch.int32) & 0x7FFFFFFF
+    return (bits > 0) & (bits < _SMALLEST_NORMAL_BITS)
