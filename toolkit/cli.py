@@ -10,6 +10,7 @@ from typer.exceptions import TyperException
 
 from toolkit.commands import (
     benchmark,
+    card,
     data,
     evaluate,
     explain,
@@ -38,6 +39,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("benchmark")(benchmark.benchmark)
+app.command("card")(card.card)
 app.command("explain")(explain.explain)
 app.command("predict")(predict.predict)
 data_app = typer.Typer(help="Generate X-rays, or look at a folder of them.", no_args_is_help=True)

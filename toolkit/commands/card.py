@@ -1,0 +1,22 @@
+"""`toolkit card`: a model's figures as Markdown."""
+
+from typing import Annotated
+
+import typer
+
+from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
+from toolkit.store import ModelFiles
+
+
+def card(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model's name.")] = NAME,
+    part: Annotated[str, typer.Option(help="Of the data that it was trained with.")] = "val",
+    models: ModelsOption = MODELS,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the figures that NAME's manifest keeps, as tables for a model card."""
+    from toolkit import manifest
+    from toolkit.model_card import figures
+
+    text = figures(manifest.load(ModelFiles(models, name).manifest), part)
+    Console(as_json).result({"name": name, "part": part, "markdown": text}, text)
