@@ -85,6 +85,8 @@ class TrainingRecord:
         versions: of Python, toolkit, torch, numpy and pillow, where it was trained or imported.
         metrics: for each part an evaluation as `toolkit.metrics` gives it; none of an imported
             model.
+        permutation: for each input, `image` and `edges`, the accuracy on the validation part
+            that is lost when every X-ray gets another one's, -1 to 1; none without that part.
     """
 
     checkpoint_sha256: str
@@ -94,6 +96,7 @@ class TrainingRecord:
     epochs: int | None
     versions: dict[str, str]
     metrics: dict[str, Any]
+    permutation: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

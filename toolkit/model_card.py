@@ -30,6 +30,10 @@ def figures(record: Manifest, part: str = "val") -> str:
             f"| {shown} | {_number(evaluation[name])} | {_interval(evaluation, name)} |"
             for name, shown in _NAMES.items()
         ),
+        *(
+            f"| accuracy lost with another X-ray's {name} | {_number(lost)} | |"
+            for name, lost in (record.training.permutation if part == "val" else {}).items()
+        ),
         *_calibration(record),
         "",
         "| class | X-rays | recall | 95 % interval | precision | predicted as "

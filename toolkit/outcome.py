@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from toolkit import checkpoint, manifest, metrics
 from toolkit.calibration import calibrated
@@ -15,11 +16,14 @@ from toolkit.dataset import Dataset
 from toolkit.errors import ManifestError, TrainingError, UsageError
 from toolkit.extras import versions
 from toolkit.files import sha256
+from toolkit.folding import features_of
 from toolkit.network import IntermediarySpaceModel, parameter_count
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
 from toolkit.store import SUFFIXES, ModelFiles
 from toolkit.training import Training, predict
+
+_PERMUTATIONS = 10
 
 
 def save_outcome(
@@ -61,6 +65,7 @@ def save_outcome(
             versions={"python": platform.python_version()}
             | versions("toolkit", "torch", "numpy", "pillow"),
             metrics={part: _evaluation(dataset, part, each) for part, each in logits.items()},
+            permutation=permutation(training.result, training.preprocessing, dataset),
         ),
         tuning=tuning,
         calibration=_calibration(dataset, logits),
@@ -101,6 +106,40 @@ def _calibration(
     if "val" not in logits:
         return None
     return calibrated(logits["val"], _labels(dataset, "val"), "val")
+
+
+@torch.no_grad()
+def permutation(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset
+) -> dict[str, float]:
+    """Return what either input is worth: the accuracy lost when it is another X-ray's.
+
+    Breiman, "Random forests", Machine Learning 45, 2001; the mean over several permutations of
+    the validation part.
+
+    Returns:
+        Under `image` and `edges` a share of the X-rays, -1 to 1; nothing without that part.
+    """
+    if "val" not in dataset.parts:
+        return {}
+    network.eval()
+    indices = dataset.parts["val"]
+    batches = torch.split(dataset.pixels[indices].to(preprocessing.white.device), 128)
+    both = [features_of(network, preprocessing, xray) for xray in batches]
+    image, edges = (torch.cat(each) for each in zip(*both, strict=True))
+    labels = dataset.labels[indices].to(image.device)
+    generator = torch.Generator().manual_seed(0)
+
+    def accuracy(image: Tensor, edges: Tensor) -> float:
+        return float((network.joined(image, edges).argmax(dim=1) == labels).double().mean())
+
+    lost = {"image": 0.0, "edges": 0.0}
+    for _ in range(_PERMUTATIONS):
+        others = torch.randperm(len(indices), generator=generator).to(image.device)
+        whole = accuracy(image, edges)
+        lost["image"] += (whole - accuracy(image[others], edges)) / _PERMUTATIONS
+        lost["edges"] += (whole - accuracy(image, edges[others])) / _PERMUTATIONS
+    return lost
 
 
 def keep_previous(files: ModelFiles) -> bool:

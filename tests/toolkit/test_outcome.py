@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 
@@ -13,8 +14,11 @@ from toolkit.manifest import (
     EquivalenceRecord,
     ExportRecord,
     Leg,
+    PreprocessingConstants,
 )
-from toolkit.outcome import keep_previous, save_outcome
+from toolkit.network import IntermediarySpaceModel, initialise
+from toolkit.outcome import keep_previous, permutation, save_outcome
+from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import recipe
 from toolkit.store import ModelFiles
 from toolkit.training import Training, predict
@@ -84,6 +88,44 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
         assert figures["n"] == len(indices)
         if part == "val":
             assert record.calibration == calibrated(logits, labels, "val")
+
+
+def test_a_constant_network_loses_nothing_without_either_input(training, tiny):
+    network = copy.deepcopy(training.result)
+    with torch.no_grad():
+        for parameter in network.outputCombiner.parameters():
+            parameter.zero_()
+    assert permutation(network, training.preprocessing, tiny) == {"image": 0, "edges": 0}
+
+
+@pytest.mark.parametrize("alive", ["image", "edges"])
+def test_an_input_that_alone_decides_is_worth_all_that_is_right_beyond_chance(tiny, alive):
+    torch.manual_seed(1)
+    network = IntermediarySpaceModel(6, 0.0, 4)
+    initialise(network)
+    with torch.no_grad():
+        # Edges come second.
+        first = network.outputCombiner[2].weight
+        (first[:, 12:] if alive == "image" else first[:, :12]).zero_()
+    preprocessing = Preprocessing(PreprocessingConstants())
+    with torch.no_grad():
+        # So that it says more than one class.
+        network.outputCombiner[-1].bias -= predict(network, preprocessing, tiny.pixels).mean(dim=0)
+    # The labels are what the network says, so all of them are right.
+    said = predict(network, preprocessing, tiny.pixels).argmax(dim=1)
+    every = replace(tiny, labels=said, parts={"val": torch.arange(len(said))})
+    lost = permutation(network, preprocessing, every)
+    by_chance = float((torch.bincount(said).double() / len(said)).square().sum())
+    assert by_chance < 0.8
+    assert lost.pop(alive) == pytest.approx(1 - by_chance, abs=0.1)
+    assert list(lost.values()) == [0]
+
+
+def test_the_manifest_keeps_what_the_inputs_are_worth(training, files, tiny):
+    record = save_outcome(training, files)
+    found = permutation(training.result, training.preprocessing, tiny)
+    assert record.training.permutation == found
+    assert manifest.load(files.manifest) == record
 
 
 @pytest.mark.usefixtures("finished")
