@@ -136,8 +136,9 @@ def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
         raise ModelRefusedError(f"{path} does not take X-rays: give NAME.pipeline.onnx")
     properties = session.get_modelmeta().custom_metadata_map
     try:
-        meaning = Meaning(tuple(json.loads(properties["classes"])))
-    except (KeyError, ValueError) as error:
+        grades = tuple(tuple(each) for each in json.loads(properties.get("grades", "[]")))
+        meaning = Meaning(tuple(json.loads(properties["classes"])), grades)
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelRefusedError(f"{path} does not name its classes: export it again") from error
     name = properties.get("name", path.stem)
     return Predictor(name, meaning, path, sha256(path), provider), False

@@ -1,5 +1,8 @@
 """Training curves for TensorBoard."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,6 +34,7 @@ class Curves:
             if not first_epoch:
                 for stale in folder.glob("events.out.tfevents.*"):
                     stale.unlink()
+            self._former_hook, threading.excepthook = threading.excepthook, _quiet
             self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
         except OSError as error:
             raise _unwritable(folder, error) from error
@@ -44,7 +48,10 @@ class Curves:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._writer.close()
+        # Of a full disk it would say once more what has been said.
+        with suppress(OSError) if error else nullcontext():
+            self._writer.close()
+        threading.excepthook = self._former_hook
 
     def add(self, epoch: Epoch) -> None:
         """Write the accuracies (0 to 1), losses and learning rate of an epoch."""
@@ -63,10 +70,18 @@ class Curves:
         except OSError as error:
             raise _unwritable(self._folder, error) from error
 
-    @property
-    def writer(self) -> "SummaryWriter":
-        """What else may be written with, into the same run."""
-        return self._writer
+    @contextmanager
+    def writing(self) -> "Iterator[SummaryWriter]":
+        """Yield what else may be written with, into the same run; on disk when the block ends.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        try:
+            yield self._writer
+            self._writer.flush()
+        except OSError as error:
+            raise _unwritable(self._folder, error) from error
 
     def add_trial(self, parameters: dict[str, Any], metrics: dict[str, float]) -> None:
         """Write a trial's parameters and what it came to, for TensorBoard's HParams page."""
@@ -80,6 +95,12 @@ class Curves:
             self._writer.flush()
         except OSError as error:
             raise _unwritable(self._folder, error) from error
+
+
+def _quiet(failure: threading.ExceptHookArgs) -> None:
+    """Leave a failure to write to the next call, which raises it; say any other as usual."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _unwritable(folder: Path, error: OSError) -> UsageError:

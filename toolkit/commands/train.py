@@ -112,8 +112,8 @@ def train(
     findings = _findings(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
-    with Curves(log_folder, training.epoch) as curves:
-        add_outcome(curves.writer, manifest.training.recipe, manifest.training.metrics)
+    with Curves(log_folder, training.epoch) as curves, curves.writing() as writer:
+        add_outcome(writer, manifest.training.recipe, manifest.training.metrics)
     console.result(
         {
             "name": name,
@@ -173,12 +173,14 @@ def _run(training: "Training", state: Path, log_folder: Path, console: Console) 
         task = bar.add_task("starting", total=epochs, completed=training.epoch)
 
         if not training.epoch:
-            add_samples(curves.writer, training)
+            with curves.writing() as writer:
+                add_samples(writer, training)
 
         def on_epoch(epoch: Epoch) -> None:
             curves.add(epoch)
             if (epoch.epoch + 1) % EVERY == 0 or epoch.epoch + 1 == epochs:
-                add_state(curves.writer, training, epoch.epoch)
+                with curves.writing() as writer:
+                    add_state(writer, training, epoch.epoch)
             line = f"train {epoch.train_accuracy:.1%}"
             if epoch.val_accuracy is not None:
                 line += f"  val {epoch.val_accuracy:.1%}"
