@@ -31,7 +31,7 @@ HEARTBEAT = "heartbeat"
 SEED = "seed"
 WORKER = "worker"
 _SETUP = "setup"
-_RETRY_OF = "retry_of"
+_LOSSES = "losses"
 
 
 @dataclass(frozen=True)
@@ -91,10 +91,8 @@ class Ledger:
             self.give_up(self._frozen(trial), SURPLUS)
             return None
         trial.set_user_attr(WORKER, worker)
-        seed = trial.user_attrs.get(SEED)
-        if seed is None:
-            seed = int(np.random.SeedSequence([self._seed, place]).generate_state(1)[0])
-            trial.set_user_attr(SEED, seed)
+        seed = self._seed_of(self._frozen(trial))
+        trial.set_user_attr(SEED, seed)
         # What a trial is given depends on the trials before it and on its seed alone, so that a
         # study which was interrupted goes on as if it had not been.
         self.study.sampler = sampler(seed)
@@ -106,8 +104,8 @@ class Ledger:
         Returns:
             Whether it was still running: of several that give it up, one is told so.
         """
-        retry_of = trial.user_attrs.get(_RETRY_OF)
-        if reason == LOST and retry_of is not None:
+        losses = trial.user_attrs.get(_LOSSES, 0)
+        if reason == LOST and losses:
             reason = LOST_AGAIN
         identity = trial._trial_id
         try:
@@ -117,11 +115,7 @@ class Ledger:
         except UpdateFinishedTrialError:
             return False
         if reason in (LOST, INTERRUPTED):
-            attributes = {SEED: trial.user_attrs[SEED]} if SEED in trial.user_attrs else {}
-            if reason == LOST:
-                attributes[_RETRY_OF] = trial.number
-            elif retry_of is not None:
-                attributes[_RETRY_OF] = retry_of
+            attributes = {SEED: self._seed_of(trial), _LOSSES: losses + (reason == LOST)}
             self.study.enqueue_trial(trial.params, user_attrs=attributes)
         return True
 
@@ -147,6 +141,16 @@ class Ledger:
             elif now - since >= stale_after and self.give_up(trial, LOST):
                 given_up.append(trial.number)
         return given_up
+
+    def _seed_of(self, trial: FrozenTrial) -> int:
+        """Return a seed that only a trial and its retries have, whoever asks and whenever."""
+        if _LOSSES in trial.user_attrs:
+            return int(trial.user_attrs[SEED])
+        # Not the place, which changes where another trial is lost; what a retry is never does.
+        order = sum(
+            each.number < trial.number and _LOSSES not in each.user_attrs for each in self.trials()
+        )
+        return int(np.random.SeedSequence([self._seed, order]).generate_state(1)[0])
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._storage.get_trial(trial._trial_id)

@@ -92,6 +92,33 @@ def test_a_lost_trial_is_run_again_once_with_its_parameters_and_seed(journal):
     assert len(completed(other)) == 2
 
 
+def test_a_trial_begun_while_another_is_given_up_has_a_seed_of_its_own(journal, monkeypatch):
+    mine, other = ledger(journal, places=4), ledger(journal, places=4)
+    claims = [mine.claim(f"w{index}") for index in range(3)]
+    enqueue = other.study.enqueue_trial
+
+    def late(*arguments, **options):
+        claims.append(mine.claim("w3"))
+        enqueue(*arguments, **options)
+
+    monkeypatch.setattr(other.study, "enqueue_trial", late)
+    assert other.give_up_worker("w0", LOST) == [0]
+    claims.append(mine.claim("w4"))
+    *others, retry = (claim.seed for claim in claims)
+    assert retry == others[0]
+    assert len(set(others)) == 4
+
+
+def test_a_trial_lost_before_its_seed_was_written_has_one_of_its_own(journal):
+    mine = ledger(journal, places=4)
+    first = mine.claim("w")
+    lost = mine.study.ask()
+    third = mine.claim("w")
+    assert mine.give_up(mine.trials()[lost.number], LOST)
+    retry, fourth = mine.claim("w"), mine.claim("w")
+    assert len({first.seed, third.seed, retry.seed, fourth.seed}) == 4
+
+
 def test_an_interrupted_trial_is_run_again_however_often(journal):
     mine = ledger(journal, places=1)
     parameters = []
