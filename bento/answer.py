@@ -1,6 +1,7 @@
 """What is said of an X-ray: class, probabilities, and what the manifest adds to them."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,10 @@ class Meaning:
     grades: tuple[tuple[int, ...], ...] = ()
     abstain_below: float | None = None
 
+    @cached_property
+    def _mean_grades(self) -> NDArray[np.float64]:
+        return np.array([np.mean(each) for each in self.grades])
+
     def answer(self, probabilities: NDArray[np.float32]) -> dict[str, Any]:
         """Return what is said of one X-ray, as plain values.
 
@@ -40,8 +45,7 @@ class Meaning:
             "probabilities": [float(each) for each in probabilities],
         }
         if self.grades:
-            means = [float(np.mean(each)) for each in self.grades]
-            result["expected_grade"] = float(np.dot(probabilities.astype(np.float64), means))
+            result["expected_grade"] = float(probabilities.astype(np.float64) @ self._mean_grades)
         if self.abstain_below is not None:
             result["abstain"] = bool(probabilities.max() < self.abstain_below)
         return result

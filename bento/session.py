@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,10 @@ from toolkit import manifest
 from toolkit.errors import ManifestError, ModelRefusedError, ProviderError
 from toolkit.extras import require_onnxruntime
 from toolkit.files import sha256
-from toolkit.occlusion import Classify
 from toolkit.store import ModelFiles
+
+if TYPE_CHECKING:
+    from toolkit.occlusion import Classify
 
 # TF32 would round the products to ten bits.
 NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
@@ -97,7 +99,7 @@ def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0
 
 def open_explainer(
     files: ModelFiles, record: manifest.Manifest, provider: str = "auto", threads: int = 0
-) -> Classify:
+) -> "Classify":
     """Open the proven explainer of a model: its network with the two inputs apart.
 
     Raises:

@@ -4,7 +4,6 @@ One contender is open at a time, in turn over several rounds; the figures are me
 """
 
 import gc
-import io
 import statistics
 import time
 from collections.abc import Iterable, Sequence
@@ -14,10 +13,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from export.contenders import Classify, Contender
 from export.graded import Graded, graded
+from export.samples import encoded
 from toolkit.errors import ImageError, ToolkitError
 from toolkit.folders import scan
 from toolkit.images import decode
@@ -85,7 +84,7 @@ class Xrays:
         """Yield batches of those to judge by."""
         for start in range(0, len(self.graded.pixels), _BATCH):
             pixels = self.graded.pixels[start : start + _BATCH]
-            yield [_png(each) for each in pixels] if source == "file" else pixels
+            yield [encoded(each) for each in pixels] if source == "file" else pixels
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def generated_xrays(count: int) -> Xrays:
     """Return X-rays that are drawn, as PNG files; their classes are not asked for."""
     pixels = np.stack([xray.pixels for xray in generate(2 * count, seed=0)])
     judged = Graded(pixels[:count], pixels[count:], np.zeros(0, dtype=np.int64))
-    return Xrays(tuple(map(_png, pixels[count:])), pixels[count:], judged)
+    return Xrays(tuple(map(encoded, pixels[count:])), pixels[count:], judged)
 
 
 def judge(each: Iterable[Contender], xrays: Xrays) -> tuple[list[Judgement], list[str]]:
@@ -234,9 +233,3 @@ def _ms(classify: Classify, content: Any) -> float:
     finally:
         gc.enable()
     return statistics.median(times) * 1000
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return stream.getvalue()

@@ -36,7 +36,7 @@ def convert_fp16(fp32: Path, target: Path) -> None:
     """
     model = onnx.load(fp32)
     chosen = _after(model, _is_learned, own=True)
-    half = _halved(model, chosen - _after_logits(model))
+    half = _halved(model, chosen - _after(model, lambda node: "logits" in node.output))
     _save(half, model, "fp16", target)
 
 
@@ -89,16 +89,6 @@ def _quantized(model: ModelProto) -> list[str]:
         if node.op_type in ("Conv", "Relu", "MaxPool")
         and node.name in followed & _after(model, _is_learned, own=True)
     ]
-
-
-def _after_logits(model: ModelProto) -> set[str]:
-    """Return the nodes that make probabilities of the logits."""
-    tensors, names = {"logits"}, set()
-    for node in model.graph.node:  # ONNX keeps them in the order in which they can run
-        if tensors & set(node.input):
-            tensors |= set(node.output)
-            names.add(node.name)
-    return names
 
 
 def _is_learned(node: NodeProto) -> bool:

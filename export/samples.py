@@ -1,10 +1,12 @@
 """The X-rays that an equivalence check runs over: easy ones, hard ones and real ones."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from toolkit.errors import DataError
 from toolkit.folders import decoded, scan
@@ -87,3 +89,10 @@ def _real(data: Path) -> NDArray[np.uint8]:
     if not readable:
         raise DataError(f"no X-ray in {data} can be read: `toolkit data inspect` names the files")
     return np.stack(readable)
+
+
+def encoded(pixels: NDArray[np.uint8], format_name: str = "PNG") -> bytes:
+    """Return grey levels, uint8 (H, W), as a file of one of Pillow's formats."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format_name)
+    return stream.getvalue()

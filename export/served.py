@@ -1,6 +1,5 @@
 """A running service compared with PyTorch, from the bytes of a file to the probabilities."""
 
-import io
 import json
 import secrets
 import urllib.error
@@ -12,11 +11,10 @@ from urllib.parse import urlsplit
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from export.equivalence import Arrays, Origin, Setting, compare
 from export.pipeline import Pipeline
-from export.samples import Samples
+from export.samples import Samples, encoded
 from toolkit.errors import CheckFailedError, UsageError
 from toolkit.images import decode
 from toolkit.manifest import Leg, TensorSpec
@@ -75,17 +73,11 @@ def _files(samples: Samples) -> tuple[list[bytes], Samples]:
     natural = np.flatnonzero(samples.natural)[:3]
     wide = np.pad(samples.pixels[natural[0]], ((0, 0), (40, 40)), mode="reflect")
     small = samples.pixels[natural[1]][::3, ::3]
-    files = [_encoded(each, "PNG") for each in samples.pixels]
-    files += [_encoded(wide, "PNG"), _encoded(small, "PNG")]
-    files.append(_encoded(samples.pixels[natural[2]], "JPEG"))
+    files = [encoded(each) for each in samples.pixels]
+    files += [encoded(wide), encoded(small)]
+    files.append(encoded(samples.pixels[natural[2]], "JPEG"))
     kinds = (*samples.kinds, *(samples.kinds[index] for index in natural))
     return files, Samples(np.stack([decode(each) for each in files]), kinds)
-
-
-def _encoded(pixels: NDArray[np.uint8], format_name: str) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format_name)
-    return stream.getvalue()
 
 
 @torch.no_grad()

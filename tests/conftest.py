@@ -1,5 +1,6 @@
 """Fixtures that any test may ask for. Nothing heavy is imported before it is asked for."""
 
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,33 @@ def png_folder(tmp_path):
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """Return a function that finds a port of 127.0.0.1 on which nobody listens."""
+
+    def find():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def workers_of():
+    """Return a function that finds the process ids of a running command's workers."""
+
+    def find(process):
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+                if parent == process.pid and "spawn_main" in (folder / "cmdline").read_text():
+                    found.append(int(folder.name))
+            except (OSError, ValueError):
+                continue
+        return found
+
+    return find

@@ -29,15 +29,18 @@ class Curves:
         from torch.utils.tensorboard import SummaryWriter
 
         self._folder = folder
-        try:
+        with _naming(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not first_epoch:
                 for stale in folder.glob("events.out.tfevents.*"):
                     stale.unlink()
-            self._former_hook, threading.excepthook = threading.excepthook, _quiet
-            self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
-        except OSError as error:
-            raise _unwritable(folder, error) from error
+        self._former_hook, threading.excepthook = threading.excepthook, _quiet
+        try:
+            with _naming(folder):
+                self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
+        except UsageError:
+            threading.excepthook = self._former_hook
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -62,13 +65,10 @@ class Curves:
             "loss/val": epoch.val_loss,
             "learning_rate": epoch.lr,
         }
-        try:
+        with self.writing() as writer:
             for name, value in points.items():
                 if value is not None:
-                    self._writer.add_scalar(name, value, epoch.epoch)
-            self._writer.flush()
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
+                    writer.add_scalar(name, value, epoch.epoch)
 
     @contextmanager
     def writing(self) -> "Iterator[SummaryWriter]":
@@ -77,24 +77,25 @@ class Curves:
         Raises:
             UsageError: the folder cannot be written.
         """
-        try:
+        with _naming(self._folder):
             yield self._writer
             self._writer.flush()
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
 
-    def add_trial(self, parameters: dict[str, Any], metrics: dict[str, float]) -> None:
-        """Write a trial's parameters and what it came to, for TensorBoard's HParams page."""
+    def add_hparams(self, settings: dict[str, Any], figures: dict[str, float]) -> None:
+        """Write a run's settings and what it came to, for TensorBoard's HParams page.
+
+        Args:
+            settings: by name; what is neither number nor text is left out.
+            figures: by name.
+        """
         from torch.utils.tensorboard.summary import hparams
 
-        try:
-            for summary in hparams(parameters, metrics):  # type: ignore[no-untyped-call]
-                self._writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
-            for name, value in metrics.items():
-                self._writer.add_scalar(name, value)
-            self._writer.flush()
-        except OSError as error:
-            raise _unwritable(self._folder, error) from error
+        plain = {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
+        with self.writing() as writer:
+            for summary in hparams(plain, figures):  # type: ignore[no-untyped-call]
+                writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
+            for name, value in figures.items():
+                writer.add_scalar(name, value)
 
 
 def _quiet(failure: threading.ExceptHookArgs) -> None:
@@ -103,7 +104,12 @@ def _quiet(failure: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failure)
 
 
-def _unwritable(folder: Path, error: OSError) -> UsageError:
-    return UsageError(
-        f"cannot write logs to {folder}: {error.strerror}; choose another with --logs"
-    )
+@contextmanager
+def _naming(folder: Path) -> Iterator[None]:
+    """Turn what a file system refuses into one of our errors."""
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(
+            f"cannot write logs to {folder}: {error.strerror}; choose another with --logs"
+        ) from error

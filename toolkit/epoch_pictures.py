@@ -1,6 +1,6 @@
-"""What TensorBoard shows of a training beside its curves: samples, confusions, weights, HParams."""
+"""What TensorBoard shows of a training beside its curves: samples, confusions, weights."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -48,29 +48,6 @@ def add_state(writer: "SummaryWriter", training: Training, epoch: int) -> None:
         values.append(weights)
     share = float(denormal(torch.cat(values)).double().mean())
     writer.add_scalar("weights/denormal_share", share, epoch)
-
-
-def add_outcome(writer: "SummaryWriter", settings: dict[str, Any], figures: dict[str, Any]) -> None:
-    """Write the settings of a finished training and its final figures, for the HParams page.
-
-    Args:
-        writer: of the run.
-        settings: the recipe by name; what is neither number nor text is left out.
-        figures: an evaluation for each part, as `toolkit.metrics.as_dict` gives it.
-    """
-    from torch.utils.tensorboard.summary import hparams
-
-    plain = {k: v for k, v in settings.items() if isinstance(v, bool | int | float | str)}
-    final = {
-        f"final/{part}_{name}": float(each[name])
-        for part, each in figures.items()
-        for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa")
-        if each[name] is not None
-    }
-    for summary in hparams(plain, final):  # type: ignore[no-untyped-call]
-        writer._get_file_writer().add_summary(summary)  # type: ignore[no-untyped-call]
-    for name, value in final.items():
-        writer.add_scalar(name, value)
 
 
 def _confusion(matrix: tuple[tuple[int, ...], ...], classes: tuple[str, ...]) -> "Figure":

@@ -21,7 +21,7 @@ from toolkit.network import IntermediarySpaceModel, parameter_count
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
 from toolkit.store import SUFFIXES, ModelFiles
-from toolkit.training import Training, predict
+from toolkit.training import EVALUATION_BATCH, Training, predict
 
 _PERMUTATIONS = 10
 
@@ -124,7 +124,8 @@ def permutation(
         return {}
     network.eval()
     indices = dataset.parts["val"]
-    batches = torch.split(dataset.pixels[indices].to(preprocessing.white.device), 128)
+    pixels = dataset.pixels[indices].to(preprocessing.white.device)
+    batches = torch.split(pixels, EVALUATION_BATCH)
     both = [features_of(network, preprocessing, xray) for xray in batches]
     image, edges = (torch.cat(each) for each in zip(*both, strict=True))
     labels = dataset.labels[indices].to(image.device)
@@ -133,10 +134,10 @@ def permutation(
     def accuracy(image: Tensor, edges: Tensor) -> float:
         return float((network.joined(image, edges).argmax(dim=1) == labels).double().mean())
 
+    whole = accuracy(image, edges)
     lost = {"image": 0.0, "edges": 0.0}
     for _ in range(_PERMUTATIONS):
         others = torch.randperm(len(indices), generator=generator).to(image.device)
-        whole = accuracy(image, edges)
         lost["image"] += (whole - accuracy(image[others], edges)) / _PERMUTATIONS
         lost["edges"] += (whole - accuracy(image, edges[others])) / _PERMUTATIONS
     return lost

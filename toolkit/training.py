@@ -20,7 +20,7 @@ from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
 from toolkit.schedule import class_weights, lr_factor
 
-_EVALUATION_BATCH = 128
+EVALUATION_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class Training:
         logits = predict(self.result, self.preprocessing, self.pixels[indices.to(self.device)])
         self.val_predicted = logits.argmax(dim=1)
         labels = self.dataset.labels[indices]
-        accuracy = (logits.argmax(dim=1) == labels).double().mean()
+        accuracy = (self.val_predicted == labels).double().mean()
         return float(accuracy), float(functional.cross_entropy(logits, labels))
 
 
@@ -277,7 +277,7 @@ def predict(
 ) -> Tensor:
     """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, 224, 224)."""
     network.eval()
-    batches = torch.split(pixels, _EVALUATION_BATCH)
+    batches = torch.split(pixels, EVALUATION_BATCH)
     return torch.cat([logits_of(network, preprocessing, xray) for xray in batches]).cpu()
 
 

@@ -64,7 +64,7 @@ def run_trial(
                 recipe = trial_recipe(plan.preset, parameters, plan.epochs)
                 training = Training(dataset, recipe, claim.seed, device)
                 outcome = _trained(training, trial, curves)
-                curves.add_trial(_logged(parameters), _metrics(outcome))
+                curves.add_hparams(_logged(parameters), _metrics(outcome))
         except UpdateFinishedTrialError:
             return
         except TrainingError:

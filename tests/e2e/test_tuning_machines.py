@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -41,7 +40,7 @@ def postgres_binaries():
 
 
 @pytest.fixture(scope="module")
-def database():
+def database(free_port):
     """The URL of an empty database on a server of its own."""
     binaries = postgres_binaries()
     folder = Path(tempfile.mkdtemp(prefix="toolkit-postgres-"))
@@ -49,9 +48,7 @@ def database():
     user = {"user": "postgres"} if os.geteuid() == 0 else {}
     if user:
         shutil.chown(folder, "postgres")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
 
     def call(name, *arguments):
         command = [binaries / name, "-D", folder / "data", *arguments]
@@ -87,19 +84,8 @@ def machine(folder, xrays, storage):
     )
 
 
-def worker_of(process):
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == process.pid and "spawn_main" in (folder / "cmdline").read_text():
-                return int(folder.name)
-        except (OSError, ValueError):
-            continue
-    raise AssertionError("no worker")
-
-
 def test_a_killed_worker_and_a_killed_machine_lose_no_trial_and_count_none_twice(
-    database, tmp_path
+    database, workers_of, tmp_path
 ):
     xrays = tmp_path / "xrays"
     command = [TOOLKIT, "data", "generate", xrays, "--count", "48"]
@@ -126,7 +112,7 @@ def test_a_killed_worker_and_a_killed_machine_lose_no_trial_and_count_none_twice
         while len(under_way()) < 4 and time.monotonic() < end:
             assert all(each.poll() is None for each in machines)
             time.sleep(0.05)
-        os.kill(worker_of(machines[0]), signal.SIGKILL)
+        os.kill(workers_of(machines[0])[0], signal.SIGKILL)
         os.killpg(machines[1].pid, signal.SIGKILL)
         assert machines[0].wait(PATIENCE) == 0, (tmp_path / "one" / "stderr").read_text()
     finally:

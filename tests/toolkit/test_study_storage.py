@@ -115,13 +115,11 @@ def test_a_storage_is_shown_without_user_and_password():
     assert shown("logs/study.journal") == "logs/study.journal"
 
 
-def test_a_study_lies_behind_a_proxy_as_in_its_storage(tmp_path):
+def test_a_study_lies_behind_a_proxy_as_in_its_storage(free_port, tmp_path):
     from optuna.storages._grpc.server import make_server
 
     behind = open_storage(str(tmp_path / "study.journal"), make=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     server = make_server(behind, "127.0.0.1", port)
     server.start()
     try:

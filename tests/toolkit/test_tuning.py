@@ -99,24 +99,11 @@ def running(folder):
     ]
 
 
-def workers_of(process):
-    """Process ids of the workers of a running command."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == process.pid and "spawn_main" in (folder / "cmdline").read_text():
-                found.append(int(folder.name))
-        except (OSError, ValueError):
-            continue
-    return found
-
-
 def states(trials):
     return [trial.state for trial in trials]
 
 
-def test_four_workers_and_a_kill_lose_no_trial_and_count_none_twice(xrays, tmp_path):
+def test_four_workers_and_a_kill_lose_no_trial_and_count_none_twice(xrays, workers_of, tmp_path):
     arguments = ("--trials", 6, "--workers", 4, "--max-epochs", 4)
     with tuning(xrays, tmp_path, *arguments) as process:
         until(lambda: running(tmp_path), process)
@@ -171,7 +158,7 @@ def outcomes(folder):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
 def test_interrupted_it_says_so_leaves_no_process_and_comes_to_the_unbroken_scores(
-    xrays, tmp_path, unbroken, how
+    xrays, workers_of, tmp_path, unbroken, how
 ):
     arguments = ("--trials", 2, "--max-epochs", 4)
     with tuning(xrays, tmp_path, *arguments) as process:

@@ -41,6 +41,18 @@ class Split(StrEnum):
     PATIENT = "patient"
 
 
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="DIR", help="Graded X-rays; without it, drawn ones."),
+]
+LabelsOption = Annotated[Labels, typer.Option("--labels", help="Which grades make which class.")]
+SplitOption = Annotated[
+    Split | None,
+    typer.Option(
+        "--split", help="study under preset study, else published if there, else patient."
+    ),
+]
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where to train.")]
 StorageOption = Annotated[
     str | None,
     typer.Option(

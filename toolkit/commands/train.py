@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import JOURNAL, Device, Labels, Preset, Split, StorageOption
+from toolkit.commands.options import (
+    JOURNAL,
+    DataOption,
+    Device,
+    DeviceOption,
+    Labels,
+    LabelsOption,
+    Preset,
+    SplitOption,
+    StorageOption,
+)
 from toolkit.console import (
     LOGS,
     MODELS,
@@ -22,6 +32,7 @@ from toolkit.extras import require
 from toolkit.store import DEFAULT_NAME, ModelFiles
 
 if TYPE_CHECKING:
+    from toolkit.curves import Curves
     from toolkit.health import Finding
     from toolkit.manifest import Manifest, TuningRecord
     from toolkit.recipes import Recipe
@@ -34,9 +45,7 @@ _TRIED = 32
 
 
 def train(
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Graded X-rays; without it, drawn ones.")
-    ] = None,
+    data: DataOption = None,
     name: NameOption = NAME,
     preset: Annotated[
         Preset | None, typer.Option(help="The recipe to start from; default if not given.")
@@ -49,7 +58,7 @@ def train(
         int, typer.Option(metavar="N", min=1, help="How many of them are averaged.")
     ] = 2,
     storage: StorageOption = None,
-    labels: Annotated[Labels, typer.Option(help="Which grades make which class.")] = Labels.STUDY,
+    labels: LabelsOption = Labels.STUDY,
     layer_size: Annotated[
         int | None, typer.Option(metavar="N", help="Width S.", max=MAX_LAYER_SIZE)
     ] = None,
@@ -57,14 +66,11 @@ def train(
     lr: Annotated[float | None, typer.Option(metavar="X", help="Highest learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="X-rays a step.")] = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
+    device: DeviceOption = Device.AUTO,
     seed: Annotated[
         int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)
     ] = 0,
-    split: Annotated[
-        Split | None,
-        typer.Option(help="study under preset study, else published if there, else patient."),
-    ] = None,
+    split: SplitOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
@@ -75,7 +81,6 @@ def train(
     require("tensorboard", "train")
     from toolkit.commands.data_option import load
     from toolkit.curves import Curves
-    from toolkit.epoch_pictures import add_outcome
     from toolkit.outcome import keep_previous, save_outcome
     from toolkit.recipes import changed
     from toolkit.training import Training, device_of
@@ -92,28 +97,27 @@ def train(
         batch_size=batch_size,
     )
     chosen_device = device_of(device.value)
-    chosen_split = split.value if split else ("study" if recipe.preset == "study" else None)
-    dataset = load(data, labels.value, chosen_split, console)
+    dataset = load(data, labels, split, recipe.preset, console)
     training = Training(dataset, recipe, seed, chosen_device)
     if resume:
         training.load(files.resume)
         console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
     log_folder = logs / "hyperparameters_tunned" / ("final" if name == DEFAULT_NAME else name)
-    try:
-        _run(training, files.resume, log_folder, console)
-    except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
-            "--resume goes on"
-        ) from None
-    if keep_previous(files):
-        console.notice(f"the former {name} is kept as {files.previous.name}.*")
-    manifest = save_outcome(training, files, tuning)
+    with Curves(log_folder, training.epoch) as curves:
+        try:
+            _run(training, files.resume, curves, console)
+        except KeyboardInterrupt:
+            raise InterruptedRunError(
+                f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
+                "--resume goes on"
+            ) from None
+        if keep_previous(files):
+            console.notice(f"the former {name} is kept as {files.previous.name}.*")
+        manifest = save_outcome(training, files, tuning)
+        curves.add_hparams(manifest.training.recipe, _final(manifest))
     findings = _findings(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
-    with Curves(log_folder, training.epoch) as curves, curves.writing() as writer:
-        add_outcome(writer, manifest.training.recipe, manifest.training.metrics)
     console.result(
         {
             "name": name,
@@ -149,12 +153,11 @@ def _start(
     return found, record
 
 
-def _run(training: "Training", state: Path, log_folder: Path, console: Console) -> None:
+def _run(training: "Training", state: Path, curves: "Curves", console: Console) -> None:
     from rich.console import Console as RichConsole
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from toolkit.curves import Curves
     from toolkit.epoch_pictures import EVERY, add_samples, add_state
     from toolkit.training import Epoch
 
@@ -169,7 +172,7 @@ def _run(training: "Training", state: Path, log_folder: Path, console: Console) 
         disable=not screen.is_terminal,
     )
     epochs = training.recipe.epochs
-    with Curves(log_folder, training.epoch) as curves, bar:
+    with bar:
         task = bar.add_task("starting", total=epochs, completed=training.epoch)
 
         if not training.epoch:
@@ -190,6 +193,15 @@ def _run(training: "Training", state: Path, log_folder: Path, console: Console) 
                 console.notice(f"epoch {epoch.epoch + 1}/{epochs}  {line}")
 
         training.run(state, on_epoch)
+
+
+def _final(manifest: "Manifest") -> dict[str, float]:
+    return {
+        f"final/{part}_{name}": float(each[name])
+        for part, each in manifest.training.metrics.items()
+        for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa")
+        if each[name] is not None
+    }
 
 
 def _findings(training: "Training", manifest: "Manifest") -> "list[Finding]":

@@ -10,10 +10,13 @@ import typer
 from toolkit.commands.options import (
     JOURNAL,
     TUNING,
+    DataOption,
     Device,
+    DeviceOption,
     Labels,
+    LabelsOption,
     Preset,
-    Split,
+    SplitOption,
     StorageOption,
 )
 from toolkit.console import LOGS, Console, JsonOption, LogsOption
@@ -43,9 +46,7 @@ StudyOption = Annotated[
 @app.callback()
 def tune(
     context: typer.Context,
-    data: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Graded X-rays; without it, drawn ones.")
-    ] = None,
+    data: DataOption = None,
     trials: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many the study shall come to.")
     ] = 50,
@@ -65,12 +66,9 @@ def tune(
         str | None,
         typer.Option(metavar="TIME", help="No trial begins after it: 90s, 30m or 2h."),
     ] = None,
-    labels: Annotated[Labels, typer.Option(help="Which grades make which class.")] = Labels.STUDY,
-    split: Annotated[
-        Split | None,
-        typer.Option(help="study under preset study, else published if there, else patient."),
-    ] = None,
-    device: Annotated[Device, typer.Option(help="Where to train.")] = Device.AUTO,
+    labels: LabelsOption = Labels.STUDY,
+    split: SplitOption = None,
+    device: DeviceOption = Device.AUTO,
     stale_after: Annotated[
         float,
         typer.Option(metavar="S", min=1, help="Seconds of silence after which a trial is lost."),
@@ -95,8 +93,7 @@ def tune(
     name = checked_name(study or preset.value)
     chosen_device = device_of(device.value).type
     require_writable(logs / TUNING / name)
-    chosen_split = split.value if split else ("study" if preset is Preset.STUDY else None)
-    dataset = load(data, labels.value, chosen_split, console)
+    dataset = load(data, labels, split, preset.value, console)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
     plan = TrialPlan(preset.value, max_epochs, logs / TUNING / name, stale_after)
