@@ -61,8 +61,7 @@ class Interface:
         return await run_in_threadpool(self._answer, content)
 
     def _answer(self, content: bytes) -> dict[str, Any]:
-        probabilities = self._predictor.predict(decode(content)[None]).probabilities[0]
-        return self._predictor.meaning.answer(probabilities) | {
+        return self._predictor.answer(decode(content)) | {
             "model": self._predictor.name,
             "model_sha256": self._predictor.sha256,
         }

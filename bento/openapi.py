@@ -94,6 +94,11 @@ def _prediction(meaning: Meaning) -> dict[str, Any]:
                 "small to go by."
             ),
         }
+    if meaning.novelty_limit is not None:
+        added["in_scope"] = {
+            "type": "boolean",
+            "description": "Whether it looks like the X-rays that the model knows.",
+        }
     return {
         "type": "object",
         "required": ["class", "label", "probabilities", "model", "model_sha256", *added],

@@ -36,10 +36,13 @@ class Prediction:
     Attributes:
         logits: float32 (N, C), as the network gives them.
         probabilities: float32 (N, C).
+        novelty: how unlike the training X-rays each is, float32 (N,); None where the graph does
+            not give it.
     """
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float32]
+    novelty: NDArray[np.float32] | None
 
 
 class Predictor:
@@ -65,12 +68,21 @@ class Predictor:
         self.meaning = meaning
         self.sha256 = digest
         self._session = open_session(path, provider, threads)
+        given = {each.name for each in self._session.get_outputs()}
+        self._outputs = [name for name in ("logits", "probabilities", "novelty") if name in given]
         self.provider: str = self._session.get_providers()[0]
 
     def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
         """Run X-rays, uint8 (N, 224, 224), through preprocessing and network."""
-        logits, probabilities = self._session.run(["logits", "probabilities"], {"xray": xrays})
-        return Prediction(logits, probabilities)
+        values = self._session.run(self._outputs, {"xray": xrays})
+        found = dict(zip(self._outputs, values, strict=True))
+        return Prediction(found["logits"], found["probabilities"], found.get("novelty"))
+
+    def answer(self, xray: NDArray[np.uint8]) -> dict[str, Any]:
+        """Return what is said of one X-ray, uint8 (224, 224), as `Meaning.answer` does."""
+        found = self.predict(xray[None])
+        novelty = None if found.novelty is None else float(found.novelty[0])
+        return self.meaning.answer(found.probabilities[0], novelty)
 
     def edge_map(self, xrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the edge maps, uint8 (N, 224, 224), that the network is given of X-rays."""
@@ -93,7 +105,8 @@ def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0
     digest = check_proof(files, record)
     path = files.path("pipeline")
     abstain_below = record.calibration.abstain_below if record.calibration else None
-    meaning = Meaning(record.labels.classes, record.labels.grades, abstain_below)
+    limit = record.scope.limit if record.scope else None
+    meaning = Meaning(record.labels.classes, record.labels.grades, abstain_below, limit)
     return Predictor(record.name, meaning, path, digest, provider, threads)
 
 

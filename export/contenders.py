@@ -108,7 +108,7 @@ def _torch(module: Any, threads: int) -> Classify:
 
     def classify(xrays: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            _, probabilities, _ = module(torch.from_numpy(xrays))
+            _, probabilities, *_ = module(torch.from_numpy(xrays))
         found: NDArray[np.float32] = probabilities.numpy()
         return found
 

@@ -19,7 +19,7 @@ from export.onnx_graph import (
     export_packed,
     export_pipeline,
 )
-from export.pipeline import Pipeline, load_pipeline
+from export.pipeline import Pipeline, load_pipeline, without_scope
 from export.quantization import convert_fp16, quantize_int8
 from export.torch_formats import export_pt2, export_torchscript
 from export.verdict import Verdict, merged, without
@@ -103,8 +103,8 @@ def export(
         for kind in kinds:
             write(kind, exported, record, drafts[kind], options.opset, reference.graded)
         for kind in kinds:
-            specs = specs_of(kind, pipeline.network.classes)
-            legs[kind] = compare_file(kind, drafts[kind], reference, target.path(kind).name)
+            specs = specs_of(kind, exported)
+            legs[kind] = compare_file(kind, drafts[kind], specs, reference, target.path(kind).name)
             opset = options.opset if format_name == "onnx" else 0
             artifacts[kind] = Artifact(
                 legs[kind].file, legs[kind].sha256, format_name, opset, *specs
@@ -159,7 +159,7 @@ def write(
         with TemporaryDirectory() as folder:
             single = Path(folder) / path.name
             if kind == "fp16":
-                export_pipeline(pipeline, record, single, opset)
+                export_pipeline(without_scope(pipeline), record, single, opset)
                 convert_fp16(single, path)
             else:
                 assert graded

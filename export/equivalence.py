@@ -1,6 +1,6 @@
 """Compares exported graphs with PyTorch eager, and reaches a verdict that can be kept."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bento.session import open_session
 from export.measurement import BOUNDS, Bound, Measurement
@@ -45,23 +46,21 @@ def references(pipeline: Pipeline, samples: Samples) -> dict[str, NDArray[Any]]:
     """Run PyTorch eager over all samples, in batches of 64, on the CPU.
 
     Returns:
-        `xray`, `image`, `edges` (the graphs' inputs) and `logits`, `probabilities`, `edge_map`.
+        `xray`, `image`, `edges` (the graphs' inputs) and `logits`, `probabilities`, `edge_map`
+        and, with a scope, `novelty`.
     """
     gathered: dict[str, list[NDArray[Any]]] = {}
     for xray in torch.split(torch.from_numpy(samples.pixels), 64):
         image, edges = pipeline.preprocessing(xray)
-        logits, probabilities, edge_map = pipeline(xray)
-        step = {
-            "xray": xray,
-            "image": image,
-            "edges": edges,
-            "logits": logits,
-            "probabilities": probabilities,
-            "edge_map": edge_map,
-        }
+        step = {"xray": xray, "image": image, "edges": edges} | named(pipeline(xray))
         for name, value in step.items():
             gathered.setdefault(name, []).append(value.numpy())
     return {name: np.concatenate(values) for name, values in gathered.items()}
+
+
+def named(outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Return what a pipeline gives by the names of its graph's outputs."""
+    return dict(zip(("logits", "probabilities", "edge_map", "novelty"), outputs, strict=False))
 
 
 def compare_onnx(

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from export.pipeline import Pipeline, probabilities_of
+from export.pipeline import Pipeline, outputs_of
 from toolkit.folding import folded
 from toolkit.preprocessing import Preprocessing
 
@@ -72,6 +72,7 @@ class FoldedPipeline(nn.Module):
     def __init__(self, pipeline: Pipeline) -> None:
         super().__init__()
         self.temperature = pipeline.temperature
+        self.scope = pipeline.scope
         self.preprocessing = pipeline.preprocessing
         self.network = copy.deepcopy(pipeline.network)
         first = self.network.imagesClassifier[0]
@@ -80,12 +81,12 @@ class FoldedPipeline(nn.Module):
             self.network.imagesClassifier[0] = GreyConv(first, pipeline.preprocessing)
         self.eval()
 
-    def forward(self, xray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits and probabilities, float32 (N, C), and edge map, uint8 (N, 224, 224).
+    def forward(self, xray: Tensor) -> tuple[Tensor, ...]:
+        """Return what `export.pipeline.outputs_of` does.
 
         Args:
             xray: grey levels, uint8 (N, 224, 224).
         """
         edge_map = self.preprocessing.edge_map(xray)
-        logits = self.network(self.preprocessing.resized(xray), self.preprocessing.edges(edge_map))
-        return logits, probabilities_of(logits, self.temperature), edge_map
+        inputs = self.preprocessing.resized(xray), self.preprocessing.edges(edge_map)
+        return outputs_of(self.network, self.temperature, self.scope, inputs, edge_map)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, nn
 
+from export.equivalence import named
 from export.onnx_graph import layer_of
 from export.pipeline import Pipeline
 from export.torch_formats import open_pt2, open_torchscript
@@ -76,7 +77,7 @@ def _recorded(pipeline: Pipeline, xray: Tensor) -> tuple[Arrays, Arrays]:
     layers = list(_leaves(pipeline.network))
     handles = [layer.register_forward_hook(record(name)) for name, layer in layers]
     try:
-        given["logits"], given["probabilities"], _ = (each.numpy() for each in pipeline(xray))
+        given |= {name: each.numpy() for name, each in named(pipeline(xray)).items()}
     finally:
         for handle in handles:
             handle.remove()
@@ -126,7 +127,7 @@ def _layers(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
         if branch and node.op_type == "Conv" and node.input[0] not in inputs:
             yield node.input[0], branch
         for value in node.output:
-            if value in ("edge_map", "logits", "probabilities"):
+            if value in ("edge_map", "logits", "probabilities", "novelty"):
                 yield value, value
             elif value in ends:
                 yield value, ends[value]

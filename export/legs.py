@@ -82,25 +82,30 @@ def reference_of(
     return Reference(pipeline, inputs, references(pipeline, inputs), judged, record.labels.classes)
 
 
-def specs_of(kind: str, classes: int) -> Specs:
-    """Return the inputs and outputs that a kind of artifact has."""
+def specs_of(kind: str, pipeline: Pipeline) -> Specs:
+    """Return the inputs and outputs of the artifact of some kind that is made of a pipeline."""
+    classes = pipeline.network.classes
     own = {"network": network_specs, "explainer": explainer_specs}
-    return own.get(kind, pipeline_specs)(classes)
+    if kind in own:
+        return own[kind](classes)
+    return pipeline_specs(classes, pipeline.scope is not None and kind not in LOWER)
 
 
-def compare_file(kind: str, path: Path, reference: Reference, file_name: str | None = None) -> Leg:
+def compare_file(
+    kind: str, path: Path, specs: Specs, reference: Reference, file_name: str | None = None
+) -> Leg:
     """Compare one artifact with PyTorch's outputs.
 
     Args:
         kind: a kind of artifact.
         path: the file.
+        specs: its inputs and outputs.
         reference: what to compare with.
         file_name: the name to record, where the file does not have its final one yet.
 
     Raises:
         ModelRefusedError: the file cannot be opened.
     """
-    specs = specs_of(kind, len(reference.label_names))
     arrays, inputs = reference.arrays, reference.samples
     if kind in LOWER:
         leg = compare_onnx(path, *specs, arrays, inputs, file_name, GATED)

@@ -12,6 +12,7 @@ from toolkit.manifest import Flip, OutputDifference, TensorSpec
 
 LOGIT_TOLERANCE = 1e-5
 PROBABILITY_TOLERANCE = 1e-5
+NOVELTY_TOLERANCE = 1e-4
 HISTOGRAM_EDGES = tuple(10.0**power for power in range(-9, 0))
 _SHOWN = 5
 
@@ -47,10 +48,17 @@ def _identical(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[n
     return np.zeros(len(reference))
 
 
+def _novelty_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
+    del natural
+    bound: NDArray[np.float64] = NOVELTY_TOLERANCE * np.maximum(1.0, reference.astype(np.float64))
+    return bound
+
+
 BOUNDS = {
     "logits": Bound("1e-5 * max(1, max |logit| of that X-ray)", _logit_bound),
     "probabilities": Bound("1e-5 on real and generated X-rays", _probability_bound),
     "edge_map": Bound("identical", _identical),
+    "novelty": Bound("1e-4 * max(1, novelty of that X-ray)", _novelty_bound),
 }
 
 

@@ -61,6 +61,9 @@ def mended(pipeline: Pipeline, xrays: Tensor, drop_dead: bool) -> tuple[Pipeline
                 features = branch(ranges[0][None])
             setattr(network, name, nn.Sequential(ConstantFeatures(features)))
             dropped.append(name)
+    if dropped:
+        # It would need the maps of the branch that is gone.
+        mended_pipeline.scope = None
     with torch.no_grad():
         if not torch.equal(pipeline(xrays)[0], mended_pipeline(xrays)[0]):
             what = "dropping dead parts" if dropped else "setting denormal weights to zero"

@@ -40,15 +40,19 @@ def network_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpe
     )
 
 
-def pipeline_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and outputs of the pipeline's graph."""
+def pipeline_specs(
+    classes: int, scoped: bool = False
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Return the inputs and outputs of the pipeline's graph, `novelty` among them if `scoped`."""
+    novelty = (TensorSpec("novelty", "float32", ("batch",)),)
     return (
         (TensorSpec("xray", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),),
         (
             TensorSpec("logits", "float32", ("batch", classes)),
             TensorSpec("probabilities", "float32", ("batch", classes)),
             TensorSpec("edge_map", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
-        ),
+        )
+        + novelty * scoped,
     )
 
 
@@ -86,12 +90,13 @@ def export_network(
 
 
 def export_pipeline(pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET) -> None:
-    """Write the graph from `xray` to `logits`, `probabilities` and `edge_map`, grey folded.
+    """Write the graph from `xray` to `logits`, `probabilities`, `edge_map` and, with a scope,
+    `novelty`; grey folded.
 
     Raises:
         UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
     """
-    inputs, outputs = pipeline_specs(pipeline.network.classes)
+    inputs, outputs = pipeline_specs(pipeline.network.classes, pipeline.scope is not None)
     _export(FoldedPipeline(pipeline), inputs, outputs, manifest, path, opset)
 
 

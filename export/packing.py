@@ -10,7 +10,7 @@ import copy
 
 from torch import Tensor, nn
 
-from export.pipeline import Pipeline, probabilities_of
+from export.pipeline import Pipeline, outputs_of
 
 _BLOCK = 4
 _PADDING = 2
@@ -48,7 +48,7 @@ class BlockConv(nn.Module):
 
 
 class PackedPipeline(nn.Module):
-    """What `Pipeline` computes, but for the outermost row and column of the first convolution.
+    """What `Pipeline` computes, but for novelty and the first convolution's outermost values.
 
     Args:
         pipeline: left as it is.
@@ -68,13 +68,12 @@ class PackedPipeline(nn.Module):
             self.network.edgesClassifier[0] = BlockConv(edges, mean, std)
         self.eval()
 
-    def forward(self, xray: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return logits and probabilities, float32 (N, C), and edge map, uint8 (N, 224, 224).
+    def forward(self, xray: Tensor) -> tuple[Tensor, ...]:
+        """Return what `export.pipeline.outputs_of` does without a scope.
 
         Args:
             xray: grey levels, uint8 (N, 224, 224).
         """
         edge_map = self.preprocessing.edge_map(xray)
-        levels = self.preprocessing.resized(xray) * 255
-        logits = self.network(levels, edge_map.float().unsqueeze(1))
-        return logits, probabilities_of(logits, self.temperature), edge_map
+        inputs = self.preprocessing.resized(xray) * 255, edge_map.float().unsqueeze(1)
+        return outputs_of(self.network, self.temperature, None, inputs, edge_map)

@@ -49,7 +49,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
                 record.equivalence.legs[kind], failures=(changed,), outputs=(), passed=False
             )
             continue
-        legs[kind] = compare_file(kind, path, reference)
+        legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
     equivalence = replace(
         record.equivalence,
         legs=dict(legs),

@@ -146,6 +146,25 @@ class CalibrationRecord:
 
 
 @dataclass(frozen=True)
+class ScopeRecord:
+    """How unlike the training X-rays a picture may be.
+
+    Attributes:
+        sha256: of NAME.scope.pt.
+        part: of the data set that the limit was set on.
+        n: X-rays in it.
+        limit: largest novelty of an X-ray that is in scope, 0 or more.
+        within: share of the X-rays of that part within the limit, 0 to 1.
+    """
+
+    sha256: str
+    part: str
+    n: int
+    limit: float
+    within: float
+
+
+@dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a graph; a free dimension is named, as in ("batch", 224, 224)."""
 
@@ -285,8 +304,8 @@ class Manifest:
     """What a model is.
 
     A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
-    are not known, `tuning`
-    of a model whose recipe was not tuned, and `calibration` of one without validation X-rays.
+    are not known, `tuning` of a model whose recipe was not tuned, `calibration` and `scope` of one
+    without validation X-rays.
     """
 
     name: str
@@ -299,6 +318,7 @@ class Manifest:
     equivalence: EquivalenceRecord | None = None
     tuning: TuningRecord | None = None
     calibration: CalibrationRecord | None = None
+    scope: ScopeRecord | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property

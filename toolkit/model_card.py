@@ -35,6 +35,7 @@ def figures(record: Manifest, part: str = "val") -> str:
             for name, lost in (record.training.permutation if part == "val" else {}).items()
         ),
         *_calibration(record),
+        *_scope(record),
         "",
         "| class | X-rays | recall | 95 % interval | precision | predicted as "
         + ", ".join(record.labels.classes)
@@ -63,6 +64,15 @@ def _calibration(record: Manifest) -> list[str]:
         f"| abstains below | {known.abstain_below:.3f} | |",
         f"| share that it abstains on | {known.abstained:.3f} | |",
         f"| share of wrong ones among the others | {known.wrong_among_kept:.3f} | |",
+    ]
+
+
+def _scope(record: Manifest) -> list[str]:
+    if record.scope is None:
+        return []
+    return [
+        f"| novelty up to which an X-ray is in scope | {record.scope.limit:.3f} | |",
+        f"| share that is | {record.scope.within:.3f} | |",
     ]
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from toolkit import checkpoint, manifest, metrics
+from toolkit import checkpoint, manifest, metrics, scope
 from toolkit.calibration import calibrated
 from toolkit.dataset import Dataset
 from toolkit.errors import ManifestError, TrainingError, UsageError
@@ -29,7 +29,7 @@ _PERMUTATIONS = 10
 def save_outcome(
     training: Training, files: ModelFiles, tuning: manifest.TuningRecord | None = None
 ) -> manifest.Manifest:
-    """Write NAME.pt and NAME.json, and remove the state that a resumed run would need.
+    """Write NAME.pt, NAME.scope.pt and NAME.json; remove the state that resuming would need.
 
     Args:
         training: a finished one.
@@ -69,6 +69,7 @@ def save_outcome(
         ),
         tuning=tuning,
         calibration=_calibration(dataset, logits),
+        scope=_scope(training, files),
     )
     manifest.save(result, files.manifest)
     files.resume.unlink(missing_ok=True)
@@ -106,6 +107,16 @@ def _calibration(
     if "val" not in logits:
         return None
     return calibrated(logits["val"], _labels(dataset, "val"), "val")
+
+
+def _scope(training: Training, files: ModelFiles) -> manifest.ScopeRecord | None:
+    dataset = training.dataset
+    if "val" not in dataset.parts:
+        files.path("scope").unlink(missing_ok=True)
+        return None
+    found, limit, within = scope.fitted(training.result, training.preprocessing, dataset)
+    digest = scope.save(found, files)
+    return manifest.ScopeRecord(digest, "val", len(dataset.parts["val"]), limit, within)
 
 
 @torch.no_grad()

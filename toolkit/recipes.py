@@ -17,11 +17,12 @@ class Recipe:
     Attributes:
         layer_size: S of the network, 1 or more.
         dropout: main dropout p, in [0, 1).
-        lr: highest learning rate.
+        optimiser: `adam`, or `muon` for `toolkit.optimiser`'s mixture of both.
+        lr: highest learning rate of Adam; Muon's is ten times it.
         schedule: `exponential` (times `lr_decay` per 100 epochs, stepped each epoch) or
             `one_cycle` (linear warm-up over a tenth of the steps, then a cosine to zero).
         l2: added to the loss as l2 times the sum of all squared parameters.
-        weight_decay: decoupled (AdamW); with 0 the optimiser is Adam.
+        weight_decay: decoupled (AdamW); times the learning rate.
         class_weights: `inverse_sqrt` (1 / sqrt(count), mean 1), `inverse` (1 / count, mean 1),
             `none`, or `counts_first_seen` (raw counts in order of first appearance: the study's
             fault).
@@ -37,6 +38,7 @@ class Recipe:
     preset: str
     layer_size: int
     dropout: float
+    optimiser: str
     lr: float
     epochs: int
     batch_size: int
@@ -67,6 +69,7 @@ PRESETS = {
         preset="study",
         layer_size=28,
         dropout=0.5,
+        optimiser="adam",
         lr=1e-4,
         epochs=500,
         batch_size=512,
@@ -86,9 +89,10 @@ PRESETS = {
         preset="default",
         layer_size=28,
         dropout=0.2,
-        lr=2e-3,
-        epochs=45,
-        batch_size=64,
+        optimiser="muon",
+        lr=1e-3,
+        epochs=60,
+        batch_size=24,
         schedule="one_cycle",
         lr_decay=1.0,
         l2=0.0,

@@ -9,11 +9,12 @@ from toolkit.errors import UsageError
 DEFAULT_NAME = "model_saved"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
 _RESERVED = re.compile(
-    r"\.((pipeline|explainer|resume|equivalence|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
+    r"\.((pipeline|explainer|scope|resume|equivalence|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
 )
 SUFFIXES = {
     "manifest": ".json",
     "checkpoint": ".pt",
+    "scope": ".scope.pt",
     "network": ".onnx",
     "pipeline": ".pipeline.onnx",
     "explainer": ".explainer.onnx",

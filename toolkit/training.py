@@ -16,6 +16,7 @@ from toolkit.dataset import Dataset
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
 from toolkit.folding import features_of, logits_of
 from toolkit.network import IntermediarySpaceModel, initialise
+from toolkit.optimiser import Optimiser
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
 from toolkit.schedule import class_weights, lr_factor
@@ -78,11 +79,7 @@ class Training:
         self.heads = nn.ModuleList(
             nn.Linear(2 * recipe.layer_size, classes) for _ in range(2 * bool(recipe.branch_loss))
         ).to(device)
-        self.optimiser = torch.optim.AdamW(
-            [*self.network.parameters(), *self.heads.parameters()],
-            lr=recipe.lr,
-            weight_decay=recipe.weight_decay,
-        )
+        self.optimiser = Optimiser(self.network, self.heads, recipe)
         self.generator = torch.Generator().manual_seed(seed)
         self.pixels = dataset.pixels.to(device)
         self.labels = dataset.labels.to(device)
@@ -208,7 +205,7 @@ class Training:
             train_loss=train_loss,
             val_accuracy=val_accuracy,
             val_loss=val_loss,
-            lr=self.optimiser.param_groups[0]["lr"],
+            lr=self.optimiser.lr,
         )
 
     def _require_finite(self, loss: float) -> None:
@@ -219,8 +216,7 @@ class Training:
 
     def _set_lr(self, step: int, steps: int) -> None:
         progress = (self.epoch + step / steps) / self.recipe.epochs
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.recipe.lr * lr_factor(self.recipe, self.epoch, progress)
+        self.optimiser.scale(lr_factor(self.recipe, self.epoch, progress))
 
     def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         xray = self.pixels[batch]
@@ -235,7 +231,6 @@ class Training:
         if self.recipe.l2:
             squares = torch._foreach_norm(list(self.network.parameters()))
             loss = loss + self.recipe.l2 * torch.stack(squares).square().sum()
-        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._update_average()
@@ -253,7 +248,7 @@ class Training:
     def _update_average(self) -> None:
         if not self.recipe.average_decay:
             return
-        steps = int(next(iter(self.optimiser.state.values()))["step"])
+        steps = self.optimiser.steps
         # Early averages would be dominated by the first weights.
         decay = min(self.recipe.average_decay, (1 + steps) / (10 + steps))
         torch._foreach_lerp_(

@@ -30,6 +30,14 @@ def test_it_abstains_below_the_threshold_and_not_on_it():
     assert meaning.answer(row(0.5, 0.25, 0.125, 0.125))["abstain"] is False
 
 
+def test_an_xray_is_in_scope_up_to_the_limit():
+    meaning = Meaning(CLASSES, GRADES, novelty_limit=1.5)
+    assert meaning.answer(row(1, 0, 0, 0), 1.5)["in_scope"] is True
+    assert meaning.answer(row(1, 0, 0, 0), 1.51)["in_scope"] is False
+    assert meaning.answer(row(1, 0, 0, 0), float("nan"))["in_scope"] is False
+    assert "in_scope" not in meaning.answer(row(1, 0, 0, 0))
+
+
 def test_what_is_not_known_is_not_said():
     answer = Meaning(CLASSES).answer(row(0.1, 0.2, 0.3, 0.4))
     assert set(answer) == {"class", "label", "probabilities"}

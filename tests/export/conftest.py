@@ -14,10 +14,12 @@ from export import conversion
 from export.equivalence import references
 from export.pipeline import Pipeline, load_pipeline
 from export.samples import Samples, samples
-from toolkit import checkpoint, manifest
+from toolkit import checkpoint, manifest, scope
+from toolkit.dataset import generated
 from toolkit.files import sha256
 from toolkit.labels import label_map
 from toolkit.network import IntermediarySpaceModel, parameter_count
+from toolkit.preprocessing import Preprocessing
 from toolkit.store import ModelFiles
 
 TEMPERATURE = 1.7
@@ -45,16 +47,21 @@ def small_network():
 
 
 def save_model(files, network):
-    """Write the checkpoint and the manifest that a training would have left."""
+    """Write the checkpoint, scope and manifest that a training would have left."""
     checkpoint.save(network.state_dict(), files.checkpoint)
+    constants = manifest.PreprocessingConstants()
+    found, limit, within = scope.fitted(
+        network, Preprocessing(constants), generated(32, label_map("study"))
+    )
     record = manifest.Manifest(
         name=files.name,
         labels=label_map("study"),
-        preprocessing=manifest.PreprocessingConstants(),
+        preprocessing=constants,
         dataset=manifest.DatasetRecord("generated", "patient", {}, {}, "", 0, 0, 0),
         network=manifest.NetworkRecord(network.layer_size, 0.5, parameter_count(network)),
         training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
         calibration=manifest.CalibrationRecord("val", 9, TEMPERATURE, 0.2, 0.1, 0.5, 0.3, 0.05),
+        scope=manifest.ScopeRecord(scope.save(found, files), "val", 9, limit, within),
     )
     manifest.save(record, files.manifest)
 

@@ -97,7 +97,7 @@ def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, tool
     assert wanted in lines[-1] and "by 0.5; allowed 1e-5 * max(1" in lines[-1]
     assert any(f"({word})" in lines[-1] for word in ("generated", "noise", "black", "white"))
     assert json.loads(out) == {"error": lines[-1].removeprefix("error: ")}
-    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt"]
+    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt", "small.scope.pt"]
     report = json.loads(copied.path("report").read_text())
     assert report["passed"] is False and "by 0.5" in report["legs"][kind]["failures"][0]
     record = manifest.load(copied.manifest)
@@ -121,7 +121,7 @@ def test_nan_in_the_graph_fails_the_export(exporters, toolkit, copied):
     exporters("pipeline", "outputCombiner.8.bias", lambda array: array * float("nan"))
     code, out, err = toolkit("export", "onnx", "small", "--models", copied.folder)
     assert (code, out) == (1, "") and "by nan" in err
-    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt"]
+    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt", "small.scope.pt"]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), UsageError("no space"), RuntimeError("x")])
@@ -165,7 +165,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     assert _names(out) == sorted(
         [*REPORT, "small.explainer.onnx", "small.json", "small.onnx", "small.pipeline.onnx"]
     )
-    assert _names(copied.folder) == ["small.json", "small.pt"]
+    assert _names(copied.folder) == ["small.json", "small.pt", "small.scope.pt"]
     record = manifest.load(out / "small.json")
     assert record.equivalence.inputs["real"] == 3
     assert content["legs"]["pipeline"]["samples"] == sum(record.equivalence.inputs.values())

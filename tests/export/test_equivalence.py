@@ -19,7 +19,7 @@ from export.samples import NATURAL, samples
 from toolkit.errors import ModelRefusedError
 from toolkit.preprocessing import Preprocessing
 
-SPECS = {"network": network_specs(4), "pipeline": pipeline_specs(4)}
+SPECS = {"network": network_specs(4), "pipeline": pipeline_specs(4, scoped=True)}
 KINDS = tuple(SPECS)
 
 
@@ -170,7 +170,8 @@ def test_nan_and_infinity_never_pass_where_torch_gives_them_too(
     network = type(small.pipeline.network)(4, 0.5, 4)
     weights["outputCombiner.8.bias"][0] = value
     network.load_state_dict(weights)
-    reference = references(Pipeline(small.pipeline.preprocessing, network), small.inputs)
+    scoped = Pipeline(small.pipeline.preprocessing, network, scope=small.pipeline.scope)
+    reference = references(scoped, small.inputs)
     assert not np.isfinite(reference["logits"]).all()
     leg = _compare(small, copied, kind, reference)
     assert not leg.passed and not leg.outputs[0].passed
@@ -206,10 +207,14 @@ def test_one_perturbed_weight_is_found_by_name(small, copied, changed, kind, wei
         ("preprocessing.edge_std", 1.001, "logits"),
         ("preprocessing.resize_scale", 1.0001, "logits"),
         ("preprocessing.white", 0.99, "edge_map"),
+        ("scope.centre", 1.01, "novelty"),
+        ("scope.spread", 1.01, "novelty"),
     ],
 )
-def test_wrong_preprocessing_constant_is_found(small, copied, changed, constant, factor, output):
-    changed(copied.path("pipeline"), constant, lambda array: (array * factor).astype(array.dtype))
+def test_wrong_constant_is_found(small, copied, changed, constant, factor, output):
+    changed(
+        copied.path("pipeline"), constant, lambda array: np.asarray(array * factor, array.dtype)
+    )
     leg = _compare(small, copied, "pipeline")
     assert not leg.passed
     assert output in {each.output for each in leg.outputs if not each.passed}
@@ -222,7 +227,8 @@ def test_wrong_normalisation_of_the_image_is_found(small, tmp_path, constant):
     right = small.record.preprocessing
     wrong = replace(right, **{constant: tuple(each * 1.001 for each in getattr(right, constant))})
     path = tmp_path / "wrong.onnx"
-    export_pipeline(Pipeline(Preprocessing(wrong), small.pipeline.network), small.record, path)
+    pipeline = Pipeline(Preprocessing(wrong), small.pipeline.network, scope=small.pipeline.scope)
+    export_pipeline(pipeline, small.record, path)
     leg = compare_onnx(path, *SPECS["pipeline"], small.reference, small.inputs)
     assert not leg.passed
     assert not leg.outputs[0].passed and leg.outputs[0].output == "logits"
@@ -267,6 +273,8 @@ def test_tolerance_scales_with_the_logits_of_each_xray():
     natural = np.array([True, True, False])
     assert BOUNDS["logits"].allowed(reference, natural) == pytest.approx([1e-5, 2e-2, 1e-5])
     assert BOUNDS["edge_map"].allowed(reference, natural) == pytest.approx([0, 0, 0])
+    novelty = BOUNDS["novelty"].allowed(np.float32([0.5, 1, 300]), natural)
+    assert novelty == pytest.approx([1e-4, 1e-4, 3e-2])
     bounds = BOUNDS["probabilities"].allowed(reference, natural)
     assert bounds[:2] == pytest.approx([1e-5, 1e-5]) and bounds[2] == np.inf
     assert {"real", "generated"} <= set(NATURAL)

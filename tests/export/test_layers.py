@@ -10,7 +10,7 @@ import torch
 from onnx import helper
 
 from export.layers import first_difference
-from export.legs import Reference, compare_file
+from export.legs import Reference, compare_file, specs_of
 from export.onnx_graph import export_network, export_pipeline
 from export.pipeline import Pipeline
 from export.torch_formats import export_pt2, export_torchscript
@@ -55,10 +55,11 @@ def test_the_layer_is_part_of_a_failed_legs_report(small, tmp_path):
     export_network(_planted(small, "edgesClassifier.4").network, small.record, path)
     labels = small.record.labels.classes
     reference = Reference(small.pipeline, small.inputs, small.reference, None, labels)
-    leg = compare_file("network", path, reference)
+    specs = specs_of("network", small.pipeline)
+    leg = compare_file("network", path, specs, reference)
     assert not leg.passed
     assert leg.failures[-1].startswith("the first layer that differs is edgesClassifier.4, by ")
-    assert compare_file("network", small.files.path("network"), reference).failures == ()
+    assert compare_file("network", small.files.path("network"), specs, reference).failures == ()
 
 
 def test_nan_is_found_in_the_layer_that_it_enters_by(copied, small, changed):

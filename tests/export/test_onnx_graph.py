@@ -42,13 +42,14 @@ def test_network_takes_image_and_edges_and_gives_logits(small):
     assert _specs(session.get_outputs()) == [("logits", "tensor(float)", ["batch", 4])]
 
 
-def test_pipeline_takes_xray_and_gives_logits_probabilities_and_edge_map(small):
+def test_pipeline_takes_xray_and_gives_logits_probabilities_edge_map_and_novelty(small):
     session = open_session(small.files.path("pipeline"), "cpu")
     assert _specs(session.get_inputs()) == [("xray", "tensor(uint8)", ["batch", 224, 224])]
     assert _specs(session.get_outputs()) == [
         ("logits", "tensor(float)", ["batch", 4]),
         ("probabilities", "tensor(float)", ["batch", 4]),
         ("edge_map", "tensor(uint8)", ["batch", 224, 224]),
+        ("novelty", "tensor(float)", ["batch"]),
     ]
 
 
@@ -71,6 +72,7 @@ def test_one_file_holds_everything(small, kind, tmp_path):
         "small.onnx",
         "small.pipeline.onnx",
         "small.pt",
+        "small.scope.pt",
     ]
     alone = shutil.copy(small.files.path(kind), tmp_path / "alone.onnx")
     onnxruntime.InferenceSession(alone, providers=["CPUExecutionProvider"])
@@ -136,11 +138,13 @@ def test_live_dropout_is_never_exported(small, tmp_path):
 def test_onnx_matches_torch_for_odd_batches(small, batch):
     places = np.arange(batch) % len(small.inputs.kinds)
     session = open_session(small.files.path("pipeline"), "cpu")
-    logits, probabilities, edge_map = session.run(None, {"xray": small.reference["xray"][places]})
+    xrays = small.reference["xray"][places]
+    logits, probabilities, edge_map, novelty = session.run(None, {"xray": xrays})
     expected = {name: values[places] for name, values in small.reference.items()}
     np.testing.assert_allclose(logits, expected["logits"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     np.testing.assert_array_equal(edge_map, expected["edge_map"])
+    np.testing.assert_allclose(novelty, expected["novelty"], rtol=1e-4, atol=1e-4)
     assert probabilities.shape == (batch, 4)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from export.conversion import export
-from export.legs import Reference, compare_file
+from export.legs import Reference, compare_file, specs_of
 from export.torch_formats import open_pt2, open_torchscript
 from toolkit import manifest
 from toolkit.errors import ModelRefusedError
@@ -37,7 +37,7 @@ def test_perturbed_weight_is_found(small, copied, kind):
     reference["logits"] = reference["logits"] + other.detach().numpy() + 0.001
     labels = small.record.labels.classes
     other = Reference(small.pipeline, small.inputs, reference, None, labels)
-    leg = compare_file(kind, copied.path(kind), other)
+    leg = compare_file(kind, copied.path(kind), specs_of(kind, small.pipeline), other)
     assert not leg.passed
     assert any(line.startswith("logits in batches of 1") for line in leg.failures)
 

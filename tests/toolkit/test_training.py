@@ -34,6 +34,16 @@ def trained(dataset, tmp_path, chosen=None, seed=0, name="state.pt"):
     return training
 
 
+def after_each_step(training, call):
+    step = training.optimiser.step
+
+    def both():
+        step()
+        call()
+
+    training.optimiser.step = both
+
+
 def scramble():
     """Leave no generator as the interrupted training left it: a resumed one is another process."""
     torch.manual_seed(12345)
@@ -107,7 +117,7 @@ def test_resumed_from_amid_an_epoch_it_comes_to_the_weights_of_an_unbroken_run(
 ):
     steps = 0
 
-    def interrupt(*_):
+    def interrupt():
         nonlocal steps
         steps += 1
         if steps == stop:
@@ -116,7 +126,7 @@ def test_resumed_from_amid_an_epoch_it_comes_to_the_weights_of_an_unbroken_run(
     state = tmp_path / "state.pt"
     broken = Training(tiny, small(), 0, CPU)
     assert 2 < -(-len(tiny.parts["train"]) // 8) < 6
-    broken.optimiser.register_step_post_hook(interrupt)
+    after_each_step(broken, interrupt)
     with pytest.raises(KeyboardInterrupt):
         broken.run(state, lambda _: None)
     scramble()
@@ -417,9 +427,7 @@ def test_one_cycle_starts_low_peaks_once_at_the_rate_and_ends_near_zero():
 def test_the_optimiser_gets_the_schedules_rate_at_every_step(tiny, tmp_path):
     training = Training(tiny, small(epochs=5), 0, CPU)
     rates = []
-    training.optimiser.register_step_post_hook(
-        lambda optimiser, *_: rates.append(optimiser.param_groups[0]["lr"])
-    )
+    after_each_step(training, lambda: rates.append(training.optimiser.lr))
     training.run(tmp_path / "state.pt", lambda _: None)
     steps = 5 * -(-len(tiny.parts["train"]) // 8)
     assert len(rates) == steps
@@ -435,7 +443,7 @@ def test_the_average_is_a_moving_average_of_the_weights(tiny, tmp_path):
     average = [each.detach().double().clone() for each in training.network.parameters()]
     steps = 0
 
-    def follow(*_):
+    def follow():
         nonlocal steps
         steps += 1
         # (1 + t) / (10 + t), as in TensorFlow's ExponentialMovingAverage, at most the decay.
@@ -443,7 +451,7 @@ def test_the_average_is_a_moving_average_of_the_weights(tiny, tmp_path):
         for mine, weight in zip(average, training.network.parameters(), strict=True):
             mine.mul_(decay).add_(weight.detach().double(), alpha=1 - decay)
 
-    training.optimiser.register_step_post_hook(follow)
+    after_each_step(training, follow)
     training.run(tmp_path / "state.pt", lambda _: None)
     for mine, theirs in zip(average, training.average.parameters(), strict=True):
         assert (mine - theirs).abs().max() < 1e-6

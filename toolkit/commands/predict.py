@@ -45,8 +45,7 @@ def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
         xray = read(Path(file))
     except ImageError as error:
         return {"file": file, "error": str(error)}
-    probabilities = predictor.predict(xray[None]).probabilities[0]
-    return {"file": file, **predictor.meaning.answer(probabilities)}
+    return {"file": file, **predictor.answer(xray)}
 
 
 def _line(result: dict[str, Any], classes: tuple[str, ...]) -> str:
@@ -55,4 +54,5 @@ def _line(result: dict[str, Any], classes: tuple[str, ...]) -> str:
     pairs = zip(classes, result["probabilities"], strict=True)
     shares = "  ".join(f"{name} {value:.1%}" for name, value in pairs)
     unsure = "  unsure" if result.get("abstain") else ""
-    return f"{result['file']}  {result['label']}  ({shares}){unsure}"
+    foreign = "" if result.get("in_scope", True) else "  not like the X-rays it knows"
+    return f"{result['file']}  {result['label']}  ({shares}){unsure}{foreign}"
