@@ -53,18 +53,22 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Change the weights by their gradients, and forget these."""
+        """Change the weights by their gradients."""
         for weight, matrix in zip(self._weights, self._matrices, strict=True):
             assert weight.grad is not None
             matrix.copy_(weight.flatten(1))
             matrix.grad = weight.grad.flatten(1)
-            weight.grad = None
         for optimiser, _ in self._parts:
             optimiser.step()
-            optimiser.zero_grad()
         for weight, matrix in zip(self._weights, self._matrices, strict=True):
             weight.copy_(matrix.view_as(weight))
         self.steps += 1
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for each in self._weights:
+            each.grad = None
+        self._parts[0][0].zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on beside the weights."""

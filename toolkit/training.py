@@ -231,6 +231,7 @@ class Training:
         if self.recipe.l2:
             squares = torch._foreach_norm(list(self.network.parameters()))
             loss = loss + self.recipe.l2 * torch.stack(squares).square().sum()
+        self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._update_average()

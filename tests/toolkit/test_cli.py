@@ -363,7 +363,11 @@ def test_ctrl_c_saves_and_resume_finishes_and_former_files_are_kept(xrays, tmp_p
     assert f"resuming broken after epoch {stopped[2]} of 8" in done.stderr
     assert f"epoch {int(stopped[2]) + 1}/8" in done.stderr
     assert json_of(done)["epochs"] == 8
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["broken.json", "broken.pt"]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == [
+        "broken.json",
+        "broken.pt",
+        "broken.scope.pt",
+    ]
 
     # To the same weights as an unbroken run, which keeps the former files beside its own.
     done = run(*arguments)
@@ -372,7 +376,9 @@ def test_ctrl_c_saves_and_resume_finishes_and_former_files_are_kept(xrays, tmp_p
         "broken.json",
         "broken.previous.json",
         "broken.previous.pt",
+        "broken.previous.scope.pt",
         "broken.pt",
+        "broken.scope.pt",
     ]
     hashes = [
         json.loads((tmp_path / "m" / name).read_text())["training"]["checkpoint_sha256"]
@@ -513,6 +519,7 @@ def test_predict_answers_every_file_and_exits_2_if_one_failed(models, xrays, tmp
             "probabilities",
             "expected_grade",
             "abstain",
+            "in_scope",
         }
         assert each["class"] == int(np.argmax(each["probabilities"]))
         assert each["label"] == ["none", "minimal", "moderate", "severe"][each["class"]]
@@ -531,8 +538,8 @@ def test_predict_needs_no_torch_and_takes_a_file(models, xrays, tmp_path, withou
     alone = shutil.copy(models / "tiny.pipeline.onnx", tmp_path / "alone.onnx")
     by_file, err = ok("predict", alone, xray, **without_torch)
     (known,) = named["results"]
-    # When to abstain is in the manifest alone.
-    del known["abstain"]
+    # When to abstain, and what is in scope, is in the manifest alone.
+    del known["abstain"], known["in_scope"]
     assert by_file["results"] == [known]
     assert "no manifest beside it, so no proof was checked" in err
 
@@ -703,7 +710,9 @@ def test_text_output_is_for_reading(exported, xrays):
     xray = min(xrays.rglob("*.png"))
     done = run("predict", "tiny", xray, "--models", exported[0])
     assert re.fullmatch(
-        rf"{re.escape(str(xray))}  \w+  \((\w+ [\d.]+%  ){{3}}\w+ [\d.]+%\)\n", done.stdout
+        rf"{re.escape(str(xray))}  \w+  \((\w+ [\d.]+%  ){{3}}\w+ [\d.]+%\)"
+        r"(  not like the X-rays it knows)?\n",
+        done.stdout,
     )
     done = run("evaluate", "tiny", "--data", xrays, "--part", "all", "--models", exported[0])
     assert "60 X-rays" in done.stdout and "balanced accuracy" in done.stdout

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from toolkit import checkpoint, manifest, metrics
+from toolkit import checkpoint, manifest, metrics, scope
 from toolkit.calibration import calibrated
 from toolkit.errors import UsageError
 from toolkit.files import sha256
@@ -59,7 +59,7 @@ def present(folder):
 def test_a_training_leaves_a_checkpoint_and_a_manifest_that_agree(training, files, tiny):
     files.folder.joinpath("knee.resume.pt").write_bytes(b"state")
     returned = save_outcome(training, files)
-    assert present(files.folder) == ["knee.json", "knee.pt"]
+    assert present(files.folder) == ["knee.json", "knee.pt", "knee.scope.pt"]
     record = manifest.load(files.manifest)
     assert record == returned
     assert record.name == "knee"
@@ -88,6 +88,17 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
         assert figures["n"] == len(indices)
         if part == "val":
             assert record.calibration == calibrated(logits, labels, "val")
+
+
+def test_the_manifests_scope_is_that_of_the_network_and_its_file_that_of_the_manifest(
+    training, files, tiny
+):
+    record = save_outcome(training, files).scope
+    found, limit, within = scope.fitted(training.result, training.preprocessing, tiny)
+    assert (record.part, record.n) == ("val", len(tiny.parts["val"]))
+    assert (record.limit, record.within) == (limit, within)
+    kept = scope.load(files, record).state_dict()
+    assert all(torch.equal(kept[name], each) for name, each in found.state_dict().items())
 
 
 def test_a_constant_network_loses_nothing_without_either_input(training, tiny):
@@ -138,8 +149,10 @@ def test_training_over_a_finished_name_keeps_its_files_as_previous(training, fil
         [
             "knee.json",
             "knee.pt",
+            "knee.scope.pt",
             "knee.previous.json",
             "knee.previous.pt",
+            "knee.previous.scope.pt",
             "knee.previous.onnx",
             "knee.previous.pipeline.onnx",
         ]
@@ -179,7 +192,11 @@ def test_a_second_time_the_older_former_makes_room(training, files):
     second = sha256(files.checkpoint)
     assert keep_previous(files)
     # This one was never exported: nothing of the older former may stand for it.
-    assert present(files.folder) == ["knee.previous.json", "knee.previous.pt"]
+    assert present(files.folder) == [
+        "knee.previous.json",
+        "knee.previous.pt",
+        "knee.previous.scope.pt",
+    ]
     assert sha256(files.previous.checkpoint) == second
     assert manifest.load(files.previous.manifest).export is None
 
