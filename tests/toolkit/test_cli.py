@@ -711,7 +711,7 @@ def test_text_output_is_for_reading(exported, xrays):
     done = run("predict", "tiny", xray, "--models", exported[0])
     assert re.fullmatch(
         rf"{re.escape(str(xray))}  \w+  \((\w+ [\d.]+%  ){{3}}\w+ [\d.]+%\)"
-        r"(  not like the X-rays it knows)?\n",
+        r"(  unsure)?(  not like the X-rays it knows)?\n",
         done.stdout,
     )
     done = run("evaluate", "tiny", "--data", xrays, "--part", "all", "--models", exported[0])
