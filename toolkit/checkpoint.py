@@ -75,9 +75,18 @@ def load_trained(files: ModelFiles, record: Manifest) -> IntermediarySpaceModel:
         CheckpointError: its checkpoint is missing, corrupt, or not the one of its manifest.
     """
     network = load_network(files.checkpoint, record.network, len(record.labels.classes))
-    if sha256(files.checkpoint) != record.training.checkpoint_sha256:
-        raise CheckpointError(
-            f"{files.checkpoint} is not the checkpoint of {files.manifest}: its SHA-256 differs; "
-            "train again or restore it"
-        )
+    require_own(files.checkpoint, record.training.checkpoint_sha256, files)
     return network
+
+
+def require_own(path: Path, digest: str, files: ModelFiles) -> None:
+    """Make sure that a file is the one that the manifest of `files` speaks of.
+
+    Raises:
+        CheckpointError: its SHA-256 is not `digest`.
+    """
+    if sha256(path) != digest:
+        raise CheckpointError(
+            f"{path} is not the file of {files.manifest}: its SHA-256 differs; train again or "
+            "restore it"
+        )

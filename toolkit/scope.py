@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from toolkit import checkpoint
 from toolkit.dataset import Dataset
-from toolkit.errors import CheckpointError
 from toolkit.files import sha256
 from toolkit.manifest import ScopeRecord
 from toolkit.network import IntermediarySpaceModel
@@ -143,11 +142,7 @@ def load(files: ModelFiles, record: ScopeRecord) -> Scope:
     """
     path = files.path("scope")
     state = checkpoint.load(path)
-    if sha256(path) != record.sha256:
-        raise CheckpointError(
-            f"{path} is not the file of {files.manifest}: its SHA-256 differs; train again or "
-            "restore it"
-        )
+    checkpoint.require_own(path, record.sha256, files)
     return Scope(**state)
 
 
