@@ -53,7 +53,9 @@ def features_of(
     assert isinstance(first, nn.Conv2d)
     with torch.no_grad():
         grey, edges = preprocessing.resized(xray), preprocessing.edges(preprocessing.edge_map(xray))
-    weight, bias_map = folded(first, preprocessing)
+    # Constants of the whole batch: in float32 whatever the products are computed in.
+    with torch.autocast(xray.device.type, enabled=False):
+        weight, bias_map = folded(first, preprocessing)
     # Of one channel, contiguous() takes either layout for the other, and the slower one is used.
     weight = weight.clone(memory_format=torch.channels_last)
     output = nn.functional.conv2d(grey, weight, None, first.stride, first.padding)
@@ -77,5 +79,5 @@ def _plus_map(output: Tensor, bias_map: Tensor) -> Tensor:
     count, channels, height, width = output.shape
     flat = output.permute(0, 2, 3, 1).reshape(count, -1)
     bias = bias_map.permute(0, 2, 3, 1).reshape(1, -1)
-    total = flat.addmm_(flat.new_ones(count, 1), bias)
+    total = flat.addmm_(flat.new_ones(count, 1), bias.to(flat.dtype))
     return total.view(count, height, width, channels).permute(0, 3, 1, 2)

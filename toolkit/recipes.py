@@ -32,6 +32,8 @@ class Recipe:
         initialisation: `pytorch`, or `he` for `toolkit.network.initialise`.
         branch_loss: weight of a loss for each branch by itself, from a linear layer that only
             training has; it keeps either branch from dying out. 0 for none.
+        precision: of the products in training: `fp32`, or `bf16` for bfloat16 by autocast, with
+            weights and sums in float32.
         constants: of the preprocessing.
     """
 
@@ -52,6 +54,7 @@ class Recipe:
     label_smoothing: float
     initialisation: str
     branch_loss: float
+    precision: str
     constants: PreprocessingConstants
 
     def __post_init__(self) -> None:
@@ -83,6 +86,7 @@ PRESETS = {
         label_smoothing=0.0,
         initialisation="pytorch",
         branch_loss=0.0,
+        precision="fp32",
         constants=STUDY_EDGES,
     ),
     "default": Recipe(
@@ -103,6 +107,7 @@ PRESETS = {
         label_smoothing=0.05,
         initialisation="he",
         branch_loss=0.3,
+        precision="fp32",
         constants=PreprocessingConstants(),
     ),
 }

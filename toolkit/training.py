@@ -15,6 +15,7 @@ from toolkit.augmentation import augmented
 from toolkit.dataset import Dataset
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
 from toolkit.folding import features_of, logits_of
+from toolkit.memory import keep_freed
 from toolkit.network import IntermediarySpaceModel, initialise
 from toolkit.optimiser import Optimiser
 from toolkit.preprocessing import Preprocessing
@@ -62,6 +63,7 @@ class Training:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
         torch.set_flush_denormal(True)
+        keep_freed()
         self.recipe = recipe
         self.seed = seed
         self.device = device
@@ -222,12 +224,16 @@ class Training:
         xray = self.pixels[batch]
         if self.recipe.augmentation:
             xray = augmented(xray, self.recipe.augmentation, self.generator)
-        features = features_of(self.network, self.preprocessing, xray)
-        logits = self.network.joined(*features)
+        with self._autocast():
+            features = features_of(self.network, self.preprocessing, xray)
+            logits = self.network.joined(*features)
+            branches = [
+                head(functional.relu(each))
+                for head, each in zip(self.heads, features, strict=False)
+            ]
         loss = self._cross_entropy(logits, batch)
-        for head, each in zip(self.heads, features, strict=False):
-            branch = head(functional.relu(each))
-            loss = loss + self.recipe.branch_loss * self._cross_entropy(branch, batch)
+        for each in branches:
+            loss = loss + self.recipe.branch_loss * self._cross_entropy(each, batch)
         if self.recipe.l2:
             squares = torch._foreach_norm(list(self.network.parameters()))
             loss = loss + self.recipe.l2 * torch.stack(squares).square().sum()
@@ -237,9 +243,13 @@ class Training:
         self._update_average()
         return loss, logits.detach()
 
+    def _autocast(self) -> torch.autocast:
+        lower = self.recipe.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=lower)
+
     def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
         return functional.cross_entropy(
-            logits,
+            logits.float(),
             self.labels[batch],
             weight=self.weights,
             label_smoothing=self.recipe.label_smoothing,
