@@ -16,8 +16,9 @@ import torch
 from toolkit import metrics
 from toolkit.dataset import load_folder
 from toolkit.labels import label_map
+from toolkit.prediction import predict
 from toolkit.recipes import STUDY_EDGES, recipe
-from toolkit.training import Training, predict
+from toolkit.training import Training
 
 FOLDER = Path("logs/ablation")
 ROWS = {

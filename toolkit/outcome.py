@@ -18,10 +18,11 @@ from toolkit.extras import versions
 from toolkit.files import sha256
 from toolkit.folding import features_of
 from toolkit.network import IntermediarySpaceModel, parameter_count
+from toolkit.prediction import EVALUATION_BATCH, predict
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
 from toolkit.store import SUFFIXES, ModelFiles
-from toolkit.training import EVALUATION_BATCH, Training, predict
+from toolkit.training import Training
 
 _PERMUTATIONS = 10
 
@@ -70,6 +71,7 @@ def save_outcome(
         tuning=tuning,
         calibration=_calibration(dataset, logits),
         scope=_scope(training, files),
+        teaching=training.lessons.record if training.lessons else None,
     )
     manifest.save(result, files.manifest)
     files.resume.unlink(missing_ok=True)

@@ -14,15 +14,16 @@ from toolkit import checkpoint
 from toolkit.augmentation import augmented
 from toolkit.dataset import Dataset
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
-from toolkit.folding import features_of, logits_of
+from toolkit.folding import features_of
+from toolkit.identity import identity
 from toolkit.memory import keep_freed
 from toolkit.network import IntermediarySpaceModel, initialise
 from toolkit.optimiser import Optimiser
+from toolkit.prediction import predict
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
 from toolkit.schedule import class_weights, lr_factor
-
-EVALUATION_BATCH = 128
+from toolkit.teaching import Lessons
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,17 @@ class Training:
         recipe: every setting.
         seed: of the weights, the order, the augmentation and the dropout.
         device: where it runs.
+        lessons: what teachers say; None to go by the labels alone.
     """
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        lessons: Lessons | None = None,
+    ) -> None:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
         torch.set_flush_denormal(True)
@@ -83,13 +92,22 @@ class Training:
         ).to(device)
         self.optimiser = Optimiser(self.network, self.heads, recipe)
         self.generator = torch.Generator().manual_seed(seed)
-        self.pixels = dataset.pixels.to(device)
+        self.lessons = lessons
+        self.indices = dataset.parts["train"]
+        pixels, targets = dataset.pixels, dataset.labels
+        if lessons:
+            self.indices = torch.cat([self.indices, lessons.added(len(pixels))])
+            pixels = torch.cat([pixels, lessons.unlabelled])
+            targets = lessons.targets(dataset, recipe.teacher_share)
+        self.pixels = pixels.to(device)
         self.labels = dataset.labels.to(device)
+        # Class indices, or with teachers the probability of each class.
+        self.targets = targets.to(device)
         weights = class_weights(
             recipe.class_weights, dataset.labels[dataset.parts["train"]], classes
         )
         self.weights = None if weights is None else weights.to(device)
-        self._identity = _identity(dataset, recipe, seed)
+        self._identity = identity(dataset, recipe, seed, lessons)
 
     @property
     def result(self) -> IntermediarySpaceModel:
@@ -185,8 +203,7 @@ class Training:
                 )
 
     def _run_epoch(self) -> Epoch:
-        indices = self.dataset.parts["train"]
-        order = indices[torch.randperm(len(indices), generator=self.generator)]
+        order = self.indices[torch.randperm(len(self.indices), generator=self.generator)]
         batches = torch.split(order.to(self.device), self.recipe.batch_size)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -194,7 +211,7 @@ class Training:
         for step, batch in enumerate(batches):
             self._set_lr(step, len(batches))
             loss, logits = self._step(batch)
-            correct += (logits.argmax(dim=1) == self.labels[batch]).sum()
+            correct += self._correct(logits, batch)
             loss_sum += loss.detach() * len(batch)
         train_loss = float(loss_sum) / len(order)
         self._require_finite(train_loss)
@@ -203,12 +220,18 @@ class Training:
         self._require_finite(val_loss or 0.0)
         return Epoch(
             epoch=self.epoch,
-            train_accuracy=int(correct) / len(order),
+            train_accuracy=int(correct) / len(self.dataset.parts["train"]),
             train_loss=train_loss,
             val_accuracy=val_accuracy,
             val_loss=val_loss,
             lr=self.optimiser.lr,
         )
+
+    def _correct(self, logits: Tensor, batch: Tensor) -> Tensor:
+        """Return how many labelled X-rays of a batch get the class of their label."""
+        labelled = batch < len(self.labels)
+        predicted = logits.argmax(dim=1)
+        return (predicted[labelled] == self.labels[batch[labelled]]).sum()
 
     def _require_finite(self, loss: float) -> None:
         if not isfinite(loss):
@@ -250,7 +273,7 @@ class Training:
     def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
         return functional.cross_entropy(
             logits.float(),
-            self.labels[batch],
+            self.targets[batch],
             weight=self.weights,
             label_smoothing=self.recipe.label_smoothing,
         )
@@ -277,34 +300,8 @@ class Training:
         return float(accuracy), float(functional.cross_entropy(logits, labels))
 
 
-@torch.no_grad()
-def predict(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, pixels: Tensor
-) -> Tensor:
-    """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, 224, 224)."""
-    network.eval()
-    batches = torch.split(pixels, EVALUATION_BATCH)
-    return torch.cat([logits_of(network, preprocessing, xray) for xray in batches]).cpu()
-
-
 def _placed(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
     network = IntermediarySpaceModel(recipe.layer_size, recipe.dropout, classes)
     if recipe.initialisation == "he":
         initialise(network)
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def _identity(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """Return all that decides what a training comes to, as plain values."""
-    settings = asdict(recipe)
-    constants = settings.pop("constants")
-    record = dataset.record()
-    return {
-        **settings,
-        **{name: repr(value) for name, value in constants.items()},
-        "seed": seed,
-        "labels": dataset.label_map.name,
-        "split": dataset.split,
-        "data": record.content_sha256,
-        "parts": ", ".join(f"{part} {digest}" for part, digest in record.part_sha256.items()),
-    }

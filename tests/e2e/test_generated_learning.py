@@ -5,8 +5,9 @@ import torch
 
 from toolkit.dataset import generated
 from toolkit.labels import label_map
+from toolkit.prediction import predict
 from toolkit.recipes import recipe
-from toolkit.training import Training, predict
+from toolkit.training import Training
 
 EPOCHS, LAYER_SIZE, BATCH = 12, 16, 16
 

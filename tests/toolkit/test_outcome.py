@@ -18,10 +18,11 @@ from toolkit.manifest import (
 )
 from toolkit.network import IntermediarySpaceModel, initialise
 from toolkit.outcome import keep_previous, permutation, save_outcome
+from toolkit.prediction import predict
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import recipe
 from toolkit.store import ModelFiles
-from toolkit.training import Training, predict
+from toolkit.training import Training
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,12 @@ from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, Us
 from toolkit.labels import label_map
 from toolkit.network import IntermediarySpaceModel
 from toolkit.outcome import save_outcome
+from toolkit.prediction import predict
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import recipe
 from toolkit.schedule import class_weights, lr_factor
 from toolkit.store import ModelFiles
-from toolkit.training import Training, device_of, predict
+from toolkit.training import Training, device_of
 
 CPU = torch.device("cpu")
 
@@ -500,3 +501,20 @@ def test_cuda_that_is_not_there_is_refused_in_one_line(monkeypatch):
 def test_denormal_numbers_are_flushed(tiny):
     Training(tiny, small(layer_size=1), 0, CPU)
     assert (torch.full((4,), 1e-38) * 1e-3).tolist() == [0, 0, 0, 0]
+
+
+def test_bfloat16_training_keeps_float32_weights_and_comes_near(tiny):
+    both = {
+        precision: Training(tiny, small(dropout=0.0, precision=precision), 0, CPU)
+        for precision in ("fp32", "bf16")
+    }
+    losses = {precision: each.advance().train_loss for precision, each in both.items()}
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.02)
+    assert all(each.dtype == torch.float32 for each in both["bf16"].network.parameters())
+
+
+def test_bfloat16_training_comes_to_the_same_bits_again(tiny, tmp_path):
+    chosen = small(precision="bf16", epochs=1)
+    first = trained(tiny, tmp_path, chosen)
+    assert same(first.result.state_dict(), trained(tiny, tmp_path, chosen).result.state_dict())

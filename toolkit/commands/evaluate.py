@@ -135,8 +135,8 @@ def _with_torch(
     import torch
 
     from toolkit.checkpoint import load_trained
+    from toolkit.prediction import predict
     from toolkit.preprocessing import Preprocessing
-    from toolkit.training import predict
 
     network = load_trained(files, record)
     logits = predict(network, Preprocessing(record.preprocessing), torch.from_numpy(pixels))

@@ -17,6 +17,13 @@ class Preset(StrEnum):
     DEFAULT = "default"
 
 
+class Precision(StrEnum):
+    """What the products of a training are computed in."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+
+
 class Labels(StrEnum):
     """Label maps."""
 

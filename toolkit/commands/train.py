@@ -13,6 +13,7 @@ from toolkit.commands.options import (
     DeviceOption,
     Labels,
     LabelsOption,
+    Precision,
     Preset,
     SplitOption,
     StorageOption,
@@ -32,10 +33,14 @@ from toolkit.extras import require
 from toolkit.store import DEFAULT_NAME, ModelFiles
 
 if TYPE_CHECKING:
+    import torch
+
     from toolkit.curves import Curves
+    from toolkit.dataset import Dataset
     from toolkit.health import Finding
     from toolkit.manifest import Manifest, TuningRecord
     from toolkit.recipes import Recipe
+    from toolkit.teaching import Lessons
     from toolkit.training import Training
 
 # Far above use, and below what PyTorch ends in a traceback for.
@@ -58,6 +63,14 @@ def train(
         int, typer.Option(metavar="N", min=1, help="How many of them are averaged.")
     ] = 2,
     storage: StorageOption = None,
+    teachers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME",
+            help="Go by what this model says, too; more than one may be given.",
+        ),
+    ] = None,
     labels: LabelsOption = Labels.STUDY,
     layer_size: Annotated[
         int | None, typer.Option(metavar="N", help="Width S.", max=MAX_LAYER_SIZE)
@@ -66,6 +79,10 @@ def train(
     lr: Annotated[float | None, typer.Option(metavar="X", help="Highest learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(metavar="N", help="X-rays a step.")] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="bf16 is faster on processors and GPUs that have it; fp32 if not given."),
+    ] = None,
     device: DeviceOption = Device.AUTO,
     seed: Annotated[
         int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)
@@ -95,10 +112,16 @@ def train(
         lr=lr,
         epochs=epochs,
         batch_size=batch_size,
+        precision=precision.value if precision else None,
     )
     chosen_device = device_of(device.value)
     dataset = load(data, labels, split, recipe.preset, console)
-    training = Training(dataset, recipe, seed, chosen_device)
+    lessons = None
+    if teachers:
+        lessons = _lessons(
+            [ModelFiles(models, each) for each in teachers], dataset, data, recipe, chosen_device
+        )
+    training = Training(dataset, recipe, seed, chosen_device, lessons)
     if resume:
         training.load(files.resume)
         console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
@@ -151,6 +174,24 @@ def _start(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
         )
     return found, record
+
+
+def _lessons(
+    teachers: list[ModelFiles],
+    dataset: "Dataset",
+    data: Path | None,
+    recipe: "Recipe",
+    device: "torch.device",
+) -> "Lessons":
+    import torch
+
+    from toolkit.teaching import load_teacher, taught, unlabelled_xrays
+
+    if not recipe.teacher_share:
+        raise UsageError(f"the preset {recipe.preset} has no teachers: leave out --teacher")
+    loaded = [load_teacher(each, dataset) for each in teachers]
+    unlabelled = unlabelled_xrays(data, dataset) if data else torch.empty(0, 224, 224).byte()
+    return taught(loaded, dataset, unlabelled, device)
 
 
 def _run(training: "Training", state: Path, curves: "Curves", console: Console) -> None:
