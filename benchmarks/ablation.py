@@ -1,6 +1,7 @@
 """What each element of the default recipe earns: the recipe without it, on the validation part.
 
-    python benchmarks/ablation.py --data DIR [--epochs 12] [--seeds 0,1] [--rows NAME,NAME]
+    python benchmarks/ablation.py --data DIR [--epochs 12] [--seeds 0,1] [--workers 2] \
+        [--precision fp32] [--rows NAME,NAME]
 
 Stop it and run it again as you like: finished rows are kept in logs/ablation/results.jsonl, and
 a training goes on after its last epoch. Prints the table of docs/model.md.
@@ -8,6 +9,10 @@ a training goes on after its last epoch. Prints the table of docs/model.md.
 
 import argparse
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -21,8 +26,10 @@ from toolkit.recipes import STUDY_EDGES, recipe
 from toolkit.training import Training
 
 FOLDER = Path("logs/ablation")
+KEY = ("row", "seed", "epochs", "precision")
 ROWS = {
     "default": {},
+    "AdamW for every weight": {"optimiser": "adam", "lr": 2e-3},
     "PyTorch's first weights": {"initialisation": "pytorch"},
     "no loss for each branch": {"branch_loss": 0.0},
     "no augmentation": {"augmentation": 0.0},
@@ -37,19 +44,33 @@ ROWS = {
 }
 
 
-def outcome(dataset, changes, seed, epochs, state):
+_shared = {}
+
+
+def begin(folder, threads):
+    """Read the X-rays, once for each worker."""
+    torch.set_num_threads(threads)
+    _shared["dataset"] = load_folder(folder, label_map("study"), None)
+
+
+def outcome(row, seed, epochs, precision):
     """Train one row with one seed; return its figures on the validation part."""
-    training = Training(
-        dataset, recipe("default", epochs=epochs, **changes), seed, torch.device("cpu")
-    )
+    dataset = _shared["dataset"]
+    state = FOLDER / f"{list(ROWS).index(row)}-{seed}-{epochs}-{precision}.state.pt"
+    chosen = recipe("default", epochs=epochs, precision=precision, **ROWS[row])
+    training = Training(dataset, chosen, seed, torch.device("cpu"))
     if state.exists():
         training.load(state)
-    training.run(state, lambda epoch: print(f"  epoch {epoch.epoch + 1} {epoch.val_accuracy:.1%}"))
+    training.run(state, lambda _: None)
     indices = dataset.parts["val"]
     logits = predict(training.result, training.preprocessing, dataset.pixels[indices])
     found = metrics.evaluate(dataset.labels[indices].numpy(), logits.argmax(1).numpy(), 4, 1)
     state.unlink()
     return {
+        "row": row,
+        "seed": seed,
+        "epochs": epochs,
+        "precision": precision,
         "accuracy": found.accuracy,
         "kappa": found.quadratic_weighted_kappa,
         "severe": found.recall[3],
@@ -57,19 +78,22 @@ def outcome(dataset, changes, seed, epochs, state):
 
 
 def finished(path):
-    """Return what was found so far, by row, seed and epochs."""
+    """Return what was found so far, by row, seed, epochs and precision."""
     if not path.exists():
         return {}
     lines = map(json.loads, path.read_text().splitlines())
-    return {(each["row"], each["seed"], each["epochs"]): each for each in lines}
+    return {tuple(each[name] for name in KEY): each for each in lines}
 
 
-def printed(found, epochs, seeds):
+def printed(found, epochs, seeds, precision):
     """Print the table in Markdown: mean and standard deviation over the seeds."""
-    print(f"\n{epochs} epochs, seeds {', '.join(map(str, seeds))}, validation part\n")
+    print(
+        f"\n{epochs} epochs in {precision}, seeds {', '.join(map(str, seeds))}, validation part\n"
+    )
     print("| recipe | accuracy, % | kappa | recall of severe, % |\n|---|---|---|---|")
     for row in ROWS:
-        each = [found[row, seed, epochs] for seed in seeds if (row, seed, epochs) in found]
+        keys = [(row, seed, epochs, precision) for seed in seeds]
+        each = [found[key] for key in keys if key in found]
         if not each:
             continue
         cells = [
@@ -86,23 +110,28 @@ def main():
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seeds", default="0,1")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--precision", default="fp32")
     parser.add_argument("--rows", default=",".join(ROWS))
     options = parser.parse_args()
     seeds = [int(each) for each in options.seeds.split(",")]
     FOLDER.mkdir(parents=True, exist_ok=True)
     results = FOLDER / "results.jsonl"
-    dataset = load_folder(options.data, label_map("study"), None)
-    for seed in seeds:
-        for row in options.rows.split(","):
-            if (row, seed, options.epochs) in finished(results):
-                continue
-            print(f"{row}, seed {seed}", flush=True)
-            state = FOLDER / f"{list(ROWS).index(row)}-{seed}-{options.epochs}.state.pt"
-            figures = outcome(dataset, ROWS[row], seed, options.epochs, state)
-            line = {"row": row, "seed": seed, "epochs": options.epochs, **figures}
+    wanted = [
+        (row, seed, options.epochs, options.precision)
+        for seed, row in product(seeds, options.rows.split(","))
+    ]
+    missing = [key for key in wanted if key not in finished(results)]
+    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    with ProcessPoolExecutor(
+        options.workers, get_context("spawn"), begin, (options.data, threads)
+    ) as pool:
+        for future in as_completed([pool.submit(outcome, *key) for key in missing]):
+            line = future.result()
+            print(f"{line['row']}, seed {line['seed']}: {line['accuracy']:.1%}", flush=True)
             with results.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
-    printed(finished(results), options.epochs, seeds)
+    printed(finished(results), options.epochs, seeds, options.precision)
 
 
 if __name__ == "__main__":
