@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import time
 
-DEADLINE = 30.0
+DEADLINE = 120.0
 FLAGS = [
     "--headless",
     "--no-sandbox",
