@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bento import metrics
+from bento import metrics, page
 from bento.engine import Answer, Engine
 from bento.explaining import Explainer
 from bento.information import Information
@@ -43,7 +43,7 @@ def other_routes(interface: "Interface") -> "list[BaseRoute]":
     they raise becomes a problem document. X-rays go through `interface.engine`.
     """
     del interface
-    return []
+    return [*page.routes()]
 
 
 class Call:

@@ -29,11 +29,24 @@ _HEADERS = {
 
 
 def routes() -> "list[Route]":
-    """Return a route for each file of the page, read now; they answer GET and HEAD."""
-    return [_route(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _KINDS]
+    """Return a route for each file of the page, read now, and one from `/` to it.
+
+    They answer GET and HEAD.
+    """
+    from starlette.routing import Route
+
+    files = [_file(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _KINDS]
+    return [Route("/", _to_the_page, methods=["GET"]), *files]
 
 
-def _route(path: Path) -> "Route":
+async def _to_the_page(request: "Request") -> "Response":
+    from starlette.responses import RedirectResponse
+
+    del request
+    return RedirectResponse("app", 307)
+
+
+def _file(path: Path) -> "Route":
     from starlette.responses import Response
     from starlette.routing import Route
 

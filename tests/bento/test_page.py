@@ -22,7 +22,7 @@ FILES = [
     each for each in (ROOT / "bento/page").iterdir() if each.is_file() and each.suffix != ".py"
 ]
 SHOTS = Path(os.environ.get("TOOLKIT_ARTIFACTS", ROOT / "build/screenshots"))
-SERVE = [sys.executable, Path(__file__).with_name("stand_in.py"), "--port"]
+SERVE = [Path(sys.executable).with_name("bentoml"), "serve", "--host", "127.0.0.1", "--port"]
 TOKEN = "a-token"
 
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -193,6 +193,12 @@ def test_a_file_is_served_with_its_kind_its_policy_and_a_strong_etag(service_url
     assert (head.status_code, head.content, head.headers["etag"]) == (200, b"", tag)
     again = httpx.get(service_url + path, headers={"if-none-match": f'"other", {tag}'})
     assert (again.status_code, again.content) == (304, b"")
+
+
+def test_the_root_leads_to_the_page(service_url):
+    answer = httpx.get(service_url)
+    assert answer.status_code == 307
+    assert httpx.get(service_url, follow_redirects=True).url == f"{service_url}/app"
 
 
 def test_nothing_is_inline_or_from_elsewhere():
