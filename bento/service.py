@@ -1,40 +1,46 @@
 """The BentoML service: `bentoml serve` at the root of the repository finds it by bentofile.yaml.
 
 Environment: TOOLKIT_MODEL, the name to serve (model_saved); TOOLKIT_MODELS, its folder
-(saved_models); TOOLKIT_WORKERS, the number of processes (one for each core).
+(saved_models); TOOLKIT_WORKERS, the number of processes (one for each core); TOOLKIT_PROVIDER,
+auto, cpu or cuda (auto); TOOLKIT_PRECISION, fp32, fp16 or int8 (fp32); TOOLKIT_TOKEN, what every
+request but the probes must bear (none).
 """
 
 import os
 import socket
 import sys
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 # Before bentoml and onnxruntime are imported: they read these then, and nobody is told.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import bentoml
+from bentoml._internal.configuration.containers import BentoMLContainer
+from bentoml._internal.utils import circus
 
+from bento import assembly, connections, metrics
 from bento.app import Interface
-from bento.session import Predictor, open_model
+from bento.information import Information
+from bento.settings import settings
 from toolkit.errors import ToolkitError, UsageError
-from toolkit.store import DEFAULT_NAME
+
+Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
-def _workers() -> int:
-    text = os.environ.get("TOOLKIT_WORKERS", str(os.cpu_count() or 1))
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise UsageError(f"TOOLKIT_WORKERS is {text!r}: give a number from 1 to 1024")
-    return int(text)
+def _is_worker() -> bool:
+    return bentoml.server_context.worker_index is not None
+
+
+def _is_serving() -> bool:
+    return Path(sys.argv[0]).name == "bentoml" and "serve" in sys.argv
 
 
 def _check_port() -> None:
-    """Refuse a taken port in one line, where `bentoml serve` would print a traceback.
-
-    Only the process that will listen checks: workers share its socket.
-    """
-    if Path(sys.argv[0]).name != "bentoml" or "serve" not in sys.argv:
-        return
+    """Refuse a taken port in one line, where `bentoml serve` would print a traceback."""
     import click
 
     context = click.get_current_context(silent=True)
@@ -52,30 +58,65 @@ def _check_port() -> None:
             ) from error
 
 
-def _opened() -> tuple[Predictor, int]:
-    models = Path(os.environ.get("TOOLKIT_MODELS", "saved_models"))
-    name = os.environ.get("TOOLKIT_MODEL", DEFAULT_NAME)
-    # One thread for each worker: workers for each core would fight over the cores otherwise.
-    return open_model(models, name, threads=1), _workers()
+def _prepare() -> None:
+    """Prepare the process that starts the workers and minds them."""
+    _check_port()
+    metrics.share()
+    # BentoML looks for dead workers every 10 seconds, and in a container it leaves them dead.
+    circus.create_standalone_arbiter = partial(circus.create_standalone_arbiter, check_delay=1.0)
+    os.environ.pop("BENTOML_CONTAINERIZED", None)
+
+
+class Service(bentoml.Service[Any]):  # type: ignore[misc]
+    """A service whose requests go past BentoML's middlewares, straight to the interface."""
+
+    def to_asgi(self, is_main: bool = True) -> Asgi:
+        """Return the application of one worker."""
+        worker = (bentoml.server_context.worker_index or 1) - 1
+        return _application(super().to_asgi(is_main), assembly.interface(_information, worker))
+
+
+def _application(whole: Asgi, interface: Interface) -> Asgi:
+    """Return an application: BentoML's `whole` for the worker's life, `interface` for the rest."""
+    requests: Asgi = interface
+    if BentoMLContainer.tracing.exporter_type.get():
+        from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+
+        provider = BentoMLContainer.tracer_provider.get()
+        requests = OpenTelemetryMiddleware(interface, tracer_provider=provider)
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "lifespan":
+            await requests(scope, receive, send)
+            return
+        server = connections.running_server()
+        watch = connections.protect(server) if server else None
+        interface.start()
+        await whole(scope, receive, send)
+        interface.stop()
+        if watch:
+            watch.cancel()
+
+    return application
 
 
 # An exception in the constructor would restart workers for ever; here it ends `bentoml serve`.
 try:
-    _check_port()
-    _predictor, _count = _opened()
+    if _is_serving():
+        _prepare()
+    _settings = settings()
+    _information: Information = assembly.check(_settings)
 except ToolkitError as _error:
     print(f"error: {_error}", file=sys.stderr)
     raise SystemExit(_error.exit_code) from None
 
 
-@bentoml.asgi_app(Interface(_predictor).application(), path="/")
 @bentoml.service(
     name="toolkit",
-    workers=_count,
+    service_class=Service,
+    workers=_settings.workers,
     logging={"access": {"enabled": False}},
-    # Its labels are request paths: any scanner would grow them without bound.
     metrics={"enabled": False},
-    tracing={"excluded_urls": ".*"},
 )
 class XrayClassifier:
     """Classifies knee X-rays with a pipeline that carries its proof."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # TF32 would round the products to ten bits.
 NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_OPTIONS = {kind: f" --precision {kind} --data DIR" for kind in ("fp16", "int8")}
 _DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
 
 
@@ -52,6 +53,7 @@ class Predictor:
         name: of the model.
         meaning: of its probabilities.
         sha256: of the pipeline file.
+        outputs: names of what it gives.
         provider: the execution provider that runs it.
     """
 
@@ -68,14 +70,21 @@ class Predictor:
         self.meaning = meaning
         self.sha256 = digest
         self._session = open_session(path, provider, threads)
-        given = {each.name for each in self._session.get_outputs()}
-        self._outputs = [name for name in ("logits", "probabilities", "novelty") if name in given]
+        self.outputs = [each.name for each in self._session.get_outputs()]
+        self._answered = [name for name in self.outputs if name != "edge_map"]
         self.provider: str = self._session.get_providers()[0]
+
+    def run(self, names: list[str], xrays: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+        """Return some of `outputs` of X-rays, uint8 (N, 224, 224), each (N, ...).
+
+        Raises:
+            ProviderError: ONNX Runtime failed.
+        """
+        return dict(zip(names, _ran(self._session, names, {"xray": xrays}), strict=True))
 
     def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
         """Run X-rays, uint8 (N, 224, 224), through preprocessing and network."""
-        values = self._session.run(self._outputs, {"xray": xrays})
-        found = dict(zip(self._outputs, values, strict=True))
+        found = self.run(self._answered, xrays)
         return Prediction(found["logits"], found["probabilities"], found.get("novelty"))
 
     def answer(self, xray: NDArray[np.uint8]) -> dict[str, Any]:
@@ -86,13 +95,14 @@ class Predictor:
 
     def edge_map(self, xrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the edge maps, uint8 (N, 224, 224), that the network is given of X-rays."""
-        (edge_map,) = self._session.run(["edge_map"], {"xray": xrays})
-        result: NDArray[np.uint8] = edge_map
+        result: NDArray[np.uint8] = self.run(["edge_map"], xrays)["edge_map"]
         return result
 
 
-def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0) -> Predictor:
-    """Open the proven pipeline of a model.
+def open_model(
+    models: Path, name: str, provider: str = "auto", threads: int = 0, kind: str = "pipeline"
+) -> Predictor:
+    """Open the proven pipeline of a model, or the one of a lower precision: `fp16` or `int8`.
 
     Raises:
         ManifestError: no such model, or a manifest of another schema.
@@ -102,12 +112,16 @@ def open_model(models: Path, name: str, provider: str = "auto", threads: int = 0
     """
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
-    digest = check_proof(files, record)
-    path = files.path("pipeline")
+    digest = check_proof(files, record, kind)
+    path = files.path(kind)
+    return Predictor(record.name, meaning_of(record), path, digest, provider, threads)
+
+
+def meaning_of(record: manifest.Manifest) -> Meaning:
+    """Return what the probabilities of a manifest's model mean."""
     abstain_below = record.calibration.abstain_below if record.calibration else None
     limit = record.scope.limit if record.scope else None
-    meaning = Meaning(record.labels.classes, record.labels.grades, abstain_below, limit)
-    return Predictor(record.name, meaning, path, digest, provider, threads)
+    return Meaning(record.labels.classes, record.labels.grades, abstain_below, limit)
 
 
 def open_explainer(
@@ -123,7 +137,7 @@ def open_explainer(
     session = open_session(files.path("explainer"), provider, threads)
 
     def classify(xrays: NDArray[np.uint8], edge_maps: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (logits,) = session.run(["logits"], {"xray": xrays, "edge_map": edge_maps})
+        (logits,) = _ran(session, ["logits"], {"xray": xrays, "edge_map": edge_maps})
         result: NDArray[np.float32] = logits
         return result
 
@@ -171,7 +185,7 @@ def check_proof(files: ModelFiles, record: manifest.Manifest, kind: str = "pipel
         raise ManifestError(
             f"{files.manifest} describes {record.name!r}, not {files.name!r}: restore its name"
         )
-    mend = f"run `toolkit export onnx {files.name}`"
+    mend = f"run `toolkit export onnx {files.name}{_OPTIONS.get(kind, '')}`"
     artifact = record.export.artifacts.get(kind) if record.export else None
     if artifact is None or not path.is_file():
         raise ModelRefusedError(f"{files.name} has no exported {kind} at {path}: {mend}")
@@ -241,6 +255,16 @@ def open_session(
             "driver and pip install 'toolkit[gpu]', or ask for cpu"
         )
     return session
+
+
+def _ran(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
+    try:
+        values: list[Any] = session.run(names, feed)
+    except Exception as error:
+        reason = str(error).partition("\n")[0]
+        provider = session.get_providers()[0]
+        raise ProviderError(f"ONNX Runtime failed on {provider}: {reason}") from error
+    return values
 
 
 def _providers(onnxruntime: Any, provider: str, options: Mapping[str, str]) -> list[Any]:

@@ -2,13 +2,14 @@
 
 import secrets
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 
+from export.golden import save_golden
 from export.graded import Graded
 from export.legs import LOWER, compare_file, reference_of, specs_of
 from export.mending import mended
@@ -110,6 +111,8 @@ def export(
                 legs[kind].file, legs[kind].sha256, format_name, opset, *specs
             )
         result = merged(_former(target, record), artifacts, legs, inputs)
+        if "pipeline" in kinds and all(leg.passed for leg in legs.values()):
+            result = replace(result, golden=save_golden(target, inputs, reference.arrays))
         _keep(result, drafts, target, all(leg.passed for leg in legs.values()))
     finally:
         for draft in drafts.values():

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bento.session import open_session
-from export.measurement import BOUNDS, Bound, Measurement
+from export.measurement import Measurement
 from export.pipeline import Pipeline
 from export.samples import Samples
 from toolkit.files import sha256
 from toolkit.manifest import Leg, TensorSpec
+from toolkit.tolerance import BOUNDS, Bound
 
 BATCHES = (1, 2, 7, 64)
 

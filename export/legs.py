@@ -23,13 +23,13 @@ from export.equivalence import (
 from export.gate import NO_XRAYS, gate
 from export.graded import Graded, graded
 from export.layers import first_difference
-from export.measurement import GATED
 from export.onnx_graph import explainer_specs, network_specs, pipeline_specs
 from export.pipeline import Pipeline
 from export.samples import Samples, samples
 from export.torch_formats import open_pt2, open_torchscript
 from toolkit.files import sha256
 from toolkit.manifest import Leg, Manifest, TensorSpec
+from toolkit.tolerance import GATED
 
 Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 

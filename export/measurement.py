@@ -1,7 +1,5 @@
-"""How far one output is from PyTorch's: bounds, figures, and what to say where it is too far."""
+"""How far one output is from PyTorch's: figures, and what to say where it is too far."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,67 +7,10 @@ from numpy.typing import NDArray
 
 from export.samples import Samples
 from toolkit.manifest import Flip, OutputDifference, TensorSpec
+from toolkit.tolerance import Bound, within
 
-LOGIT_TOLERANCE = 1e-5
-PROBABILITY_TOLERANCE = 1e-5
-NOVELTY_TOLERANCE = 1e-4
 HISTOGRAM_EDGES = tuple(10.0**power for power in range(-9, 0))
 _SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Bound:
-    """How far an output may be from PyTorch's, for each sample.
-
-    Attributes:
-        text: the bound in words.
-        allowed: from the reference (N, ...) and which samples are X-rays (N,), the largest
-            absolute difference of each sample: float64 (N,).
-    """
-
-    text: str
-    allowed: Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]
-
-
-def _logit_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del natural
-    largest = np.abs(reference.astype(np.float64)).reshape(len(reference), -1).max(axis=1)
-    bound: NDArray[np.float64] = LOGIT_TOLERANCE * np.maximum(1.0, largest)
-    return bound
-
-
-def _probability_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del reference
-    return np.where(natural, PROBABILITY_TOLERANCE, np.inf)
-
-
-def _identical(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del natural
-    return np.zeros(len(reference))
-
-
-def _novelty_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del natural
-    bound: NDArray[np.float64] = NOVELTY_TOLERANCE * np.maximum(1.0, reference.astype(np.float64))
-    return bound
-
-
-BOUNDS = {
-    "logits": Bound("1e-5 * max(1, max |logit| of that X-ray)", _logit_bound),
-    "probabilities": Bound("1e-5 on real and generated X-rays", _probability_bound),
-    "edge_map": Bound("identical", _identical),
-    "novelty": Bound("1e-4 * max(1, novelty of that X-ray)", _novelty_bound),
-}
-
-
-def _finite(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
-    del natural
-    return np.full(len(reference), np.inf)
-
-
-_BY_CLASS = Bound("finite, and the classes by the gate", _finite)
-GATED = BOUNDS | {"logits": _BY_CLASS, "probabilities": _BY_CLASS}
-"""For files of lower precision, which `export.gate` judges."""
 
 
 class Measurement:
@@ -100,9 +41,7 @@ class Measurement:
             return
         difference = np.abs(actual.astype(np.float64) - reference.astype(np.float64))
         by_sample = difference.reshape(len(difference), -1).max(axis=1)
-        # A NaN compares as False, so what passes is asked for, not what fails.
-        passes = by_sample <= self.bound.allowed(reference, self.samples.natural)
-        passes &= np.isfinite(by_sample)
+        passes = within(by_sample, self.bound.allowed(reference, self.samples.natural))
         self._max_abs.append(float(by_sample.max()))
         self._mean_abs.append(float(difference.mean()))
         self._p99_abs.append(float(np.percentile(difference, 99)))

@@ -37,6 +37,22 @@ class ImageError(ToolkitError):
         self.status = status
 
 
+class RequestError(ToolkitError):
+    """A request that the service refuses for another reason than its X-ray.
+
+    Attributes:
+        status: the HTTP status, 4xx or 503.
+        code: a short stable word for programs, such as `overloaded`.
+        headers: to send with the answer, such as `retry-after`; lower case.
+    """
+
+    def __init__(self, status: int, code: str, message: str, **headers: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+
 class ManifestError(ToolkitError):
     """A manifest that is missing, unreadable, or of an unknown schema."""
 

@@ -315,12 +315,26 @@ class EquivalenceRecord:
 
 
 @dataclass(frozen=True)
+class GoldenRecord:
+    """The X-rays that a service proves itself by as it starts.
+
+    Attributes:
+        sha256: of NAME.golden.npz.
+        samples: X-rays in it.
+    """
+
+    sha256: str
+    samples: int
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a model is.
 
     A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
     are not known, `tuning` of a model whose recipe was not tuned, `teaching` of one that had no
-    teachers, `calibration` and `scope` of one without validation X-rays.
+    teachers, `calibration` and `scope` of one without validation X-rays, `golden` of one that an
+    earlier toolkit exported.
     """
 
     name: str
@@ -335,6 +349,7 @@ class Manifest:
     calibration: CalibrationRecord | None = None
     scope: ScopeRecord | None = None
     teaching: TeachingRecord | None = None
+    golden: GoldenRecord | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property

@@ -9,7 +9,7 @@ from toolkit.errors import UsageError
 DEFAULT_NAME = "model_saved"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
 _RESERVED = re.compile(
-    r"\.((pipeline|explainer|scope|resume|equivalence|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
+    r"\.((pipeline|explainer|scope|resume|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
 )
 SUFFIXES = {
     "manifest": ".json",
@@ -18,6 +18,7 @@ SUFFIXES = {
     "network": ".onnx",
     "pipeline": ".pipeline.onnx",
     "explainer": ".explainer.onnx",
+    "golden": ".golden.npz",
     "torchscript": ".torchscript.pt",
     "pt2": ".pt2",
     "fp16": ".fp16.pipeline.onnx",

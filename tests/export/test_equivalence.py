@@ -12,12 +12,12 @@ from onnx import TensorProto, helper
 
 from export import equivalence
 from export.equivalence import BATCHES, compare_onnx, references
-from export.measurement import BOUNDS
 from export.onnx_graph import export_pipeline, network_specs, pipeline_specs
 from export.pipeline import Pipeline
 from export.samples import NATURAL, samples
 from toolkit.errors import ModelRefusedError
 from toolkit.preprocessing import Preprocessing
+from toolkit.tolerance import BOUNDS
 
 SPECS = {"network": network_specs(4), "pipeline": pipeline_specs(4, scoped=True)}
 KINDS = tuple(SPECS)

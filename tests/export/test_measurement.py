@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from export.measurement import BOUNDS, HISTOGRAM_EDGES, Measurement
+from export.measurement import HISTOGRAM_EDGES, Measurement
 from export.samples import Samples
 from toolkit.manifest import TensorSpec
+from toolkit.tolerance import BOUNDS
 
 # ONNX Runtime, told to flush subnormal numbers, leaves its thread so: none are drawn.
 LOGITS = arrays(

@@ -25,7 +25,10 @@ LIGHT = {
     ),
     *(f"toolkit.{name}" for name in ("extras", "metrics", "occlusion", "synthetic")),
 }
-SERVING = {"bento", "bento.answer", "bento.session", "bento.app", "bento.upload", "bento.openapi"}
+SERVING = {
+    "bento",
+    *(f"bento.{name}" for name in ("answer", "session", "app", "upload", "openapi", "page")),
+}
 
 
 def imported_by(module):

@@ -1,0 +1,248 @@
+"""The one thread of a worker that decodes X-rays and runs them, in the order in which they came."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import perf_counter
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bento.log import Log
+from bento.metrics import Metrics
+from bento.session import PROVIDERS, Predictor
+from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
+from toolkit.images import decode
+
+T = TypeVar("T")
+Answer = dict[str, Any]
+
+MOST_WAITING = 64
+"""Requests that may wait for their turn, in each worker."""
+_PROVE_AGAIN_S = 10.0
+# On a GPU, X-rays that wait are run together; on one core of a CPU that gains nothing.
+_TOGETHER = {PROVIDERS["cuda"]: 32}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Files to answer for, or a function to run; where the result goes, and since when it waits."""
+
+    content: Sequence[bytes] | Callable[[Predictor], Any]
+    future: "asyncio.Future[Any]"
+    since: float
+
+
+class Engine:
+    """A model, opened and proven in a thread of its own, that answers in turn.
+
+    Args:
+        opener: opens the model and proves it, or raises a ToolkitError. It is tried again every
+            10 seconds until it does, and after a failure.
+        metrics: to count in.
+        log: to say there whether the model is ready.
+
+    Attributes:
+        reason: why the model does not answer; empty when it does.
+        predictor: the model; None before it was opened.
+    """
+
+    def __init__(self, opener: Callable[[], Predictor], metrics: Metrics, log: Log) -> None:
+        self.reason = "starting"
+        self.predictor: Predictor | None = None
+        self._opener = opener
+        self._metrics = metrics
+        self._log = log
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._waiting = 0
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self) -> None:
+        """Start the thread; called in the event loop that will ask for answers."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread once it has done what waits."""
+        self._jobs.put(None)
+        self._thread.join(1)
+
+    def check(self) -> None:
+        """Check that the model answers and that there is room for another request.
+
+        Raises:
+            RequestError: 503, it does not, or too many requests wait.
+        """
+        if self.reason:
+            raise _not_ready(self.reason)
+        if self._waiting > MOST_WAITING:
+            message = f"{MOST_WAITING} requests wait already: try again in a second"
+            raise RequestError(503, "overloaded", message, retry_after="1")
+
+    async def answers(self, contents: Sequence[bytes]) -> list[Answer | ImageError]:
+        """Return what is said of each file's X-ray, or why it is refused.
+
+        Raises:
+            RequestError: as `check` does; or the model failed.
+        """
+        result: list[Answer | ImageError] = await self._done(contents)
+        return result
+
+    async def run(self, function: Callable[[Predictor], T]) -> T:
+        """Return what a function makes of the model, in the model's thread and in turn.
+
+        Raises:
+            RequestError: as `check` does; or the model failed.
+        """
+        result: T = await self._done(function)
+        return result
+
+    async def _done(self, content: Sequence[bytes] | Callable[[Predictor], Any]) -> Any:
+        self.check()
+        assert self._loop
+        job = _Job(content, self._loop.create_future(), perf_counter())
+        self._waiting += 1
+        self._jobs.put(job)
+        return await job.future
+
+    def _work(self) -> None:
+        self._prove()
+        while jobs := self._next():
+            files = [job for job in jobs if not callable(job.content)]
+            for job in jobs:
+                if callable(job.content):
+                    self._attempt([job], self._called)
+            if files:
+                self._attempt(files, self._answered)
+
+    def _prove(self) -> None:
+        try:
+            predictor = self._opener()
+        except Exception as error:  # whatever it is, this thread must live to try again
+            self._lost(error)
+        else:
+            self.predictor, self.reason = predictor, ""
+            self._metrics.set("ready", 1)
+            self._log.line("ready", model=predictor.name, provider=predictor.provider)
+
+    def _lost(self, error: Exception) -> None:
+        reason = str(error) if isinstance(error, ToolkitError) else repr(error)
+        if reason != self.reason:
+            self._log.line("not ready", "error", reason=reason)
+        self.reason = reason
+        self._metrics.set("ready", 0)
+
+    def _next(self) -> list[_Job]:
+        """Wait for the next job, and return it with those to run with it; none at the end."""
+        while True:
+            try:
+                job = self._jobs.get(timeout=_PROVE_AGAIN_S if self.reason else None)
+                break
+            except Empty:
+                self._prove()
+        jobs = []
+        most = _TOGETHER.get(self.predictor.provider, 1) if self.predictor else 1
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) >= most or self._jobs.empty():
+                return jobs
+            job = self._jobs.get()
+        if jobs:
+            self._jobs.put(None)
+        return jobs
+
+    def _attempt(
+        self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], list[Any]]
+    ) -> None:
+        """Do the work of some jobs, and deliver what came of it."""
+        results: list[Any]
+        if self.reason or self.predictor is None:
+            results = [_not_ready(self.reason)] * len(jobs)
+        else:
+            try:
+                results = work(self.predictor, jobs)
+            except ProviderError as error:
+                self._lost(error)
+                results = [_not_ready(self.reason)] * len(jobs)
+            except Exception as error:  # of these jobs alone
+                results = [error] * len(jobs)
+        self._call(self._deliver, jobs, results)
+
+    def _called(self, predictor: Predictor, jobs: list[_Job]) -> list[Any]:
+        return [job.content(predictor) for job in jobs if callable(job.content)]
+
+    def _answered(self, predictor: Predictor, jobs: list[_Job]) -> list[Any]:
+        """Return for each job a list: an answer or an ImageError for each of its files."""
+        begun = perf_counter()
+        contents = [each for job in jobs if not callable(job.content) for each in job.content]
+        decoded = [_decoded(content) for content in contents]
+        xrays = [each for each in decoded if not isinstance(each, ImageError)]
+        ready = perf_counter()
+        answers = iter(_said(predictor, xrays))
+        results = iter(
+            [each if isinstance(each, ImageError) else next(answers) for each in decoded]
+        )
+        ended = perf_counter()
+        self._call(
+            self._count,
+            [begun - job.since for job in jobs],
+            (ready - begun) / max(1, len(contents)),
+            ended - ready,
+            [float(xray[::4, ::4].mean()) for xray in xrays],
+        )
+        return [[next(results) for _ in job.content] for job in jobs if not callable(job.content)]
+
+    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
+        assert self._loop
+        # At the very end of a worker, nobody is left to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(function, *arguments)
+
+    def _deliver(self, jobs: list[_Job], results: list[Any]) -> None:
+        self._waiting -= len(jobs)
+        for job, result in zip(jobs, results, strict=True):
+            if job.future.done():
+                continue
+            if isinstance(result, Exception):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
+
+    def _count(
+        self, queued: list[float], decoded: float, inferred: float, greys: list[float]
+    ) -> None:
+        for each in queued:
+            self._metrics.seconds("queue_seconds", each)
+        self._metrics.seconds("decode_seconds", decoded)
+        if greys:
+            self._metrics.seconds("inference_seconds", inferred)
+            self._metrics.batch(len(greys))
+        for grey in greys:
+            self._metrics.brightness(grey)
+
+
+def _not_ready(reason: str) -> RequestError:
+    return RequestError(503, "not_ready", f"the model does not answer: {reason}", retry_after="5")
+
+
+def _decoded(content: bytes) -> NDArray[np.uint8] | ImageError:
+    try:
+        return decode(content)
+    except ImageError as error:
+        return error
+
+
+def _said(predictor: Predictor, xrays: list[NDArray[np.uint8]]) -> list[Answer]:
+    if not xrays:
+        return []
+    found = predictor.predict(xrays[0][None] if len(xrays) == 1 else np.stack(xrays))
+    novelty = [None] * len(xrays) if found.novelty is None else found.novelty.tolist()
+    return [
+        predictor.meaning.answer(row, each)
+        for row, each in zip(found.probabilities, novelty, strict=True)
+    ]

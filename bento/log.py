@@ -1,0 +1,62 @@
+"""One JSON object a line on stdout: one for each request, and what an operator must know.
+
+Never what a file holds or how it is called, nor a query string, nor a token.
+"""
+
+import json
+import os
+import sys
+import threading
+from collections import deque
+from datetime import UTC, datetime
+from typing import Any
+
+_PERIOD_S = 0.2
+_MOST_WAITING = 10_000
+
+
+class Log:
+    """Lines that a thread of their own writes, so that no request waits for a slow terminal.
+
+    Where more wait than 10,000, the oldest are given up; a line that cannot be written, as on a
+    full disk, is given up too.
+    """
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=_MOST_WAITING)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="log", daemon=True)
+
+    def start(self) -> None:
+        """Start writing."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is left, within a second."""
+        self._ended.set()
+        self._thread.join(1)
+
+    def line(self, event: str, level: str = "info", **values: Any) -> None:
+        """Write one object; values are plain ones."""
+        time = datetime.now(UTC).isoformat(timespec="milliseconds")
+        content = {"time": time, "level": level, "event": event, "pid": _PID} | values
+        self._lines.append(json.dumps(content))
+
+    def _work(self) -> None:
+        while not self._ended.wait(_PERIOD_S):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        lines = []
+        while self._lines:
+            lines.append(self._lines.popleft())
+        if lines:
+            try:
+                sys.stdout.write("\n".join(lines) + "\n")
+                sys.stdout.flush()
+            except (OSError, ValueError):
+                return
+
+
+_PID = os.getpid()

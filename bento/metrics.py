@@ -1,0 +1,188 @@
+"""Counters that all workers share, in memory alone, and Prometheus' text of them.
+
+Each worker adds to a row of its own, of a fixed number of cells: no label is made of what a
+request says. A worker that takes the place of a dead one counts on in its row.
+"""
+
+import mmap
+import os
+import tempfile
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+STATUSES = (200, 307, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
+_SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8)
+_GREYS = tuple(range(16, 256, 16))
+_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_MEMORY = "TOOLKIT_METRICS_MEMORY"
+
+
+@dataclass(frozen=True)
+class Family:
+    """Cells of one kind: one for each label, or of a histogram its buckets, their sum and count.
+
+    Attributes:
+        name: without the prefix.
+        kind: `counter`, `gauge` or `histogram`.
+        text: what it counts.
+        labels: of each cell, as Prometheus writes them; one empty text where there are none.
+        buckets: upper bounds of a histogram.
+    """
+
+    name: str
+    kind: str
+    text: str
+    labels: tuple[str, ...] = ("",)
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def cells(self) -> int:
+        """How many cells there are."""
+        return len(self.buckets) + 2 if self.buckets else len(self.labels)
+
+
+def families(classes: tuple[str, ...], routes: tuple[str, ...]) -> tuple[Family, ...]:
+    """Return what a service counts, whose model has these classes."""
+    answered = tuple(
+        f'{{route="{route}",status="{status}"}}'
+        for route in routes
+        for status in (*STATUSES, "other")
+    )
+    predicted = tuple(f'{{class="{_escaped(each)}"}}' for each in classes)
+    return (
+        Family("requests_total", "counter", "Requests answered.", answered),
+        Family("requests_in_flight", "gauge", "Requests that are not answered yet."),
+        Family("ready", "gauge", "Workers that answer."),
+        Family("request_seconds", "histogram", "From head to answer.", buckets=_SECONDS),
+        Family("queue_seconds", "histogram", "An X-ray's wait for its turn.", buckets=_SECONDS),
+        Family("decode_seconds", "histogram", "Decoding an X-ray.", buckets=_SECONDS),
+        Family("inference_seconds", "histogram", "Running a batch.", buckets=_SECONDS),
+        Family("batch_size", "histogram", "X-rays run together.", buckets=_BATCHES),
+        Family("predictions_total", "counter", "X-rays by predicted class.", predicted),
+        Family("abstentions_total", "counter", "Predictions too unsure to go by."),
+        Family("out_of_scope_total", "counter", "X-rays unlike those that the model knows."),
+        Family("brightness", "histogram", "Mean grey level of an X-ray.", buckets=_GREYS),
+    )
+
+
+class Metrics:
+    """The counters of one worker, and the text of all workers'.
+
+    Not for several threads: a worker counts in its event loop.
+
+    Args:
+        classes: labels of the model's classes.
+        routes: names of the routes, `other` among them.
+        worker: of this process, from 0.
+        workers: how many rows there are; see `share`.
+    """
+
+    def __init__(
+        self, classes: tuple[str, ...], routes: tuple[str, ...], worker: int = 0, workers: int = 1
+    ) -> None:
+        self._families = families(classes, routes)
+        starts = accumulate((each.cells for each in self._families), initial=0)
+        self._starts = dict(zip((each.name for each in self._families), starts, strict=False))
+        self._routes = {name: place for place, name in enumerate(routes)}
+        self._statuses = {status: place for place, status in enumerate(STATUSES)}
+        width = sum(each.cells for each in self._families)
+        self._cells = _shared(max(workers, worker + 1), width)
+        self._row = memoryview(self._cells[worker]).cast("B").cast("d")
+        for name in ("requests_in_flight", "ready"):
+            self._row[self._starts[name]] = 0.0
+
+    def add(self, name: str, amount: float = 1.0, place: int = 0) -> None:
+        """Add to one cell of a counter or a gauge."""
+        self._row[self._starts[name] + place] += amount
+
+    def set(self, name: str, value: float) -> None:
+        """Set a gauge."""
+        self._row[self._starts[name]] = value
+
+    def observe(self, name: str, buckets: tuple[float, ...], value: float) -> None:
+        """Count a value in a histogram of these buckets."""
+        start = self._starts[name]
+        row = self._row
+        row[start + bisect_left(buckets, value)] += 1.0
+        row[start + len(buckets) + 1] += value
+
+    def seconds(self, name: str, value: float) -> None:
+        """Count a time in one of the histograms of seconds."""
+        self.observe(name, _SECONDS, value)
+
+    def batch(self, size: int) -> None:
+        """Count how many X-rays were run together."""
+        self.observe("batch_size", _BATCHES, size)
+
+    def brightness(self, grey: float) -> None:
+        """Count the mean grey level of an X-ray, 0 to 255."""
+        self.observe("brightness", _GREYS, grey)
+
+    def answered(self, route: str, status: int) -> None:
+        """Count an answer."""
+        place = self._statuses.get(status, len(STATUSES))
+        self.add("requests_total", 1.0, self._routes[route] * (len(STATUSES) + 1) + place)
+
+    def text(self) -> str:
+        """Return the sums over all workers in Prometheus' text format."""
+        cells = self._cells.sum(axis=0)
+        return "\n".join(line for each in self._families for line in self._lines(each, cells)) + (
+            "\n"
+        )
+
+    def _lines(self, family: Family, cells: NDArray[np.float64]) -> Iterator[str]:
+        name = f"toolkit_{family.name}"
+        start = self._starts[family.name]
+        values = cells[start : start + family.cells].tolist()
+        yield f"# HELP {name} {family.text}"
+        yield f"# TYPE {name} {family.kind}"
+        if not family.buckets:
+            # A label that nothing was counted for yet would only fill the page.
+            for label, value in zip(family.labels, values, strict=True):
+                if value or len(family.labels) < len(STATUSES):
+                    yield f"{name}{label} {value:g}" if value < 1e6 else f"{name}{label} {value}"
+            return
+        counts = list(accumulate(values[:-1]))
+        for bound, count in zip((*family.buckets, "+Inf"), counts, strict=True):
+            yield f'{name}_bucket{{le="{bound}"}} {count}'
+        yield f"{name}_sum {values[-1]}"
+        yield f"{name}_count {counts[-1]}"
+
+
+def share() -> None:
+    """Make memory that the processes started after this one share, and tell them by environment.
+
+    It has no name on any disk.
+    """
+    if hasattr(os, "memfd_create"):
+        place = os.memfd_create("toolkit-metrics")
+    else:
+        with tempfile.TemporaryFile() as file:
+            place = os.dup(file.fileno())
+    os.set_inheritable(place, True)
+    os.environ[_MEMORY] = str(place)
+
+
+def _shared(
+    rows: int, width: int, environment: Mapping[str, str] = os.environ
+) -> NDArray[np.float64]:
+    """Return the cells of all workers, float64 (rows, width); this process's own if not shared."""
+    size = rows * width * 8
+    try:
+        place = int(environment[_MEMORY])
+        if os.fstat(place).st_size < size:
+            os.ftruncate(place, size)
+        memory = mmap.mmap(place, size)
+    except (KeyError, ValueError, OSError):
+        memory = mmap.mmap(-1, size)
+    return np.frombuffer(memory, dtype=np.float64).reshape(rows, width)
+
+
+def _escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,0 +1,58 @@
+// Says what model answers, and what it was proven to be.
+
+import { service } from "./service.js";
+
+const byId = (id) => document.getElementById(id);
+
+/** The label of each class. */
+export const classes = [];
+
+/** Name what /info, where it was refused, has not named. */
+export function nameClasses(count) {
+  while (classes.length < count) classes.push(`class ${classes.length}`);
+}
+
+function fact(name, value, title = "") {
+  const [term, text] = [document.createElement("dt"), document.createElement("dd")];
+  term.textContent = name;
+  text.textContent = value;
+  text.title = title;
+  byId("facts").append(term, text);
+}
+
+function proofOf({ passed, samples, max_abs: differences }) {
+  if (!passed) return "Not proven equal to PyTorch";
+  const largest = Math.max(0, ...Object.values(differences ?? {}));
+  return `Equal to PyTorch on ${samples} samples; largest difference ${largest.toExponential(1)}`;
+}
+
+async function introduce() {
+  const problem = byId("model-problem");
+  problem.textContent = "";
+  try {
+    const found = await service("info");
+    classes.splice(0, classes.length, ...found.classes);
+    fact("Name", found.model);
+    fact("File", `SHA-256 ${found.model_sha256.slice(0, 12)}`, found.model_sha256);
+    fact("Proof", proofOf(found.equivalence ?? {}));
+    const active = String(found.provider?.active ?? "").replace("ExecutionProvider", "");
+    fact("Runs on", [active, found.precision].filter(Boolean).join(", "));
+    const grades = (index) => found.grades?.[index]?.join(", ");
+    const named = classes.map((each, i) => (grades(i) ? `${each} (${grades(i)})` : each));
+    fact("Classes", named.join(", "), "with their Kellgren-Lawrence grades");
+    if (!found.ready) problem.textContent = `Not ready: ${found.reason}`;
+  } catch (error) {
+    introduction = null;
+    problem.textContent = error.message;
+  }
+  problem.hidden = problem.textContent === "";
+  byId("model").hidden = false;
+}
+
+let introduction = null;
+
+/** Wait until it is said, or could not be; then the next call asks again. */
+export function introduced() {
+  introduction ??= introduce();
+  return introduction;
+}

@@ -1,0 +1,101 @@
+// The list of X-rays: how they come in, and how what was said of them goes out.
+
+import { Card, say } from "./card.js";
+import { classes, introduced } from "./model.js";
+
+const byId = (id) => document.getElementById(id);
+
+let cards = [];
+let stop = new AbortController();
+
+function counted() {
+  const done = cards.filter((each) => each.done).length;
+  const word = cards.length === 1 ? "X-ray" : "X-rays";
+  byId("count").textContent =
+    done === cards.length ? `${done} ${word}` : `${done} of ${cards.length} ${word}`;
+  byId("results").hidden = cards.length === 0;
+  byId("download").disabled = done === 0;
+  document.body.classList.toggle("begun", cards.length > 0);
+}
+
+/** The newest come first, in the order in which they were given. */
+function add(files) {
+  const added = [...files].map((file) => new Card(file, stop.signal, counted));
+  cards = [...added, ...cards];
+  byId("cards").prepend(...added.map((each) => each.element));
+  for (const each of added) {
+    each.preview();
+    each.predict();
+  }
+}
+
+function clear() {
+  stop.abort();
+  stop = new AbortController();
+  cards = [];
+  byId("cards").replaceChildren();
+  counted();
+  say("The list is empty");
+  byId("choose").focus();
+}
+
+/** A field of a CSV file that no spreadsheet takes for a formula. */
+function field(value) {
+  const text = String(value ?? "");
+  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
+function csv() {
+  const names = classes.map((label) => `p_${label}`);
+  const head = ["file", "class", "label", ...names, "expected_grade", "abstain", "in_scope"];
+  const rows = cards.filter((each) => each.done).map(({ name, prediction, problem }) => {
+    const found = prediction ?? {};
+    const shares = classes.map((_, index) => found.probabilities?.[index]);
+    const rest = [found.expected_grade, found.abstain, found.in_scope, found.model_sha256];
+    return [name, found.class, found.label, ...shares, ...rest, problem?.message];
+  });
+  const lines = [[...head, "model_sha256", "problem"], ...rows].map((row) => row.map(field).join());
+  return `${lines.join("\r\n")}\r\n`;
+}
+
+function download() {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
+  link.download = "knees.csv";
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+function listen() {
+  // A click on its button comes by here too.
+  byId("drop").addEventListener("click", () => byId("files").click());
+  byId("files").addEventListener("change", ({ target }) => {
+    add(target.files);
+    target.value = "";
+  });
+  byId("download").addEventListener("click", download);
+  byId("clear").addEventListener("click", clear);
+  byId("ask-not").addEventListener("click", () => byId("ask").close());
+  byId("ask-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    byId("ask").close("given");
+  });
+  document.addEventListener("paste", ({ clipboardData }) => add(clipboardData.files));
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("over");
+  });
+  document.addEventListener("dragleave", ({ relatedTarget }) => {
+    if (!relatedTarget) document.body.classList.remove("over");
+  });
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    document.body.classList.remove("over");
+    add(event.dataTransfer.files);
+  });
+}
+
+listen();
+introduced();
+byId("drop").hidden = false;

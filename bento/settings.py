@@ -1,0 +1,71 @@
+"""What the environment says of how to serve."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bento.session import PROVIDERS
+from toolkit.errors import UsageError
+from toolkit.store import DEFAULT_NAME, ModelFiles
+
+PRECISIONS = {"fp32": "pipeline", "fp16": "fp16", "int8": "int8"}
+"""The kind of artifact that is served, by precision."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        files: of the model.
+        workers: processes, 1 to 1024.
+        provider: `auto`, `cpu` or `cuda`, as asked for.
+        precision: a key of `PRECISIONS`.
+        token: what a request must bear; None for an open service.
+    """
+
+    files: ModelFiles
+    workers: int
+    provider: str
+    precision: str
+    token: bytes | None
+
+    @property
+    def kind(self) -> str:
+        """The kind of artifact that is served."""
+        return PRECISIONS[self.precision]
+
+
+def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of TOOLKIT_MODEL, _MODELS, _WORKERS, _PROVIDER, _PRECISION and _TOKEN.
+
+    Raises:
+        UsageError: one of them cannot be used.
+    """
+    token = environment.get("TOOLKIT_TOKEN")
+    if token is not None and not token.strip():
+        raise UsageError("TOOLKIT_TOKEN is empty: give a token, or unset it for an open service")
+    return Settings(
+        ModelFiles(
+            Path(environment.get("TOOLKIT_MODELS", "saved_models")),
+            environment.get("TOOLKIT_MODEL", DEFAULT_NAME),
+        ),
+        _workers(environment.get("TOOLKIT_WORKERS", str(os.cpu_count() or 1))),
+        _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
+        _one_of(environment, "TOOLKIT_PRECISION", tuple(PRECISIONS)),
+        None if token is None else os.fsencode(token),
+    )
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise UsageError(f"TOOLKIT_WORKERS is {text!r}: give a number from 1 to 1024")
+    return int(text)
+
+
+def _one_of(environment: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    value = environment.get(name, choices[0])
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+    return value
