@@ -26,7 +26,11 @@ LIGHT = {
     *(f"toolkit.{name}" for name in ("extras", "metrics", "occlusion", "synthetic")),
     *(f"toolkit.{name}" for name in ("client", "transport")),
 }
-SERVING = {"bento", "bento.answer", "bento.session", "bento.app", "bento.upload", "bento.openapi"}
+SERVING = {
+    "bento",
+    *(f"bento.{name}" for name in ("answer", "session", "app", "upload", "openapi")),
+    *(f"bento.{name}" for name in ("protocol", "tensors")),
+}
 
 
 def imported_by(module):
