@@ -4,7 +4,7 @@ A model's version is the first 12 digits of the SHA-256 of the pipeline that was
 """
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -44,7 +44,7 @@ class Served(Protocol):
         name: of the model.
         sha256: of the pipeline file.
         meaning: of its probabilities.
-        outputs: the names of what its graph gives.
+        outputs: the names of what its graph gives; asked for anew with each request.
     """
 
     @property
@@ -60,7 +60,7 @@ class Served(Protocol):
         """Of its probabilities."""
 
     @property
-    def outputs(self) -> tuple[str, ...]:
+    def outputs(self) -> Sequence[str]:
         """The names of what its graph gives."""
 
 
@@ -70,7 +70,7 @@ def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) ->
     Args:
         model: the one that is served.
         run: what computes the outputs. A ToolkitError that it raises is answered with the
-            `status` that it has, else 500, and as `Retry-After` with its `retry_after`, seconds.
+            `status` and `headers` that it has, else with 500.
         ready: whether the service takes requests.
     """
     from starlette.routing import Route
@@ -99,7 +99,6 @@ class _Answers:
     def __init__(self, model: Served, run: Run, ready: Callable[[], bool]) -> None:
         self._model, self._run, self._is_ready = model, run, ready
         self._version = model.sha256[:12]
-        self._outputs = tuple(each for each in OUTPUT_TYPES if each in model.outputs)
         # Reading JSON keeps the interpreter to itself: several at once would only take memory.
         self._turn: Any = None
 
@@ -129,7 +128,7 @@ class _Answers:
         scores = [-1, len(self._model.meaning.classes)]
         outputs = [
             {"name": each, "datatype": OUTPUT_TYPES[each], "shape": rest.get(each, scores)}
-            for each in self._outputs
+            for each in self._outputs()
         ]
         return _json(
             {
@@ -154,10 +153,13 @@ class _Answers:
         body = await _limited(request)
         self._turn = self._turn or CapacityLimiter(1)
         length = request.headers.get(HEADER_LENGTH)
-        asked = await run_sync(parse, body, length, self._outputs, limiter=self._turn)
+        asked = await run_sync(parse, body, length, self._outputs(), limiter=self._turn)
         values = await self._run(asked.xrays, tuple(asked.outputs))
         content, headers = await run_sync(render, asked, self._model.name, self._version, values)
         return Response(content, headers=headers)
+
+    def _outputs(self) -> tuple[str, ...]:
+        return tuple(each for each in OUTPUT_TYPES if each in self._model.outputs)
 
     def _check_name(self, request: "Request") -> None:
         asked = request.path_params
@@ -185,9 +187,8 @@ def _guarded(
         try:
             return await answer(request)
         except ToolkitError as error:
-            wait = getattr(error, "retry_after", None)
-            headers = {} if wait is None else {"retry-after": str(wait)}
-            return _json({"error": str(error)}, getattr(error, "status", 500), headers)
+            status, headers = getattr(error, "status", 500), getattr(error, "headers", None)
+            return _json({"error": str(error)}, status, headers)
 
     return handler
 

@@ -8,6 +8,7 @@ import threading
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -298,7 +299,7 @@ class _Served:
 
 
 class _BusyError(ProtocolError):
-    retry_after = 3
+    headers: ClassVar = {"retry-after": "3"}
 
 
 @pytest.fixture(scope="module")
