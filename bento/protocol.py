@@ -44,7 +44,7 @@ class Served(Protocol):
         name: of the model.
         sha256: of the pipeline file.
         meaning: of its probabilities.
-        outputs: the names of what its graph gives; asked for anew with each request.
+        outputs: the names of what its graph gives; not asked for before it is ready.
     """
 
     @property
@@ -124,6 +124,7 @@ class _Answers:
 
     async def model(self, request: "Request") -> "Response":
         self._check_name(request)
+        self._check_ready()
         rest = {"edge_map": [-1, SIZE, SIZE], "novelty": [-1]}
         scores = [-1, len(self._model.meaning.classes)]
         outputs = [
@@ -146,6 +147,7 @@ class _Answers:
         from starlette.responses import Response
 
         self._check_name(request)
+        self._check_ready()
         encoding = request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             # Little can become very much, and X-rays hardly become smaller.
@@ -157,6 +159,10 @@ class _Answers:
         values = await self._run(asked.xrays, tuple(asked.outputs))
         content, headers = await run_sync(render, asked, self._model.name, self._version, values)
         return Response(content, headers=headers)
+
+    def _check_ready(self) -> None:
+        if not self._is_ready():
+            raise ProtocolError("the model does not answer: /readyz says why", 503)
 
     def _outputs(self) -> tuple[str, ...]:
         return tuple(each for each in OUTPUT_TYPES if each in self._model.outputs)
@@ -234,7 +240,7 @@ def paths() -> dict[str, Any]:
     }
     for path in (_MODEL, _VERSION):
         names = ["name", "version"] if path == _VERSION else ["name"]
-        found[path] = _item("Inputs and outputs of the model.", names, ("404",))
+        found[path] = _item("Inputs and outputs of the model.", names, ("404", "503"))
         found[f"{path}/ready"] = _item("Whether the model is ready.", names, ("404", "503"))
         item = _item(
             f"Outputs of up to {MAX_BATCH} X-rays: input {INPUT}, UINT8 [N, {SIZE}, {SIZE}], as "

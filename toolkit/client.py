@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Self
 from toolkit.decoding import decoded
 from toolkit.errors import ImageError, ServiceError
 from toolkit.images import MAX_BYTES, file_content
-from toolkit.transport import Transport, plain
+from toolkit.transport import BUSY, Transport, plain
 
 _OF_THE_FILE = (400, 413, 415, 422)
 
@@ -169,6 +169,8 @@ class Client:
             raise ImageError(plain(problem.get("code") or "refused"), detail, status)
         if status == 401:
             raise ServiceError(f"{self.url} asks for its token: set TOOLKIT_TOKEN", status)
+        if status in BUSY:
+            raise ServiceError(f"{self.url} is busy ({status}): {detail}", status)
         if 300 <= status < 400 or status == 404:
             raise self._strange(f"status {status}; check the address", status)
         raise ServiceError(f"{self.url} refuses with status {status}: {detail}", status)

@@ -25,7 +25,7 @@ from toolkit import __version__
 from toolkit.errors import ServiceError, UsageError
 
 _SCHEMES = ("http://", "https://")
-_BUSY = (429, 502, 503, 504)
+BUSY = (429, 502, 503, 504)
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
 _LARGEST_ANSWER = 16_000_000
 _SHOWN = 300
@@ -71,29 +71,29 @@ class Transport:
         self._drop_idle()
 
     def ask(self, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-        """Return status and body of an answer that is not that the server is busy.
+        """Return status and body of the answer; that it is busy only when time is up.
 
         Raises:
-            ServiceError: there was none before the deadline.
+            ServiceError: there was no answer before the deadline.
         """
         end = time.monotonic() + self._deadline_s
         wait = _FIRST_WAIT_S
         while True:
-            asked_for, status = 0.0, None
+            trouble, asked_for = None, 0.0
             try:
                 status, content, asked_for = self._exchange(method, path, body, end)
-                if status not in _BUSY:
+                if status not in BUSY:
                     return status, content
-                trouble = f"is busy ({status})"
             except socket.gaierror as error:
                 raise ServiceError(f"{self.url} cannot be found: {error.strerror}") from error
             except (OSError, HTTPException) as error:
                 self._drop_idle()  # they went the same way
-                trouble = f"does not answer: {_reason(error)}"
+                trouble = ServiceError(f"{self.url} does not answer: {_reason(error)}")
             pause = asked_for + wait * random.uniform(0.5, 1.0)  # noqa: S311
             if time.monotonic() + pause >= end or self._closed.wait(pause):
-                later = f" and asks to come back in {asked_for:g} s" if asked_for else ""
-                raise ServiceError(f"{self.url} {trouble}{later}", status)
+                if trouble:
+                    raise trouble
+                return status, content
             wait = min(2 * wait, _LONGEST_WAIT_S)
 
     def _exchange(

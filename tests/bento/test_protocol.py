@@ -440,7 +440,11 @@ def test_not_ready_and_busy_are_told_as_the_protocol_does(plain, server):
         for path in ("/v2/health/ready", "/v2/models/model_saved/ready"):
             answer = plain.get(path)
             assert answer.status_code == 503 and answer.json()["ready"] is False
+        assert plain.get("/v2/models/model_saved").status_code == 503
         body = json.dumps(request([0] * ROW))
+        answer = plain.post("/v2/models/model_saved/infer", content=body)
+        assert answer.status_code == 503 and "/readyz says why" in answer.json()["error"]
+        switches["ready"] = True
         answer = plain.post("/v2/models/model_saved/infer", content=body)
         assert answer.status_code == 429 and answer.headers["retry-after"] == "3"
         assert answer.json() == {"error": "too many requests wait"}
