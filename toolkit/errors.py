@@ -53,6 +53,30 @@ class RequestError(ToolkitError):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+class ServiceError(ToolkitError):
+    """A service that cannot be reached, will not answer, or answers as none of ours does.
+
+    Attributes:
+        status: the HTTP status that it answered with; None where it gave none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ProtocolError(ToolkitError):
+    """A request of the Open Inference Protocol that is refused.
+
+    Attributes:
+        status: the HTTP status to answer with, 4xx.
+    """
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 class ManifestError(ToolkitError):
     """A manifest that is missing, unreadable, or of an unknown schema."""
 

@@ -71,16 +71,25 @@ def read(path: Path) -> NDArray[np.uint8]:
         ImageError: `decode` refuses the file, or it cannot be read (`unreadable`); the message
             begins with the path.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError("unreadable", f"{path}: cannot be read: {reason}") from error
+    content = file_content(path)
     try:
         return decode(content)
     except ImageError as error:
         raise ImageError(error.code, f"{path}: {error}", error.status) from error
+
+
+def file_content(path: Path) -> bytes:
+    """The bytes of a file, or of a larger one the first `MAX_BYTES` + 1.
+
+    Raises:
+        ImageError: it cannot be read (`unreadable`); the message begins with the path.
+    """
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ImageError("unreadable", f"{path}: cannot be read: {reason}") from error
 
 
 def stretch(values: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -153,6 +153,31 @@ def test_real_xray_is_answered_as_torch_does(client, torch_says, shared):
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5, rtol=0)
 
 
+@pytest.fixture
+def asked(service, client):
+    """What asks the service as `toolkit predict http://HOST:PORT` does."""
+    from toolkit.client import Client
+
+    if "/info" not in client.get("/docs.json").json()["paths"]:
+        pytest.skip("this service has no /info, and takes no file as the body")
+    with Client(service[1]) as asked:
+        yield asked
+
+
+def test_toolkits_client_is_answered(asked, served, torch_says, encoded, xrays, tmp_path):
+    assert asked.info()["model_sha256"] == sha256(served.path("pipeline"))
+    files = [tmp_path / f"{index}.png" for index in range(len(xrays))]
+    for file, pixels in zip(files, xrays, strict=True):
+        file.write_bytes(encoded(pixels))
+    files[3].write_bytes(b"no image")
+    found = list(asked.predict_many(files))
+    assert str(found[3]).startswith(f"{files[3]}: not a ") and found[3].status == 415
+    for file, each in zip(files[:3] + files[4:], found[:3] + found[4:], strict=True):
+        expected = torch_says(file.read_bytes())
+        np.testing.assert_allclose(each.probabilities, expected, atol=1e-5, rtol=0)
+        assert (each.model, each.provider) == ("served", "CPUExecutionProvider")
+
+
 def test_document_lists_predict(client):
     answer = client.get("/docs.json")
     assert answer.status_code == 200

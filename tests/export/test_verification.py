@@ -58,13 +58,18 @@ def service(copied):
     spoiled = {}
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_POST(self):
-            body = self.rfile.read(int(self.headers["content-length"]))
-            content = body.split(b"\r\n\r\n", 1)[1].rsplit(b"\r\n--", 1)[0]
+            content = self.rfile.read(int(self.headers["content-length"]))
             shares = predictor.predict(decode(content)[None]).probabilities[0]
             answer = {
                 "probabilities": [float(each) + spoiled.get("by", 0.0) for each in shares],
+                "class": int(shares.argmax()),
+                "label": "any",
+                "model": "any",
                 "model_sha256": spoiled.get("sha256", predictor.sha256),
+                "provider": predictor.provider,
             }
             content = json.dumps(answer).encode()
             self.send_response(spoiled.get("status", 200))
@@ -98,11 +103,13 @@ def test_a_service_with_another_model_fails(copied, service):
     assert not leg.passed and "ffffffffffff" in leg.failures[0]
 
 
-def test_a_service_that_refuses_or_cannot_be_reached_is_one_line(copied, service):
+def test_a_service_that_refuses_or_cannot_be_reached_is_one_line(copied, service, monkeypatch):
     url, spoiled = service
-    spoiled["status"] = 503
-    with pytest.raises(CheckFailedError, match="503"):
-        verify(copied, None, url)
+    monkeypatch.setattr("export.served._DEADLINE_S", 0.5)
+    for status, said in ((503, "busy"), (422, "refused an X-ray"), (500, "status 500")):
+        spoiled["status"] = status
+        with pytest.raises(CheckFailedError, match=said):
+            verify(copied, None, url)
     with pytest.raises(CheckFailedError, match="does not answer"):
         verify(copied, None, "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="address"):

@@ -1,4 +1,4 @@
-"""`toolkit predict`: classes of X-ray files, with ONNX Runtime and without torch."""
+"""`toolkit predict`: classes of X-ray files, with ONNX Runtime here or from a running service."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,24 +6,47 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
-from toolkit.errors import ImageError
+from toolkit.errors import ImageError, ServiceError
 
 if TYPE_CHECKING:
     from bento.session import Predictor
+    from toolkit.client import Client, Prediction
+
+# A wrong address should not take as long to notice as a busy service may take to answer.
+_FIRST_ANSWER_S = 10.0
 
 
 def predict(
     model: Annotated[
-        str, typer.Argument(metavar="NAME|FILE.onnx", help="A model's name, or a pipeline file.")
+        str,
+        typer.Argument(
+            metavar="NAME|FILE.onnx|URL",
+            help="A model's name, a pipeline file, or a service as http://HOST:PORT; its token, "
+            "if it asks for one, in TOOLKIT_TOKEN.",
+        ),
     ],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PNG or JPEG X-rays.")],
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> int:
     """Print class and probabilities of each X-ray; exit 2 if any file was refused."""
-    from bento.session import open_file, open_model
+    from toolkit.transport import is_address
 
     console = Console(as_json)
+    if is_address(model):
+        content, classes = _served(model, files)
+    else:
+        content, classes = _local(model, files, models, console)
+    results = content["results"]
+    console.result(content, "\n".join(_line(each, classes) for each in results))
+    return 2 if any("error" in each for each in results) else 0
+
+
+def _local(
+    model: str, files: list[str], models: Path, console: Console
+) -> tuple[dict[str, Any], list[str]]:
+    from bento.session import open_file, open_model
+
     if model.endswith(".onnx"):
         predictor, proven = open_file(Path(model))
         if not proven:
@@ -31,11 +54,8 @@ def predict(
     else:
         predictor = open_model(models, model)
     results = [_result(predictor, file) for file in files]
-    console.result(
-        {"model": predictor.name, "model_sha256": predictor.sha256, "results": results},
-        "\n".join(_line(each, predictor.meaning.classes) for each in results),
-    )
-    return 2 if any("error" in each for each in results) else 0
+    content = {"model": predictor.name, "model_sha256": predictor.sha256, "results": results}
+    return content, list(predictor.meaning.classes)
 
 
 def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
@@ -48,7 +68,50 @@ def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
     return {"file": file, **predictor.answer(xray)}
 
 
-def _line(result: dict[str, Any], classes: tuple[str, ...]) -> str:
+def _served(url: str, files: list[str]) -> tuple[dict[str, Any], list[str]]:
+    from toolkit.client import Client
+
+    with Client(url, deadline_s=_FIRST_ANSWER_S) as client:
+        info = client.info()
+    with Client(url) as client:
+        answers = _answers(client, files)
+    for each in answers:
+        if not isinstance(each, ImageError) and (
+            each.model_sha256 != info["model_sha256"]
+            or len(each.probabilities) != len(info["classes"])
+        ):
+            raise ServiceError(f"{url} serves another model than when first asked: try again")
+    results = [_answer(file, each) for file, each in zip(files, answers, strict=True)]
+    content = {key: info[key] for key in ("model", "model_sha256")}
+    return content | {"results": results}, info["classes"]
+
+
+def _answers(client: "Client", files: list[str]) -> "list[Prediction | ImageError]":
+    from rich.console import Console as RichConsole
+    from rich.progress import track
+
+    screen = RichConsole(stderr=True)
+    answers = client.predict_many(Path(file) for file in files)
+    return list(
+        track(answers, "asking", len(files), console=screen, disable=not screen.is_terminal)
+    )
+
+
+def _answer(file: str, answer: "Prediction | ImageError") -> dict[str, Any]:
+    if isinstance(answer, ImageError):
+        return {"file": file, "error": str(answer)}
+    said = {
+        "class": answer.class_index,
+        "label": answer.label,
+        "probabilities": list(answer.probabilities),
+        "expected_grade": answer.expected_grade,
+        "abstain": answer.abstain,
+        "in_scope": answer.in_scope,
+    }
+    return {"file": file} | {key: value for key, value in said.items() if value is not None}
+
+
+def _line(result: dict[str, Any], classes: list[str]) -> str:
     if "error" in result:
         return f"{result['file']}  error: {result['error']}"
     pairs = zip(classes, result["probabilities"], strict=True)

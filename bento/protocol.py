@@ -1,0 +1,282 @@
+"""The Open Inference Protocol, version 2, over HTTP: what clients of KServe and Triton speak.
+
+A model's version is the first 12 digits of the SHA-256 of the pipeline that was proven.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bento.answer import Meaning
+from bento.tensors import (
+    HEADER_LENGTH,
+    INPUT,
+    MAX_BATCH,
+    MAX_BODY,
+    OUTPUT_TYPES,
+    parse,
+    render,
+)
+from toolkit import __version__
+from toolkit.errors import ProtocolError, ToolkitError
+from toolkit.images import SIZE
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
+
+Run = Callable[[NDArray[np.uint8], tuple[str, ...]], Awaitable[Mapping[str, NDArray[Any]]]]
+"""Takes X-rays, uint8 (N, 224, 224), and the names of outputs; gives those outputs, (N, ...)."""
+
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_MODEL = "/v2/models/{name}"
+_VERSION = "/v2/models/{name}/versions/{version}"
+
+
+class Served(Protocol):
+    """What is told of a model.
+
+    Attributes:
+        name: of the model.
+        sha256: of the pipeline file.
+        meaning: of its probabilities.
+        outputs: the names of what its graph gives; not asked for before it is ready.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def sha256(self) -> str:
+        """Of the pipeline file."""
+
+    @property
+    def meaning(self) -> Meaning:
+        """Of its probabilities."""
+
+    @property
+    def outputs(self) -> Sequence[str]:
+        """The names of what its graph gives."""
+
+
+def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) -> "list[Route]":
+    """Return the routes below /v2; each answers every method, and all else there is a 404.
+
+    Args:
+        model: the one that is served.
+        run: what computes the outputs. A ToolkitError that it raises is answered with the
+            `status` and `headers` that it has, else with 500.
+        ready: whether the service takes requests.
+    """
+    from starlette.routing import Route
+
+    answers = _Answers(model, run, ready)
+    found = [
+        ("/v2", "GET", answers.server),
+        ("/v2/health/live", "GET", answers.live),
+        ("/v2/health/ready", "GET", answers.ready),
+    ]
+    for path in (_MODEL, _VERSION):
+        found += [
+            (path, "GET", answers.model),
+            (f"{path}/ready", "GET", answers.model_ready),
+            (f"{path}/infer", "POST", answers.infer),
+        ]
+    found.append(("/v2/{rest:path}", "", _no_route))
+    return [
+        Route(path, _guarded(method, answer), methods=_METHODS) for path, method, answer in found
+    ]
+
+
+class _Answers:
+    """The handlers over one model."""
+
+    def __init__(self, model: Served, run: Run, ready: Callable[[], bool]) -> None:
+        self._model, self._run, self._is_ready = model, run, ready
+        self._version = model.sha256[:12]
+        # Reading JSON keeps the interpreter to itself: several at once would only take memory.
+        self._turn: Any = None
+
+    async def server(self, request: "Request") -> "Response":
+        del request
+        return _json(
+            {"name": "toolkit", "version": __version__, "extensions": ["binary_tensor_data"]}
+        )
+
+    async def live(self, request: "Request") -> "Response":
+        del request
+        return _json({"live": True})
+
+    async def ready(self, request: "Request") -> "Response":
+        del request
+        ready = self._is_ready()
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def model_ready(self, request: "Request") -> "Response":
+        self._check_name(request)
+        ready = self._is_ready()
+        return _json({"name": self._model.name, "ready": ready}, 200 if ready else 503)
+
+    async def model(self, request: "Request") -> "Response":
+        self._check_name(request)
+        self._check_ready()
+        rest = {"edge_map": [-1, SIZE, SIZE], "novelty": [-1]}
+        scores = [-1, len(self._model.meaning.classes)]
+        outputs = [
+            {"name": each, "datatype": OUTPUT_TYPES[each], "shape": rest.get(each, scores)}
+            for each in self._outputs()
+        ]
+        return _json(
+            {
+                "name": self._model.name,
+                "versions": [self._version],
+                "platform": "onnxruntime_onnx",
+                "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, SIZE, SIZE]}],
+                "outputs": outputs,
+            }
+        )
+
+    async def infer(self, request: "Request") -> "Response":
+        from anyio import CapacityLimiter
+        from anyio.to_thread import run_sync
+        from starlette.responses import Response
+
+        self._check_name(request)
+        self._check_ready()
+        encoding = request.headers.get("content-encoding", "identity")
+        if encoding.lower() != "identity":
+            # Little can become very much, and X-rays hardly become smaller.
+            raise ProtocolError("the body is compressed: send it as it is", 415)
+        body = await _limited(request)
+        self._turn = self._turn or CapacityLimiter(1)
+        length = request.headers.get(HEADER_LENGTH)
+        asked = await run_sync(parse, body, length, self._outputs(), limiter=self._turn)
+        values = await self._run(asked.xrays, tuple(asked.outputs))
+        content, headers = await run_sync(render, asked, self._model.name, self._version, values)
+        return Response(content, headers=headers)
+
+    def _check_ready(self) -> None:
+        if not self._is_ready():
+            raise ProtocolError("the model does not answer: /readyz says why", 503)
+
+    def _outputs(self) -> tuple[str, ...]:
+        return tuple(each for each in OUTPUT_TYPES if each in self._model.outputs)
+
+    def _check_name(self, request: "Request") -> None:
+        asked = request.path_params
+        if asked["name"] != self._model.name:
+            raise ProtocolError(
+                f"no model is called {ascii(asked['name'])[:100]}: {self._model.name} is served",
+                404,
+            )
+        if asked.get("version", self._version) != self._version:
+            raise ProtocolError(
+                f"no version {ascii(asked['version'])[:100]}: {self._version} is served", 404
+            )
+
+
+def _guarded(
+    method: str, answer: "Callable[[Request], Awaitable[Response]]"
+) -> "Callable[[Request], Awaitable[Response]]":
+    """Return a handler that takes one method and turns errors into the protocol's own."""
+
+    async def handler(request: "Request") -> "Response":
+        allowed = (method, "HEAD") if method == "GET" else (method,)
+        if method and request.method not in allowed:
+            shown = {"error": f"{request.method} is not answered here: use {method}"}
+            return _json(shown, 405, {"allow": ", ".join(allowed)})
+        try:
+            return await answer(request)
+        except ToolkitError as error:
+            status, headers = getattr(error, "status", 500), getattr(error, "headers", None)
+            return _json({"error": str(error)}, status, headers)
+
+    return handler
+
+
+async def _no_route(request: "Request") -> "Response":
+    del request
+    raise ProtocolError("no such route: /docs.json lists them", 404)
+
+
+async def _limited(request: "Request") -> bytes:
+    from starlette.requests import ClientDisconnect
+
+    too_large = ProtocolError(f"the body is over {MAX_BODY:,} bytes: send fewer X-rays", 413)
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and (len(declared) > 10 or int(declared) > MAX_BODY):
+        raise too_large
+    body = bytearray()
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY:
+                raise too_large
+    except ClientDisconnect as error:
+        raise ProtocolError("the connection ended before the body did") from error
+    return bytes(body)
+
+
+def _json(
+    content: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> "Response":
+    from starlette.responses import Response
+
+    # Starlette's own cannot write half of a surrogate pair, which a request may hold.
+    return Response(json.dumps(content), status, headers, media_type="application/json")
+
+
+def paths() -> dict[str, Any]:
+    """Return the OpenAPI path items of these routes."""
+    found: dict[str, Any] = {
+        "/v2": _item("Name, version and extensions of the server."),
+        "/v2/health/live": _item("200 while the process lives."),
+        "/v2/health/ready": _item("200 once it takes requests, else 503.", refusals=("503",)),
+    }
+    for path in (_MODEL, _VERSION):
+        names = ["name", "version"] if path == _VERSION else ["name"]
+        found[path] = _item("Inputs and outputs of the model.", names, ("404", "503"))
+        found[f"{path}/ready"] = _item("Whether the model is ready.", names, ("404", "503"))
+        item = _item(
+            f"Outputs of up to {MAX_BATCH} X-rays: input {INPUT}, UINT8 [N, {SIZE}, {SIZE}], as "
+            f"JSON or as raw bytes after it; at most {MAX_BODY} bytes, not compressed.",
+            names,
+            ("400", "404", "413", "415", "429", "503"),
+        )
+        any_body = {
+            "application/json": {"schema": {"type": "object", "required": ["inputs"]}},
+            "application/octet-stream": {},
+        }
+        post = item.pop("get") | {"requestBody": {"required": True, "content": any_body}}
+        found[f"{path}/infer"] = item | {"post": post}
+    return found
+
+
+def _item(
+    description: str, names: list[str] | None = None, refusals: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    refused = {
+        "description": "Refused; `error` says why.",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {"error": {"type": "string"}},
+                }
+            }
+        },
+    }
+    parameters = [
+        {"name": each, "in": "path", "required": True, "schema": {"type": "string"}}
+        for each in names or []
+    ]
+    responses = {"200": {"description": description}} | dict.fromkeys(refusals, refused)
+    return {
+        "get": {"summary": description, "tags": ["Open Inference Protocol"], "responses": responses}
+    } | ({"parameters": parameters} if parameters else {})
