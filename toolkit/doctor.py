@@ -270,7 +270,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 def _cuda_mend(build: str, version: str, driver: Driver, probe: Probe) -> str:
     if build == CPU_BUILD:
         return f"pip uninstall -y {CPU_BUILD} && pip install 'toolkit[gpu]', {_OWN_CPU}"
-    major = cuda.major_of_libraries(probe.needed) or 13
+    major = cuda.major_of_libraries(probe.needed) or cuda.major_of_onnxruntime(version)
     least = cuda.least_driver(major)
     old = driver.version is not None and cuda.version_of(driver.version) < least
     if old or not driver.present:

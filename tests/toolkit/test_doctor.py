@@ -23,8 +23,8 @@ NEEDED = dict.fromkeys(("libcublasLt.so.13", "libcudart.so.13", "libcuda.so.1", 
 SAID = (
     "\x1b[1;31m2026-11-24 21:55:33.1 [E:onnxruntime:Default, provider_bridge_ort.cc:2458 "
     "operator()] provider_bridge_ort.cc:2043 [ONNXRuntimeError] : 1 : FAIL : Failed to load "
-    "library /x/libonnxruntime_providers_cuda.so with error: {}: cannot open shared object file: No such "
-    "file or directory\n\x1b[m\n\x1b[0;93m[W:onnxruntime:Default] Failed to create "
+    "library /x/libonnxruntime_providers_cuda.so with error: {}: cannot open shared object "
+    "file: No such file or directory\n\x1b[m\n\x1b[0;93m[W:onnxruntime:Default] Failed to create "
     "CUDAExecutionProvider. Require cuDNN 9.* and CUDA 13.*.\x1b[m\n"
 )
 
@@ -301,10 +301,8 @@ def test_the_image_is_judged_before_it_is_built(tmp_path):
     assert code == 1 and len(content["findings"]) == 1
     assert "580" in of(content, "image")["mend"]
     assert run("--image", "gpu", "--driver", "580.65.06")[0] == 0
-    assert run("--image", "cpu")[0] == 0
-    for arguments in (("--image", "gpu", "--driver", "new"), ("--driver", "570")):
-        code, content = run(*arguments)
-        assert code == 2 and "error" in content
+    code, content = run("--driver", "570")
+    assert code == 2 and "--image gpu" in content["error"]
     assert run("--image", "gpu", "--driver", "570", cwd=tmp_path)[0] == 2
 
 
