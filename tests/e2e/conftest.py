@@ -1,0 +1,85 @@
+"""A real nginx with the configuration that the repository ships, in front of given ports."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "nginx"
+DEADLINE_S = 30.0
+
+
+def _replaced(text, old, new):
+    assert old in text, f"{old!r} is not in the configuration"
+    return text.replace(old, new)
+
+
+def _wait_for(port, process, log):
+    end = time.monotonic() + DEADLINE_S
+    while True:
+        assert process.poll() is None and time.monotonic() < end, log.read_text()
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+
+
+@pytest.fixture(scope="session")
+def nginx():
+    """The path of nginx; what needs it skips where it is not installed."""
+    found = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin:/usr/local/sbin")
+    if not found:
+        pytest.skip("nginx is not installed: apt-get install nginx-light")
+    return found
+
+
+@pytest.fixture
+def proxy(nginx, free_port, tmp_path):
+    """Return a context: nginx in front of `replicas`; yields its address, probe port and log.
+
+    `changes` are texts of the configuration and what to put for them, such as a time that a test
+    cannot wait.
+    """
+
+    @contextmanager
+    def running(*replicas, changes=()):
+        port, probes = free_port(), free_port()
+        text = (CONFIGURATION / "nginx.conf").read_text()
+        for old, new in {
+            "listen 8080": f"listen 127.0.0.1:{port}",
+            "listen 8081": f"listen 127.0.0.1:{probes}",
+            "/tmp/": f"{tmp_path}/",
+            "worker_processes auto": "worker_processes 2",
+            **dict(changes),
+        }.items():
+            text = _replaced(text, old, new)
+        (tmp_path / "nginx.conf").write_text(text)
+        shipped = (CONFIGURATION / "upstream.conf").read_text().splitlines()
+        line = next(each for each in shipped if ":3000 " in each)
+        servers = [_replaced(line, ":3000", f":{each}") for each in replicas]
+        (tmp_path / "upstream.conf").write_text("\n".join(servers))
+        log = tmp_path / "log"
+        # The folder of the test is closed to the user that nginx would become.
+        command = [nginx, "-p", f"{tmp_path}/", "-c", "nginx.conf", "-g", "daemon off; user root;"]
+        with log.open("wb") as out:
+            process = subprocess.Popen(command, stdout=out, stderr=out, cwd=tmp_path)
+        try:
+            _wait_for(port, process, log)
+            yield f"http://127.0.0.1:{port}", probes, log
+        finally:
+            process.send_signal(signal.SIGQUIT if process.poll() is None else 0)
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+                process.wait(10)
+
+    return running
