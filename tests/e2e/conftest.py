@@ -20,6 +20,18 @@ def _replaced(text, old, new):
     return text.replace(old, new)
 
 
+def _replicas(ports):
+    """The shipped replicas.conf with a server for each port; or what it shall be, given as text."""
+    if len(ports) == 1 and isinstance(ports[0], str):
+        return ports[0]
+    lines = (CONFIGURATION / "replicas.conf").read_text().splitlines()
+    (first,) = [each for each in lines if ":3000 " in each]
+    servers = [_replaced(first, ":3000", f":{each}") for each in ports]
+    others = [each for each in lines if not each.strip().startswith("server ")]
+    at = lines.index(first)
+    return "\n".join([*others[:at], *servers, *others[at:]])
+
+
 def _wait_for(port, process, log):
     end = time.monotonic() + DEADLINE_S
     while True:
@@ -57,15 +69,11 @@ def proxy(nginx, free_port, tmp_path):
             "listen 8080": f"listen 127.0.0.1:{port}",
             "listen 8081": f"listen 127.0.0.1:{probes}",
             "/tmp/": f"{tmp_path}/",
-            "worker_processes auto": "worker_processes 2",
             **dict(changes),
         }.items():
             text = _replaced(text, old, new)
         (tmp_path / "nginx.conf").write_text(text)
-        shipped = (CONFIGURATION / "upstream.conf").read_text().splitlines()
-        line = next(each for each in shipped if ":3000 " in each)
-        servers = [_replaced(line, ":3000", f":{each}") for each in replicas]
-        (tmp_path / "upstream.conf").write_text("\n".join(servers))
+        (tmp_path / "replicas.conf").write_text(_replicas(replicas))
         log = tmp_path / "log"
         # The folder of the test is closed to the user that nginx would become.
         command = [nginx, "-p", f"{tmp_path}/", "-c", "nginx.conf", "-g", "daemon off; user root;"]

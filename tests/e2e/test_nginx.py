@@ -31,7 +31,7 @@ class _Server(ThreadingHTTPServer):
 class Replica:
     """A stand-in for the service: remembers what it was asked, answers as it is told to."""
 
-    def __init__(self):
+    def __init__(self, host="127.0.0.1", port=0):
         self.seen = []
         self.status = 200
         self.headers = {"content-type": "application/json"}
@@ -61,7 +61,7 @@ class Replica:
             def log_message(self, *arguments):
                 del arguments
 
-        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server = _Server((host, port), Handler)
         self.port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -219,6 +219,51 @@ def test_overload_does_not_become_an_outage(client, replicas):
     for each in replicas:
         each.status = 200
     assert client.post("/predict", content=b"knee").status_code == 200
+
+
+def _dns(answers):
+    """Serve on a UDP port: an A record for each of `answers`; return the port."""
+    server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    server.bind(("127.0.0.1", 0))
+
+    def serve():
+        while True:
+            query, address = server.recvfrom(512)
+            question = query[12 : query.index(b"\0", 12) + 5]
+            kind = int.from_bytes(question[-4:-2])
+            found = [socket.inet_aton(each) for each in answers] if kind == 1 else []
+            counts = b"\0\1" + len(found).to_bytes(2) + bytes(4)
+            records = b"".join(b"\xc0\x0c\0\1\0\1\0\0\0\1\0\4" + each for each in found)
+            server.sendto(query[:2] + b"\x81\x80" + counts + question + records, address)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return server.getsockname()[1]
+
+
+def test_in_a_cluster_the_replicas_are_those_that_its_dns_names(proxy):
+    with closing(Replica("127.0.0.2")) as one, closing(Replica("127.0.0.3", one.port)) as other:
+        answers = ["127.0.0.2", "127.0.0.3"]
+        text = (CONFIGURATION / "cluster" / "replicas.conf").read_text()
+        for old, new in {
+            "kube-dns.kube-system.svc.cluster.local": f"127.0.0.1:{_dns(answers)}",
+            "valid=2s": "valid=1s",
+            "cluster.local:3000": f"cluster.local:{one.port}",
+        }.items():
+            assert old in text
+            text = text.replace(old, new)
+        with proxy(text) as (url, *_), httpx.Client(base_url=url, timeout=20) as client:
+            for _ in range(40):
+                assert client.post("/predict?a=1", content=b"knee").status_code == 200
+            assert one.seen and other.seen
+            assert {each[1] for each in one.seen} == {"/predict?a=1"}
+            one.close()
+            for _ in range(10):
+                assert client.post("/predict", content=b"knee").status_code == 200
+            answers.clear()
+            end = time.monotonic() + 20
+            while (answer := client.post("/predict", content=b"knee")).status_code == 200:
+                assert time.monotonic() < end
+            problem(answer, 502, "no_replica")
 
 
 def test_a_request_is_tried_at_two_replicas_and_no_more(proxy, replicas):
