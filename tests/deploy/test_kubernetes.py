@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from bento import app
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 KUBECTL = Path(sys.executable).with_name("kubectl")
-VERSION = "1.37"
+OLDEST, NEWEST = "1.30", "1.37"
 UNKNOWN = {"ServiceMonitor": Path(__file__).with_name("servicemonitor.schema.json")}
 
 
@@ -82,18 +83,19 @@ def chosen(objects, labels):
 def test_every_object_is_valid_and_none_is_unknown(objects):
     for each in objects:
         if schema := UNKNOWN.get(each["kind"]):
-            jsonschema = pytest.importorskip("jsonschema")
             jsonschema.validate(each, json.loads(schema.read_text()))
         else:
             # Raises for a kind that it does not know, as for a field.
-            assert kubernetes_validate.validate(each, VERSION, strict=True) == VERSION
+            for version in (OLDEST, NEWEST):
+                assert kubernetes_validate.validate(each, version, strict=True) == version
+    assert f"Kubernetes {OLDEST} or newer" in (DEPLOY / "README.md").read_text()
 
 
 def test_a_misspelt_field_would_be_caught(objects):
     deployment = one(objects, "Deployment", "toolkit")
     spec = deployment["spec"] | {"replica": 3}
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(deployment | {"spec": spec}, VERSION, strict=True)
+        kubernetes_validate.validate(deployment | {"spec": spec}, NEWEST, strict=True)
 
 
 def test_every_object_is_in_the_namespace_that_dns_names(objects):
