@@ -12,6 +12,7 @@ from toolkit.commands import (
     benchmark,
     card,
     data,
+    doctor,
     evaluate,
     explain,
     export,
@@ -40,6 +41,7 @@ app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("benchmark")(benchmark.benchmark)
 app.command("card")(card.card)
+app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
 app.command("predict")(predict.predict)
 data_app = typer.Typer(help="Generate X-rays, or look at a folder of them.", no_args_is_help=True)

@@ -1,0 +1,131 @@
+"""`toolkit doctor`: what on this machine is not as training and serving need it."""
+
+import os
+import sys
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from toolkit import doctor as checks
+from toolkit import host
+from toolkit.console import LOGS, MODELS, NAME, Console, JsonOption, LogsOption
+from toolkit.cuda import image_requirement
+from toolkit.doctor import Finding, Status
+from toolkit.errors import CheckFailedError, ToolkitError, UsageError
+from toolkit.extras import ONNXRUNTIME_EXTRAS, versions
+
+BENTOFILE = Path("bentofile.yaml")
+
+
+class Image(StrEnum):
+    """Images that can be built."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+def doctor(
+    name: Annotated[
+        str, typer.Argument(metavar="[NAME]", envvar="TOOLKIT_MODEL", help="The model's name.")
+    ] = NAME,
+    image: Annotated[
+        Image | None, typer.Option(help="Only say whether this image will run on a host.")
+    ] = None,
+    driver: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION", help="With --image: the host's; else this machine's."),
+    ] = None,
+    models: Annotated[
+        Path, typer.Option(metavar="DIR", envvar="TOOLKIT_MODELS", help="Where the models lie.")
+    ] = MODELS,
+    logs: LogsOption = LOGS,
+    as_json: JsonOption = False,
+) -> int:
+    """Look at Python, packages, GPU, disk and model; exit 1 if something is wrong with them."""
+    if driver is not None and image is None:
+        raise UsageError("--driver goes with --image gpu: it is the version on another host")
+    findings = [_image(image, driver)] if image else _machine(name, models, logs)
+    errors = sum(each.status is Status.ERROR for each in findings)
+    warnings = sum(each.status is Status.WARNING for each in findings)
+    summary = f"{errors} errors, {warnings} warnings"
+    content = {"passed": errors == 0, "findings": [asdict(each) for each in findings]}
+    Console(as_json).result(content, "\n".join([*map(_line, findings), summary]))
+    return CheckFailedError.exit_code if errors else 0
+
+
+def _image(image: Image, driver: str | None) -> Finding:
+    if image is Image.CPU:
+        return Finding("image", Status.OK, "runs on any host: it needs no driver")
+    version = driver or host.driver().version
+    if version is None:
+        raise UsageError("no NVIDIA driver is found here: give the host's with --driver VERSION")
+    return checks.image(image_requirement(BENTOFILE), version)
+
+
+def _machine(name: str, models: Path, logs: Path) -> list[Finding]:
+    driver = host.driver()
+    started_with = host.environment()
+    home = Path(os.environ.get("HOME") or "~").expanduser()
+    bentoml_home = os.environ.get("BENTOML_HOME")
+    places = {"models": models, "logs": logs, "BentoML": Path(bentoml_home or home / "bentoml")}
+    return [
+        checks.python(sys.version_info[:3]),
+        checks.torch(*host.torch_build(), driver),
+        *_runtime(driver),
+        *(checks.packages(each, missing) for each, missing in host.missing_of_extras().items()),
+        _model(name, models),
+        *(checks.disk(what, str(path), host.free_bytes(path)) for what, path in places.items()),
+        checks.home(str(home), os.access(home, os.W_OK), bentoml_home is not None),
+        *(checks.telemetry(each, started_with.get(each)) for each in checks.TELEMETRY),
+        *(checks.tool(each, host.tool_version(each)) for each in ("podman", "buildah")),
+        _docker(),
+    ]
+
+
+def _runtime(driver: checks.Driver) -> list[Finding]:
+    requested = os.environ.get("TOOLKIT_PROVIDER", "auto")
+    builds = versions(*ONNXRUNTIME_EXTRAS)
+    findings = [checks.onnxruntime(builds, requested, driver)]
+    if len(builds) != 1:
+        return findings
+    ((build, version),) = builds.items()
+    with_cuda = requested == "cuda" or (requested == "auto" and driver.present)
+    probe = host.probe(with_cuda)
+    findings.append(checks.provider(requested, build, version, driver, probe))
+    if build == checks.GPU_BUILD and requested != "cpu":
+        findings.append(checks.driver_for(requested, version, driver, probe))
+        if probe.needed:
+            findings.append(checks.libraries(requested, version, probe))
+    return findings
+
+
+def _docker() -> Finding:
+    version = host.tool_version("docker")
+    return checks.tool("docker", version, host.docker_engine() if version else None)
+
+
+def _model(name: str, models: Path) -> Finding:
+    from bento.session import check_proof
+    from toolkit import manifest
+    from toolkit.store import ModelFiles
+
+    try:
+        files = ModelFiles(models, name)
+        record = manifest.load(files.manifest)
+        check_proof(files, record)
+        proven = record.equivalence.legs if record.equivalence else {}
+        kinds = [each for each in proven if files.path(each).is_file()]
+        for kind in kinds:
+            check_proof(files, record, kind)
+    except ToolkitError as error:
+        mend = f"toolkit export onnx {name} --models {models}, or name another model"
+        return Finding("model", Status.ERROR, str(error), mend)
+    return Finding("model", Status.OK, f"{name}: proven and unchanged are {', '.join(kinds)}")
+
+
+def _line(finding: Finding) -> str:
+    mend = f"\n{'':26}do: {finding.mend}" if finding.mend else ""
+    return f"{finding.status:8} {finding.check:22} {finding.found}{mend}"
