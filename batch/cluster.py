@@ -8,7 +8,7 @@ the same path on every machine. Nothing but numbers goes through Ray.
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -27,7 +27,7 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 def ray(
     run: Run, pending: list[int], workers: int | None, on_judged: Callable[[int], None]
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Judge shards on the cluster at RAY_ADDRESS, or on one started for it on this machine.
 
     Raises:
@@ -37,19 +37,18 @@ def ray(
     os.environ.update(_QUIET)
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.update(_LOOPBACK)
-    ray = require("ray", "ray")
-    data = require("ray.data", "ray")
-    try:
-        # It speaks on stdout, which is for the result alone.
-        with redirect_stdout(sys.stderr):
+    # It speaks on stdout, to its very end, and that is for the result alone.
+    with redirect_stdout(sys.stderr):
+        ray, data = require("ray", "ray"), require("ray.data", "ray")
+        try:
             _connect(ray)
             yield from _judged(ray, data, run, pending, workers, on_judged)
-    except (ray.exceptions.RayError, ConnectionError, ValueError) as error:
-        raise BatchError(
-            f"Ray cannot go on: {_reason(error)}; the same command does, with any engine"
-        ) from error
-    finally:
-        ray.shutdown()
+        except Exception as error:  # Ray raises whatever it likes, plain exceptions too
+            raise BatchError(
+                f"Ray cannot go on: {_reason(error)}; the same command does, with any engine"
+            ) from error
+        finally:
+            ray.shutdown()
 
 
 def _connect(ray: Any) -> None:
@@ -67,10 +66,11 @@ def _judged(
     pending: list[int],
     workers: int | None,
     on_judged: Callable[[int], None],
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data.DataContext.get_current().enable_progress_bars = False
-    size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    gpus = 1 if run.judging.provider == "cuda" else 0
+    size = workers or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
     shards = data.from_items(
         [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
     )
@@ -80,6 +80,7 @@ def _judged(
         batch_size=1,
         compute=data.ActorPoolStrategy(size=min(size, len(pending))),
         num_cpus=1,
+        num_gpus=gpus,
     )
     for row in done.iter_rows():
         on_judged(int(row["files"]))

@@ -108,9 +108,9 @@ class Crew:
         """
         chunks = _chunks(shards)
         while self._give_out(chunks):
-            ready = {each.pipe: each for each in self._workers}
-            for pipe in wait(list(ready), _POLL_SECONDS):
-                done = self._heard(ready[pipe])  # type: ignore[index]
+            speaking = set(wait([each.pipe for each in self._workers], _POLL_SECONDS))
+            for worker in [each for each in self._workers if each.pipe in speaking]:
+                done = self._heard(worker)
                 on_judged(len(done.paths) if done else 0)
                 if done and not done.shard.missing:
                     yield done.shard.number, [row for row in done.shard.rows if row is not None]

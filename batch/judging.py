@@ -30,25 +30,29 @@ class Judging:
         models: the folder of the models.
         sha256: of the pipeline file; None to take it as it is.
         folder: that the paths are relative to.
+        provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
     """
 
     model: str
     models: Path
     sha256: str | None
     folder: Path
+    provider: str = "auto"
 
     def open(self) -> tuple["Predictor", bool]:
         """Open the model with one thread; return it with whether its proof was checked.
 
         Raises:
-            ModelRefusedError: as `bento.session` does, or the model is no longer the same.
+            ModelRefusedError: as `bento.session` does, with its other errors, or the model is no
+                longer the same.
         """
         from bento.session import open_file, open_model
 
         if self.model.endswith(".onnx"):
-            predictor, proven = open_file(Path(self.model), threads=1)
+            predictor, proven = open_file(Path(self.model), self.provider, threads=1)
         else:
-            predictor, proven = open_model(self.models, self.model, threads=1), True
+            predictor = open_model(self.models, self.model, self.provider, threads=1)
+            proven = True
         if self.sha256 not in (None, predictor.sha256):
             raise ModelRefusedError(
                 f"{self.model} changed while it was at work: restore the file, and go on"

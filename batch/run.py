@@ -1,7 +1,8 @@
 """A run from its beginning, or from wherever the last one ended, to the finished file."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from toolkit.extras import versions
 if TYPE_CHECKING:
     from bento.session import Predictor
 
-Engine = Callable[["Run", list[int], int | None, Callable[[int], None]], Iterator[int]]
+Engine = Callable[["Run", list[int], int | None, Callable[[int], None]], Generator[int, None, None]]
 """Judges shards and writes their parts: from a run, the shards' numbers, the number of workers (or
 all cores), and what hears of new rows, to the number of each shard that is done."""
 
@@ -105,7 +106,7 @@ def finish(run: Run, engine: Engine, workers: int | None) -> dict[str, Any]:
 
 def local(
     run: Run, pending: list[int], workers: int | None, on_judged: Callable[[int], None]
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Be the engine of this machine: worker processes, as `batch.crew` says."""
     from batch.crew import Crew
 
@@ -137,8 +138,9 @@ def _judge(run: Run, files: int, engine: Engine, workers: int | None) -> dict[st
     resumed = files - _size(pending, files)
     with Progress("X-rays", files, resumed) as progress:
         if pending:
-            for _ in engine(run, pending, workers, progress.advance):
-                pass
+            with closing(engine(run, pending, workers, progress.advance)) as shards:
+                for _ in shards:
+                    pass
         return {"resumed": resumed, "seconds": progress.seconds, "per_second": progress.rate}
 
 

@@ -27,12 +27,12 @@ CORES = len(os.sched_getaffinity(0))
 BATCHES = (1, 4, 8, 16)
 PROJECTED_CORES = (2, 32, 256)
 LIMITS = (
-    ("1 Gbit/s network", "bytes", 117e6),
-    ("10 Gbit/s network", "bytes", 1.17e9),
-    ("one NVMe disk, 3 GB/s", "bytes", 3e9),
-    ("one hard disk, 150 random reads a second", "opens", 150),
-    ("file server, 10,000 opens a second", "opens", 10_000),
-    ("the supervisor of the local engine, one core", "supervised", 1.0),
+    ("one hard disk, 150 files a second", "opened", 150),
+    ("1 Gbit/s network", "read", 117e6),
+    ("file server, 10,000 files opened a second", "opened", 10_000),
+    ("10 Gbit/s network", "read", 1.17e9),
+    ("one NVMe disk, 3 GB/s", "read", 3e9),
+    ("the supervisor of the local engine, one core", "supervisor", 1.0),
 )
 # Prints, last, the processor seconds of the command itself; those of its workers are apart.
 COMMAND = """
@@ -48,17 +48,16 @@ finally:
 
 
 def populated(folder, data, count):
-    """Fill `folder` with `count` files: links to those of `data`, over and over, or drawn ones."""
+    """Fill `folder` with `count` files: those of `data`, or drawn ones, over and over.
+
+    Each has its number after its end, where no decoder looks, so that no two hashes are equal.
+    """
     sources = sorted(each for each in data.rglob("*") if each.is_file()) if data else drawn(folder)
     xrays = folder / "xrays"
     xrays.mkdir()
-    copies = {}
     for index, source in enumerate(islice(cycle(sources), count)):
-        if source not in copies or index % 60_000 == 0:
-            copies[source] = xrays / f"{index:07d}{source.suffix}"
-            copies[source].write_bytes(source.read_bytes())
-        else:
-            os.link(copies[source], xrays / f"{index:07d}{source.suffix}")
+        content = source.read_bytes() + index.to_bytes(8)
+        (xrays / f"{index:07d}{source.suffix}").write_bytes(content)
     return xrays
 
 
@@ -131,14 +130,14 @@ def compare(folder, files, rounds, batches):
         found["the same, with start, listing and joining"].append(files / done["whole"])
     first = next(iter(found.values()))
     print(f"{files} X-rays, {CORES} cores, medians of {rounds} rounds\n")
-    print("| way | X-rays a second | against bare processes |\n|---|---|---|")
+    show("way", "X-rays a second", "against bare processes", line=True)
     for way, rates in found.items():
         ratio = median(rate / base for rate, base in zip(rates, first, strict=True))
-        print(f"| {way} | {median(rates):.1f} | {ratio:.1%} |")
+        show(way, f"{median(rates):.1f}", f"{ratio:.1%}")
 
 
-def project(folder, files, many):
-    """Print what an X-ray costs, and what many would."""
+def costs(folder, files):
+    """What one X-ray more costs: seconds of processors and of the supervisor's, and bytes."""
     part = folder.parent / "part"
     part.mkdir()
     for each in islice(sorted(folder.iterdir()), files // 5):
@@ -146,42 +145,53 @@ def project(folder, files, many):
     small = toolkit(part, folder.parent / "small.parquet")
     large = toolkit(folder, folder.parent / "large.parquet")
     more = large["files"] - small["files"]
-
-    def slope(name):
-        return (large[name] - small[name]) / more
-
-    size = sum(each.stat().st_size for each in folder.iterdir()) / files
-    row = (folder.parent / "large.parquet").stat().st_size / files
+    slope = {
+        name: (large[name] - small[name]) / more for name in ("workers", "supervisor", "seconds")
+    }
     start = time.perf_counter()
-    listed = sum(1 for _ in os.scandir(folder)) / (time.perf_counter() - start)
-    cost = slope("workers") + slope("supervisor")
-    rate = 1 / slope("seconds") / CORES
-    print(f"Of {files} X-rays on {CORES} cores, each more costs:\n")
-    print("| | an X-ray | " + f"{many:,} X-rays |\n|---|---|---|")
-    print(f"| processor | {cost * 1e3:.2f} ms | {cost * many / 3600:.1f} core-hours |")
-    supervised = slope("supervisor")
-    print(
-        f"| of it the supervisor | {supervised * 1e6:.0f} us | {supervised * many / 60:.0f} min |"
-    )
-    print(f"| read | {size / 1e3:.1f} kB | {size * many / 1e9:,.0f} GB |")
-    print(
-        f"| written, as parts and as one file | {2 * row:.0f} B | {2 * row * many / 1e9:.1f} GB |"
-    )
-    print(f"| opened files | 1 | {many:,} |")
-    print(f"| listed, {listed:,.0f} a second | {1e6 / listed:.1f} us | {many / listed:.0f} s |")
-    print("\n| cores | wall time | X-rays and opened files a second | read | written |")
-    print("|---|---|---|---|---|")
+    listed = sum(1 for _ in os.scandir(folder))
+    processor = slope["workers"] + slope["supervisor"]
+    return {
+        "processor": processor,
+        "busy": processor / (slope["seconds"] * CORES),
+        "supervisor": slope["supervisor"],
+        "listing": (time.perf_counter() - start) / listed,
+        "read": sum(each.stat().st_size for each in folder.iterdir()) / files,
+        # As a part, and again in the one file.
+        "written": 2 * (folder.parent / "large.parquet").stat().st_size / files,
+        "opened": 1,
+    }
+
+
+def project(folder, files, many):
+    """Print what an X-ray costs, and what many would."""
+    cost = costs(folder, files)
+    rate = 1 / cost["processor"]
+    show("", "an X-ray", f"{many:,} X-rays", line=True)
+    core_hours = cost["processor"] * many / 3600
+    show("processor", f"{cost['processor'] * 1e3:.2f} ms", f"{core_hours:.1f} core-hours")
+    for name in ("supervisor", "listing"):
+        show(f"{name}, one core", f"{cost[name] * 1e6:.1f} us", f"{cost[name] * many:,.0f} s")
+    for name in ("read", "written"):
+        show(f"bytes {name}", f"{cost[name]:,.0f}", f"{cost[name] * many / 1e9:,.1f} GB")
+    show("files opened", "1", f"{many:,}")
+    print(f"\nMeasured over {files} X-rays, {cost['busy']:.0%} of {CORES} cores busy with them.\n")
+    show("cores", "wall time", "X-rays, and files opened, a second", "read", "written", line=True)
     for cores in PROJECTED_CORES:
-        each = rate * cores
-        hours = many / each / 3600
-        print(
-            f"| {cores} | {hours:,.1f} h | {each:,.0f} | {each * size / 1e6:,.1f} MB/s | "
-            f"{each * 2 * row / 1e6:.2f} MB/s |"
-        )
-    print("\n| what gives out | at X-rays a second | which is at cores |\n|---|---|---|")
-    needs = {"bytes": size, "opens": 1, "supervised": supervised}
-    for name, kind, limit in LIMITS:
-        print(f"| {name} | {limit / needs[kind]:,.0f} | {limit / needs[kind] / rate:,.0f} |")
+        speed = rate * cores
+        moved = (f"{speed * cost[name] / 1e6:,.2f} MB/s" for name in ("read", "written"))
+        show(str(cores), f"{many / speed / 3600:,.2f} h", f"{speed:,.0f}", *moved)
+    print()
+    show("what gives out", "at X-rays a second", "which is at cores", line=True)
+    for name, of, limit in LIMITS:
+        show(name, f"{limit / cost[of]:,.0f}", f"{limit / cost[of] / rate:,.0f}")
+
+
+def show(*cells, line=False):
+    """Print a row of a Markdown table; the first has a line below it."""
+    print(f"| {' | '.join(cells)} |")
+    if line:
+        print("|---" * len(cells) + "|")
 
 
 def main():

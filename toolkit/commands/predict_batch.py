@@ -28,6 +28,7 @@ def predict_batch(
     from batch.judging import Judging
     from batch.listing import split
     from batch.workspace import Workspace
+    from bento.session import PROVIDERS
 
     if len(sources) != 1:
         raise UsageError(
@@ -35,10 +36,13 @@ def predict_batch(
         )
     folder, pattern = split(sources[0])
     folder = folder.resolve()
+    if model.endswith(".onnx"):
+        model = str(Path(model).resolve())
     predictor, proven = Judging(model, models, None, folder).open()
     if not proven:
         console.notice(f"warning: {model} has no manifest beside it, so no proof was checked")
-    judging = Judging(model, models.resolve(), predictor.sha256, folder)
+    provider = {each: name for name, each in PROVIDERS.items()}[predictor.provider]
+    judging = Judging(model, models.resolve(), predictor.sha256, folder, provider)
     whole = run.Run(
         judging, pattern, run.setup(predictor, folder, pattern), Workspace(out.absolute())
     )
