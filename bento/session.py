@@ -144,7 +144,7 @@ def open_explainer(
     return classify
 
 
-def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
+def open_file(path: Path, provider: str = "auto", threads: int = 0) -> tuple[Predictor, bool]:
     """Open a pipeline file by its path, and return it with whether its proof was checked.
 
     Where the manifest lies beside it, its proof must hold. A file alone has no proof; its
@@ -159,8 +159,8 @@ def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
     if path.name.endswith(suffix):
         files = ModelFiles(path.parent, path.name.removesuffix(suffix))
         if files.manifest.exists():
-            return open_model(files.folder, files.name, provider), True
-    session = open_session(path, "cpu")
+            return open_model(files.folder, files.name, provider, threads), True
+    session = open_session(path, "cpu", threads)
     if [each.name for each in session.get_inputs()] != ["xray"]:
         raise ModelRefusedError(f"{path} does not take X-rays: give NAME.pipeline.onnx")
     properties = session.get_modelmeta().custom_metadata_map
@@ -170,7 +170,7 @@ def open_file(path: Path, provider: str = "auto") -> tuple[Predictor, bool]:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelRefusedError(f"{path} does not name its classes: export it again") from error
     name = properties.get("name", path.stem)
-    return Predictor(name, meaning, path, sha256(path), provider), False
+    return Predictor(name, meaning, path, sha256(path), provider, threads), False
 
 
 def check_proof(files: ModelFiles, record: manifest.Manifest, kind: str = "pipeline") -> str:

@@ -97,6 +97,10 @@ class TrainingError(ToolkitError):
     """A training that cannot go on, such as one whose loss is no longer finite."""
 
 
+class BatchError(ToolkitError):
+    """A run over many X-rays that cannot go on, such as one whose workers die as they start."""
+
+
 class InterruptedRunError(ToolkitError):
     """A run that the user stopped; what it had reached is saved."""
 

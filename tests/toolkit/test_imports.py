@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "optuna", "onnx", "onnxruntime", "onnxscript", "bentoml", "tensorboard"}
+HEAVY |= {"pyarrow", "ray"}
 # Files that serving may use: no torch, and nothing of a file that holds torch.
 LIGHT = {
     "toolkit",
@@ -31,6 +32,10 @@ SERVING = {
     *(f"bento.{name}" for name in ("answer", "session", "app", "upload", "openapi", "page")),
     *(f"bento.{name}" for name in ("protocol", "tensors")),
 }
+BATCH = {
+    f"batch.{name}"
+    for name in ("cluster", "crew", "judging", "listing", "progress", "run", "table", "workspace")
+}
 
 
 def imported_by(module):
@@ -48,7 +53,11 @@ def heavy_of(modules):
 
 
 def ours(modules):
-    return {name for name in modules if name.partition(".")[0] in ("toolkit", "export", "bento")}
+    return {
+        name
+        for name in modules
+        if name.partition(".")[0] in ("toolkit", "export", "bento", "batch")
+    }
 
 
 def test_the_command_line_starts_without_anything_heavy():
@@ -64,6 +73,13 @@ def test_a_light_file_brings_in_no_torch_and_nothing_that_holds_it(module):
     assert ours(modules) <= LIGHT | SERVING
 
 
+@pytest.mark.parametrize("module", sorted(BATCH))
+def test_predicting_many_brings_in_no_torch_and_nothing_heavy_before_it_is_needed(module):
+    modules = imported_by(module)
+    assert not heavy_of(modules)
+    assert ours(modules) <= LIGHT | BATCH | {"batch"}
+
+
 def test_serving_uses_only_light_files_of_the_toolkit():
     modules = set().union(*(imported_by(module) for module in SERVING - {"bento"}))
     assert ours(modules) <= LIGHT | SERVING
@@ -71,7 +87,9 @@ def test_serving_uses_only_light_files_of_the_toolkit():
 
 
 def sources():
-    paths = [p for name in ("toolkit", "export", "bento") for p in (ROOT / name).rglob("*.py")]
+    paths = [
+        p for name in ("toolkit", "export", "bento", "batch") for p in (ROOT / name).rglob("*.py")
+    ]
     assert len(paths) > 25
     return {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
 
@@ -96,8 +114,8 @@ def test_nobody_imports_the_command_line():
 
 def test_serving_never_imports_a_file_that_holds_torch_not_even_later():
     for path, tree in sources().items():
-        if path.parts[0] == "bento":
-            found = set(imports_of(tree, "bento"))
+        if path.parts[0] in ("bento", "batch"):
+            found = set(imports_of(tree, path.parts[0]))
             mine = {".".join(each.split(".")[:2]) for each in found if each.startswith("toolkit")}
             known = {
                 each
@@ -116,7 +134,9 @@ def test_the_toolkit_never_imports_export_or_serving_at_the_top_of_a_file():
             top = ast.Module([node for node in tree.body if not isinstance(node, ast.If)], [])
             top.body = [n for n in top.body if isinstance(n, ast.Import | ast.ImportFrom)]
             found = set(imports_of(top, "toolkit"))
-            assert not {each for each in found if each.split(".")[0] in ("export", "bento")}, path
+            assert not {
+                each for each in found if each.split(".")[0] in ("export", "bento", "batch")
+            }, path
 
 
 def test_the_entry_point_is_the_command_line():

@@ -40,6 +40,13 @@ class Device(StrEnum):
     CUDA = "cuda"
 
 
+class Engine(StrEnum):
+    """What a run over many X-rays is spread by."""
+
+    LOCAL = "local"
+    RAY = "ray"
+
+
 class Split(StrEnum):
     """How the X-rays are divided into train, val and test."""
 

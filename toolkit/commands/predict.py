@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from toolkit.commands.options import Engine
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
-from toolkit.errors import ImageError, ServiceError
+from toolkit.errors import ImageError, ServiceError, UsageError
 
 if TYPE_CHECKING:
     from bento.session import Predictor
@@ -25,14 +26,38 @@ def predict(
             "if it asks for one, in TOOLKIT_TOKEN.",
         ),
     ],
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PNG or JPEG X-rays.")],
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="PNG or JPEG X-rays; with --out, a folder."),
+    ],
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE.parquet",
+            help="Write a row for each file of one folder or quoted pattern, however many.",
+        ),
+    ] = None,
+    engine: Annotated[Engine, typer.Option("--engine", help="With --out: who does the work.")] = (
+        Engine.LOCAL
+    ),
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", min=1, max=4096, help="With --out: processes, else all cores."),
+    ] = None,
 ) -> int:
     """Print class and probabilities of each X-ray; exit 2 if any file was refused."""
+    console = Console(as_json)
+    if out:
+        from toolkit.commands.predict_batch import predict_batch
+
+        return predict_batch(console, model, models, files, out, engine, workers)
+    if workers or engine != Engine.LOCAL:
+        raise UsageError("--engine and --workers are of runs that write a file: give --out too")
     from toolkit.transport import is_address
 
-    console = Console(as_json)
     if is_address(model):
         content, classes = _served(model, files)
     else:

@@ -1,0 +1,1 @@
+"""Predicts millions of X-rays: a folder in, one Parquet file out, without PyTorch."""

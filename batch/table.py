@@ -1,0 +1,125 @@
+"""What a run writes: a row for each file, in Parquet."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from toolkit.extras import require
+from toolkit.files import replacing
+
+Row = tuple[Any, ...]
+"""The values of one file, in the order of `schema`; None where there is none."""
+_PARTS_IN_A_GROUP = 25
+_FORMAT = {"compression": "zstd"}
+
+
+def schema(classes: Sequence[str], metadata: dict[str, str]) -> Any:
+    """Return the Arrow schema of a model's rows.
+
+    Columns: `path`, relative to the folder; `sha256` of the file; `class`, `label`, and a
+    `probability_...` for each class; `expected_grade`, `abstain` and `in_scope` where the model
+    gives them; for a file without an answer `error`, a short stable word, and `detail`.
+    """
+    pa = require("pyarrow", "batch")
+    return pa.schema(
+        [
+            ("path", pa.string()),
+            ("sha256", pa.string()),
+            ("class", pa.int32()),
+            ("label", pa.string()),
+            *((name, pa.float32()) for name in probability_names(classes)),
+            ("expected_grade", pa.float64()),
+            ("abstain", pa.bool_()),
+            ("in_scope", pa.bool_()),
+            ("error", pa.string()),
+            ("detail", pa.string()),
+        ],
+        metadata={**metadata, "classes": json.dumps(classes)},
+    )
+
+
+def probability_names(classes: Sequence[str]) -> list[str]:
+    """Return a column's name for each class: of its label, or of its number if labels clash."""
+    names = [re.sub(r"\W+", "_", label) for label in classes]
+    if len(set(names)) < len(names):
+        names = [str(index) for index in range(len(classes))]
+    return [f"probability_{name}" for name in names]
+
+
+def answered(path: str, sha256: str, answer: dict[str, Any]) -> Row:
+    """Return the row of an X-ray with what `Meaning.answer` says of it."""
+    return (
+        *(path, sha256, answer["class"], answer["label"], *answer["probabilities"]),
+        *(answer.get(name) for name in ("expected_grade", "abstain", "in_scope")),
+        *(None, None),
+    )
+
+
+def failed(path: str, sha256: str | None, classes: int, code: str, detail: str) -> Row:
+    """Return the row of a file without an answer, for a model of so many classes."""
+    return (path, sha256, *[None] * (classes + 5), code, detail)
+
+
+def write_part(rows: Sequence[Row], schema: Any, path: Path) -> None:
+    """Write the rows of one shard, whole or not at all.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    pa, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
+    columns = zip(zip(*rows, strict=True), schema, strict=True)
+    arrays = [pa.array(values, field.type) for values, field in columns]
+    with replacing(path) as temporary:
+        parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, **_FORMAT)
+
+
+def join(parts: Iterable[Path], schema: Any, out: Path, on_joined: Callable[[int], None]) -> None:
+    """Write the rows of all parts, in order, to one file, whole or not at all.
+
+    Args:
+        parts: as `write_part` made them.
+        schema: theirs.
+        out: the file to write.
+        on_joined: hears now and then how many rows are written.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    pa, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
+    parts, rows = iter(parts), 0
+    with (
+        replacing(out) as temporary,
+        parquet.ParquetWriter(temporary, schema, **_FORMAT) as writer,
+    ):
+        while group := list(islice(parts, _PARTS_IN_A_GROUP)):
+            table = pa.concat_tables([parquet.ParquetFile(part).read() for part in group])
+            writer.write_table(table, row_group_size=len(table))
+            rows += len(table)
+            on_joined(rows)
+
+
+def tally(path: Path) -> dict[str, Counter[str]]:
+    """Return how many rows of a file there are with each value of `label` and of `error`."""
+    found: dict[str, Counter[str]] = {"label": Counter(), "error": Counter()}
+    with require("pyarrow.parquet", "batch").ParquetFile(path) as file:
+        for rows in file.iter_batches(columns=list(found)):
+            for name, counts in found.items():
+                for each in rows.column(name).drop_null().value_counts().to_pylist():
+                    counts[each["values"]] += each["counts"]
+    return found
+
+
+def is_of(path: Path, schema: Any, rows: int) -> bool:
+    """Return whether `path` is a file of so many rows with that schema and its metadata."""
+    try:
+        with require("pyarrow.parquet", "batch").ParquetFile(path) as file:
+            found = file.schema_arrow
+            return bool(
+                found.equals(schema, check_metadata=True) and file.metadata.num_rows == rows
+            )
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,63 @@
+"""`toolkit predict --out`: a row for each of millions of files, in one Parquet file."""
+
+from pathlib import Path
+from typing import Any
+
+from toolkit.commands.options import Engine
+from toolkit.console import Console
+from toolkit.errors import UsageError
+from toolkit.extras import require
+
+
+def predict_batch(
+    console: Console,
+    model: str,
+    models: Path,
+    sources: list[str],
+    out: Path,
+    engine: Engine,
+    workers: int | None,
+) -> int:
+    """Write a row for each file of a folder or pattern to `out`, or go on with doing so.
+
+    Raises:
+        UsageError: several sources, or as `batch.run.finish` does, with its other errors.
+    """
+    require("pyarrow", "batch")
+    from batch import cluster, run
+    from batch.judging import Judging
+    from batch.listing import split
+    from batch.workspace import Workspace
+    from bento.session import PROVIDERS
+
+    if len(sources) != 1:
+        raise UsageError(
+            f"--out takes one folder or one pattern, not {len(sources)} files: quote the pattern"
+        )
+    folder, pattern = split(sources[0])
+    folder = folder.resolve()
+    if model.endswith(".onnx"):
+        model = str(Path(model).resolve())
+    predictor, proven = Judging(model, models, None, folder).open()
+    if not proven:
+        console.notice(f"warning: {model} has no manifest beside it, so no proof was checked")
+    provider = {each: name for name, each in PROVIDERS.items()}[predictor.provider]
+    judging = Judging(model, models.resolve(), predictor.sha256, folder, provider)
+    whole = run.Run(
+        judging, pattern, run.setup(predictor, folder, pattern), Workspace(out.absolute())
+    )
+    del predictor
+    way = {Engine.LOCAL: run.local, Engine.RAY: cluster.ray}[engine]
+    content = run.finish(whole, way, workers)
+    named = {each: whole.setup[each] for each in ("model", "model_sha256", "provider", "toolkit")}
+    console.result(
+        {"out": str(out), **named, "engine": engine.value, **content}, _told(out, content)
+    )
+    return 0
+
+
+def _told(out: Path, content: dict[str, Any]) -> str:
+    lines = [f"{out}: {content['files']:,} files, {content['per_second']:,.0f} X-rays a second"]
+    lines += [f"  {count:,}  {label}" for label, count in content["classes"].items()]
+    lines += [f"  {count:,}  error {code}" for code, count in content["errors"].items()]
+    return "\n".join(lines)
