@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from toolkit import images
+from toolkit import images, scaling
 from toolkit.errors import ImageError
 from toolkit.images import decode, read
 
@@ -89,7 +89,7 @@ def test_the_result_is_a_plain_writable_array(shape, orientation):
 @pytest.mark.parametrize("side", [100, 224, 300])
 def test_resizing_leaves_its_input_alone(side):
     xray = noise(side, side)
-    for result in (images.resize(xray), images.square(xray)):
+    for result in (scaling.resize(xray), scaling.square(xray)):
         assert not np.shares_memory(result, xray)
 
 
@@ -106,12 +106,12 @@ def test_16_bit_is_stretched_and_rounded_half_to_even(low, high):
     exact = {int(v): round(Fraction((int(v) - low) * 255, high - low)) for v in values}
     expected = np.vectorize(exact.get)(xray)
     assert np.array_equal(decode(saved(xray)), expected)
-    assert np.array_equal(images.stretch(xray.astype(np.int32)), expected)
+    assert np.array_equal(scaling.stretch(xray.astype(np.int32)), expected)
 
 
 def test_stretch_takes_signed_values():
-    assert images.stretch(np.array([-1000, 0, 3000], np.int16)).tolist() == [0, 64, 255]
-    assert images.stretch(np.array([-32768, 0, 32767], np.int16)).tolist() == [0, 128, 255]
+    assert scaling.stretch(np.array([-1000, 0, 3000], np.int16)).tolist() == [0, 64, 255]
+    assert scaling.stretch(np.array([-32768, 0, 32767], np.int16)).tolist() == [0, 128, 255]
 
 
 def test_16_bit_is_stretched_over_the_whole_image_before_the_crop():
@@ -195,7 +195,7 @@ def test_a_palette_is_looked_up(transparency):
 def test_exif_orientation_is_applied(kind, orientation, shape):
     content = saved(smooth(*shape), kind, exif=exif(orientation))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    assert np.array_equal(decode(content), images.square(np.asarray(upright)))
+    assert np.array_equal(decode(content), scaling.square(np.asarray(upright)))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -233,7 +233,7 @@ def test_interlaced_pngs_are_read(width, depth):
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     header = struct.pack(">IIBBBBB", width, width, depth, 0, 0, 0, 1)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    expected = images.resize(xray * np.uint8(255 // (2**depth - 1)))
+    expected = scaling.resize(xray * np.uint8(255 // (2**depth - 1)))
     assert np.array_equal(decode(b"\x89PNG\r\n\x1a\n" + parts), expected)
 
 
@@ -263,7 +263,7 @@ def area_oracle(xray):
 @pytest.mark.parametrize("side", [225, 231])
 def test_area_averaging_is_the_exact_mean_rounded_half_to_even(side):
     xray = noise(side, side)
-    assert np.array_equal(images.resize(xray), area_oracle(xray))
+    assert np.array_equal(scaling.resize(xray), area_oracle(xray))
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -273,7 +273,7 @@ def test_area_averaging_by_a_whole_factor_is_the_mean_of_blocks_with_ties_to_eve
     exact = [round(Fraction(int(x), factor**2)) for x in sums.ravel()]
     ties = (2 * sums % (2 * factor**2) == factor**2).sum()
     assert ties > 100 or factor % 2
-    assert np.array_equal(images.resize(xray).ravel(), exact)
+    assert np.array_equal(scaling.resize(xray).ravel(), exact)
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 240), (500, 500), (1023, 1023), (900, 1350)])
@@ -300,8 +300,8 @@ def test_area_averaging_is_exact_for_the_largest_square():
     total = cover @ xray.astype(np.int64) @ cover.T
     quotient, rest = np.divmod(total, 4000**2)
     expected = quotient + (2 * rest > 4000**2) + ((2 * rest == 4000**2) & (quotient % 2 == 1))
-    assert np.array_equal(images.resize(xray)[::37, ::37], expected)
-    assert (images.resize(np.full((4000, 4000), 255, np.uint8)) == 255).all()
+    assert np.array_equal(scaling.resize(xray)[::37, ::37], expected)
+    assert (scaling.resize(np.full((4000, 4000), 255, np.uint8)) == 255).all()
 
 
 @pytest.mark.parametrize("side", [64, 100, 223])
@@ -388,7 +388,7 @@ def test_a_png_in_many_small_pieces_is_read():
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in xray))
     plain = png(2000, 2000, 8, 0, [])
     pieces = b"".join(chunk(b"IDAT", body[i : i + 1024]) for i in range(0, len(body), 1024))
-    assert np.array_equal(decode(plain[:33] + pieces + chunk(b"IEND", b"")), images.resize(xray))
+    assert np.array_equal(decode(plain[:33] + pieces + chunk(b"IEND", b"")), scaling.resize(xray))
 
 
 @pytest.mark.parametrize(
@@ -483,7 +483,7 @@ def test_a_file_is_read_as_its_bytes_are_decoded(tmp_path):
 def test_a_refused_file_is_named(tmp_path):
     path = tmp_path / "knee.png"
     path.write_bytes(b"hello")
-    with pytest.raises(ImageError, match=r"knee\.png: not a PNG or JPEG") as caught:
+    with pytest.raises(ImageError, match=r"knee\.png: not a PNG, JPEG or DICOM") as caught:
         read(path)
     assert (caught.value.code, caught.value.status) == ("not_an_image", 415)
 

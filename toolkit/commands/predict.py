@@ -16,7 +16,9 @@ def predict(
     model: Annotated[
         str, typer.Argument(metavar="NAME|FILE.onnx", help="A model's name, or a pipeline file.")
     ],
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="PNG or JPEG X-rays.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="PNG, JPEG or DICOM X-rays.")
+    ],
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> int:
