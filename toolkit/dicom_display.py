@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from toolkit import dicom_tags
 from toolkit.dicom_tags import Tags, unusable
-from toolkit.scaling import round_ratio, stretch
+from toolkit.scaling import looked_up, round_ratio, stretch
 
 
 class _Lut(NamedTuple):
@@ -50,9 +50,9 @@ def shown(values: NDArray[np.int32], tags: Tags) -> NDArray[np.uint8]:
     low, high = int(values.min()), int(values.max())
     levels = np.arange(low, high + 1, dtype=np.float64) * slope + intercept
     if voi := tags.first_item(dicom_tags.VOI_LUTS):
-        greys = _looked_up(voi, levels)[values - low]
+        greys = looked_up(_through_lut(voi, levels), values, low)
     elif tags.numbers(dicom_tags.CENTRE) or tags.numbers(dicom_tags.WIDTH):
-        greys = _windowed(tags, levels)[values - low]
+        greys = looked_up(_through_window(tags, levels), values, low)
     else:
         greys = stretch(values if slope > 0 else -values)
     return 255 - greys if tags.text(dicom_tags.PHOTOMETRIC) == "MONOCHROME1" else greys
@@ -74,14 +74,14 @@ def _lut(item: Tags, signed: bool) -> _Lut:
     return _Lut(first, np.minimum(entries, top).astype(np.int32), top)
 
 
-def _looked_up(item: Tags, levels: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _through_lut(item: Tags, levels: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Levels through a VOI LUT, whose whole range becomes 0 to 255."""
     lut = _lut(item, signed=bool(levels.min() < 0))
     entries = lut.at(np.rint(levels).astype(np.int64))
     return round_ratio(entries.astype(np.float64) * 255, lut.top)
 
 
-def _windowed(tags: Tags, levels: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _through_window(tags: Tags, levels: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Levels through the first window, whose range becomes 0 to 255."""
     function = tags.text(dicom_tags.FUNCTION).upper() or "LINEAR"
     centres, widths = tags.numbers(dicom_tags.CENTRE), tags.numbers(dicom_tags.WIDTH)

@@ -1,15 +1,18 @@
 """The pixels of a DICOM file as the numbers that are stored, from bytes that may be compressed.
 
-Read are uncompressed pixels, RLE, 8-bit JPEG and JPEG 2000: what NumPy and Pillow can decode.
+Read are uncompressed pixels, RLE and 8-bit JPEG. JPEG 2000 is not: a file of some kilobytes can
+make its decoder take gigabytes.
 """
 
 import struct
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, Jpeg2KImagePlugin, JpegImagePlugin
 
+from toolkit import jpeg
+from toolkit.dicom_tags import MAX_READS, silence
 from toolkit.errors import ImageError
 from toolkit.limits import MeteredFile, damaged
 
@@ -21,8 +24,7 @@ PLAIN: Final = {
 """Uncompressed transfer syntaxes: whether value representations are implicit, and byte order."""
 _RLE: Final = "1.2.840.10008.1.2.5"
 _JPEG: Final = "1.2.840.10008.1.2.4.50"
-_JPEG_2000: Final = ("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91")
-SYNTAXES: Final = (*PLAIN, _RLE, _JPEG, *_JPEG_2000)
+SYNTAXES: Final = (*PLAIN, _RLE, _JPEG)
 """All transfer syntaxes that are read."""
 
 
@@ -45,19 +47,18 @@ def stored_values(encoded: bytes, layout: Layout, syntax: str) -> NDArray[np.int
     frame = _frame(encoded)
     if syntax == _RLE:
         return _numbers(_run_lengths(frame, layout), layout)
-    if syntax == _JPEG:
-        with JpegImagePlugin.jpeg_factory(MeteredFile(frame)) as image:
-            return _numbers(_picture(image, layout), layout._replace(bits=8))
-    return _jpeg_2000(frame, layout)
+    return _numbers(_jpeg(frame, layout), layout._replace(bits=8))
 
 
 def _numbers(pixels: NDArray[np.integer], layout: Layout) -> NDArray[np.int32]:
     """Only the bits that count, in two's complement where signed."""
-    values = pixels.astype(np.int32) & (1 << layout.bits) - 1
-    if not layout.signed:
-        return values
-    sign = 1 << layout.bits - 1
-    return (values ^ sign) - sign
+    values = pixels.astype(np.int32)
+    values &= (1 << layout.bits) - 1
+    if layout.signed:
+        sign = 1 << layout.bits - 1
+        values ^= sign
+        values -= sign
+    return values
 
 
 def _plain(encoded: bytes, layout: Layout, order: str) -> NDArray[np.integer]:
@@ -70,57 +71,44 @@ def _frame(encoded: bytes) -> bytes:
     """The single frame, of however many fragments."""
     from pydicom.encaps import get_frame
 
-    from toolkit.dicom_tags import silence
-
     with silence():
-        return get_frame(MeteredFile(encoded), 0, number_of_frames=1)
+        return get_frame(MeteredFile(encoded, MAX_READS), 0, number_of_frames=1)
+
+
+def _jpeg(frame: bytes, layout: Layout) -> NDArray[np.integer]:
+    with jpeg.opened(frame) as image:
+        if (image.mode, image.size) != ("L", (layout.columns, layout.rows)):
+            raise damaged()
+        return np.array(image)
 
 
 def _run_lengths(frame: bytes, layout: Layout) -> NDArray[np.integer]:
     """A segment for each byte of a pixel, the highest first."""
+    wide = layout.allocated // 8
     count, *starts = struct.unpack_from("<16L", frame)
-    if count != layout.allocated // 8:
+    if count != wide:
         raise damaged()
-    pixels = np.zeros((layout.rows, layout.columns), np.int32)
-    for start in starts[:count]:
-        segment = _unrolled(frame, start, pixels.size)
-        pixels = pixels << 8 | np.frombuffer(segment, np.uint8).reshape(pixels.shape)
-    return pixels
+    pixels = np.empty((layout.rows, layout.columns, wide), np.uint8)
+    for place, (start, end) in enumerate(pairwise([*starts[:count], len(frame)])):
+        segment = _unrolled(frame[start:end], layout.rows * layout.columns)
+        pixels[..., place] = np.frombuffer(segment, np.uint8).reshape(pixels.shape[:2])
+    return pixels.view(f">u{wide}")[..., 0]
 
 
-def _unrolled(frame: bytes, at: int, wanted: int) -> bytearray:
-    """The first `wanted` bytes of the run lengths that start at `at`."""
-    unrolled = bytearray()
+def _unrolled(segment: bytes, wanted: int) -> bytearray:
+    """The first `wanted` bytes that are meant by run lengths."""
+    unrolled, at = bytearray(), 0
     while len(unrolled) < wanted:
-        head = frame[at]
+        head = segment[at]
         if head < 128:  # so many bytes and one more, as they are
-            unrolled += frame[at + 1 : at + 2 + head]
+            unrolled += segment[at + 1 : at + 2 + head]
             at += 2 + head
         elif head > 128:  # one byte, repeated
-            unrolled += frame[at + 1 : at + 2] * (257 - head)
+            unrolled += segment[at + 1 : at + 2] * (257 - head)
             at += 2
         else:
             at += 1
     return unrolled[:wanted]
-
-
-def _jpeg_2000(frame: bytes, layout: Layout) -> NDArray[np.int32]:
-    """Depth and sign of the samples are those of the codestream."""
-    if not frame.startswith(b"\xff\x4f\xff\x51"):
-        raise damaged()
-    signed, bits = frame[42] >> 7, (frame[42] & 127) + 1
-    if bits > 16:
-        raise odd_bits()
-    with Jpeg2KImagePlugin.Jpeg2KImageFile(MeteredFile(frame)) as image:
-        # Pillow moves samples up to fill 8 or 16 bits, and signed ones above zero.
-        pixels = _picture(image, layout).astype(np.int32) >> (8 if bits <= 8 else 16) - bits
-    return _numbers(pixels - (signed << bits - 1), layout._replace(bits=bits))
-
-
-def _picture(image: Image.Image, layout: Layout) -> NDArray[np.integer]:
-    if image.mode not in ("L", "I;16") or image.size != (layout.columns, layout.rows):
-        raise damaged()
-    return np.array(image)
 
 
 def odd_bits() -> ImageError:

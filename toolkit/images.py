@@ -15,9 +15,9 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
-from toolkit import dicom
+from toolkit import dicom, jpeg
 from toolkit.errors import ImageError
 from toolkit.limits import MAX_BYTES, MAX_PIXELS, MeteredFile, check_shape, damaged
 from toolkit.scaling import SIZE, square, stretch
@@ -43,8 +43,8 @@ def decode(content: bytes) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file is refused. `code` is one of `not_an_image` (415), `too_large`
             (413), those of `dicom.grey` or, all of them 422, `animated`, `cmyk`,
-            `sixteen_bit_colour`, `unsupported_mode`, `too_many_pixels`, `too_small`, `aspect`,
-            `truncated`. No other exception escapes, whatever the bytes.
+            `sixteen_bit_colour`, `unsupported_mode`, `too_many_scans`, `too_many_pixels`,
+            `too_small`, `aspect`, `truncated`. No other exception escapes, whatever the bytes.
     """
     if len(content) > MAX_BYTES:
         raise ImageError("too_large", f"larger than {MAX_BYTES:,} bytes; send a smaller file", 413)
@@ -97,12 +97,11 @@ def _open(content: bytes) -> Image.Image:
 
     `Image.open` is avoided: it warns of large pictures before `check_shape` can refuse them.
     """
-    file = MeteredFile(content)
     if content.startswith(_JPEG):
-        return JpegImagePlugin.jpeg_factory(file)
+        return jpeg.opened(content)
     if content[12:16] != b"IHDR":
         raise damaged()
-    return PngImagePlugin.PngImageFile(file)
+    return PngImagePlugin.PngImageFile(MeteredFile(content))
 
 
 def _check_kind(image: Image.Image, content: bytes) -> None:

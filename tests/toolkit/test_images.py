@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -355,9 +356,9 @@ def test_a_jpeg_bomb_is_refused_by_its_header():
 
 def test_a_real_bomb_of_169_megapixels_is_refused_fast():
     content = png(13000, 13000, 8, 0, [bytes(13000)] * 13000)
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(content) == ("too_many_pixels", 422)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -370,17 +371,37 @@ def test_a_real_bomb_of_169_megapixels_is_refused_fast():
 )
 def test_a_png_with_a_header_of_millions_of_parts_is_refused_fast(padding):
     plain = saved(noise(224, 224))
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(plain[:33] + padding * (10_000_000 // len(padding)) + plain[33:])[1] == 422
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("padding", [b"\xff", b"\xff\xfe\0\2"])
 def test_a_jpeg_with_a_header_of_millions_of_parts_is_refused_fast(padding):
     plain = saved(noise(224, 224), "JPEG")
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(plain[:2] + padding * (10_000_000 // len(padding)) + plain[2:])[1] == 422
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("after", ["the first scan", "the pixels"])
+def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused(after):
+    content = saved(np.zeros((4000, 4000), np.uint8), "JPEG", progressive=True)
+    tables = [each.start() for each in re.finditer(b"\xff\xc4", content)]
+    scans = [each.start() for each in re.finditer(b"\xff\xda", content)]
+    again = content[tables[1] : tables[2]]
+    assert scans[0] < tables[1] < scans[1] < tables[2] < scans[2]
+    assert decode(content[: tables[2]] + again * 20 + content[tables[2] :]).shape == (224, 224)
+    many = again * 100_000
+    place = tables[2] if after == "the first scan" else len(content) - 2
+    start = time.process_time()
+    assert refusal(content[:place] + many + content[place:]) == ("too_many_scans", 422)
+    assert time.process_time() - start < 1
+
+
+def test_what_follows_a_jpeg_is_no_scan_of_it():
+    content = saved(smooth(224, 224), "JPEG")
+    assert np.array_equal(decode(content + b"\xff\xda\0\2" * 999), decode(content))
 
 
 def test_a_png_in_many_small_pieces_is_read():
@@ -512,60 +533,6 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path):
 # Robustness
 
 
-def seeds():
-    grey = smooth(70, 80)
-    palette = Image.fromarray(grey).convert("P")
-    frames = [Image.fromarray(grey), Image.fromarray(grey.T.copy()).resize((80, 70))]
-    return [
-        saved(grey),
-        saved(grey.astype(np.uint16) * 257),
-        saved(np.stack([grey, grey], -1)),
-        saved(np.stack([grey] * 4, -1)),
-        saved(palette, transparency=3, exif=exif(6)),
-        saved(frames[0], save_all=True, append_images=frames[1:]),
-        saved(grey, "JPEG", exif=exif(5)),
-        saved(np.stack([grey] * 3, -1), "JPEG", progressive=True),
-        saved(frames[0], "MPO", save_all=True, append_images=frames[1:]),
-        png(80, 70, 2, 0, [bytes(20)] * 70, chunk(b"tRNS", b"\0\1")),
-    ]
-
-
-SEEDS = seeds()
-
-
-def mend_sums(content):
-    """The PNG with right checksums, so that a change reaches further into the decoder."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return content
-    parts, start = [content[:8]], 8
-    while start + 12 <= len(content):
-        (length,) = struct.unpack_from(">I", content, start)
-        if start + 12 + length > len(content):
-            break
-        parts.append(chunk(content[start + 4 : start + 8], content[start + 8 : start + 8 + length]))
-        start += 12 + length
-    return b"".join(parts) + content[start:]
-
-
-@st.composite
-def mutations(draw):
-    content = bytearray(draw(st.sampled_from(SEEDS)))
-    place = st.one_of(st.integers(0, 90), st.integers(0, len(content) - 1))
-    for _ in range(draw(st.integers(1, 6))):
-        at = min(draw(place), len(content))
-        match draw(st.sampled_from(["set", "set", "set", "insert", "delete", "cut"])):
-            case "set":
-                content[at : at + 1] = draw(st.binary(min_size=1, max_size=4))
-            case "insert":
-                content[at:at] = draw(st.binary(max_size=40))
-            case "delete":
-                del content[at : at + draw(st.integers(1, 40))]
-            case _:
-                del content[max(at, 60) :]
-    content = bytes(content)
-    return mend_sums(content) if draw(st.booleans()) else content
-
-
 def decodes_or_refuses(content):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -582,23 +549,13 @@ def decodes_or_refuses(content):
     assert (result.shape, result.dtype) == ((224, 224), np.uint8)
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]))
+SIGNATURES = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", bytes(128) + b"DICM"]
+
+
+@given(st.binary(max_size=300), st.sampled_from(SIGNATURES))
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_raise_nothing_but_image_errors(content, signature):
     decodes_or_refuses(signature + content)
-
-
-@given(mutations())
-@settings(max_examples=200, deadline=None)
-def test_damaged_files_raise_nothing_but_image_errors(content):
-    decodes_or_refuses(content)
-
-
-@pytest.mark.full
-@given(mutations())
-@settings(max_examples=20_000, deadline=None)
-def test_20_000_damaged_files_raise_nothing_but_image_errors(content):
-    decodes_or_refuses(content)
 
 
 def test_threads_decode_alike():

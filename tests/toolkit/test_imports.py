@@ -22,6 +22,7 @@ LIGHT = {
             "dicom_tags",
             "manifest",
             "images",
+            "jpeg",
             "labels",
             "limits",
             "folders",
