@@ -20,11 +20,11 @@ help:
 $(VENV)/toolkit: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,batch,$(RUNTIME)]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,batch,dicom,$(RUNTIME)]'
 	@touch $@
 
 $(VENV)/dev: $(VENV)/toolkit
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,batch,$(RUNTIME),dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,batch,dicom,$(RUNTIME),dev]'
 	@touch $@
 
 demo: $(VENV)/toolkit

@@ -283,7 +283,7 @@ def test_inspect_names_unreadable_files_and_crossing_patients(png_folder):
     assert content["counts"]["train"] == [1, 0, 1, 0, 0] and content["xrays"] == 4
     (unreadable,) = content["unreadable"]
     assert unreadable["file"] == str(folder / "train" / "0" / "bad.png")
-    assert "not a PNG or JPEG" in unreadable["error"]
+    assert "not a PNG, JPEG or DICOM" in unreadable["error"]
     done = run("data", "inspect", folder)
     assert (
         done.returncode == 0 and "bad.png" in done.stdout and "more than one part: 7" in done.stdout
@@ -509,7 +509,7 @@ def test_predict_answers_every_file_and_exits_2_if_one_failed(models, xrays, tmp
     assert "Traceback" not in done.stderr
     results = json_of(done)["results"]
     assert [each["file"] for each in results] == [str(each) for each in files]
-    assert "not a PNG or JPEG" in results[1]["error"] and "class" not in results[1]
+    assert "not a PNG, JPEG or DICOM" in results[1]["error"] and "class" not in results[1]
     assert "cannot be read" in results[3]["error"]
     for each in (results[0], results[2]):
         assert set(each) == {

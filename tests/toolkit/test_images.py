@@ -1,4 +1,5 @@
 import io
+import re
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from toolkit import images
+from toolkit import images, scaling
 from toolkit.errors import ImageError
 from toolkit.images import decode, read
 
@@ -89,7 +90,7 @@ def test_the_result_is_a_plain_writable_array(shape, orientation):
 @pytest.mark.parametrize("side", [100, 224, 300])
 def test_resizing_leaves_its_input_alone(side):
     xray = noise(side, side)
-    for result in (images.resize(xray), images.square(xray)):
+    for result in (scaling.resize(xray), scaling.square(xray)):
         assert not np.shares_memory(result, xray)
 
 
@@ -106,12 +107,12 @@ def test_16_bit_is_stretched_and_rounded_half_to_even(low, high):
     exact = {int(v): round(Fraction((int(v) - low) * 255, high - low)) for v in values}
     expected = np.vectorize(exact.get)(xray)
     assert np.array_equal(decode(saved(xray)), expected)
-    assert np.array_equal(images.stretch(xray.astype(np.int32)), expected)
+    assert np.array_equal(scaling.stretch(xray.astype(np.int32)), expected)
 
 
 def test_stretch_takes_signed_values():
-    assert images.stretch(np.array([-1000, 0, 3000], np.int16)).tolist() == [0, 64, 255]
-    assert images.stretch(np.array([-32768, 0, 32767], np.int16)).tolist() == [0, 128, 255]
+    assert scaling.stretch(np.array([-1000, 0, 3000], np.int16)).tolist() == [0, 64, 255]
+    assert scaling.stretch(np.array([-32768, 0, 32767], np.int16)).tolist() == [0, 128, 255]
 
 
 def test_16_bit_is_stretched_over_the_whole_image_before_the_crop():
@@ -195,7 +196,7 @@ def test_a_palette_is_looked_up(transparency):
 def test_exif_orientation_is_applied(kind, orientation, shape):
     content = saved(smooth(*shape), kind, exif=exif(orientation))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    assert np.array_equal(decode(content), images.square(np.asarray(upright)))
+    assert np.array_equal(decode(content), scaling.square(np.asarray(upright)))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -233,7 +234,7 @@ def test_interlaced_pngs_are_read(width, depth):
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     header = struct.pack(">IIBBBBB", width, width, depth, 0, 0, 0, 1)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    expected = images.resize(xray * np.uint8(255 // (2**depth - 1)))
+    expected = scaling.resize(xray * np.uint8(255 // (2**depth - 1)))
     assert np.array_equal(decode(b"\x89PNG\r\n\x1a\n" + parts), expected)
 
 
@@ -263,7 +264,7 @@ def area_oracle(xray):
 @pytest.mark.parametrize("side", [225, 231])
 def test_area_averaging_is_the_exact_mean_rounded_half_to_even(side):
     xray = noise(side, side)
-    assert np.array_equal(images.resize(xray), area_oracle(xray))
+    assert np.array_equal(scaling.resize(xray), area_oracle(xray))
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -273,7 +274,7 @@ def test_area_averaging_by_a_whole_factor_is_the_mean_of_blocks_with_ties_to_eve
     exact = [round(Fraction(int(x), factor**2)) for x in sums.ravel()]
     ties = (2 * sums % (2 * factor**2) == factor**2).sum()
     assert ties > 100 or factor % 2
-    assert np.array_equal(images.resize(xray).ravel(), exact)
+    assert np.array_equal(scaling.resize(xray).ravel(), exact)
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 240), (500, 500), (1023, 1023), (900, 1350)])
@@ -300,8 +301,8 @@ def test_area_averaging_is_exact_for_the_largest_square():
     total = cover @ xray.astype(np.int64) @ cover.T
     quotient, rest = np.divmod(total, 4000**2)
     expected = quotient + (2 * rest > 4000**2) + ((2 * rest == 4000**2) & (quotient % 2 == 1))
-    assert np.array_equal(images.resize(xray)[::37, ::37], expected)
-    assert (images.resize(np.full((4000, 4000), 255, np.uint8)) == 255).all()
+    assert np.array_equal(scaling.resize(xray)[::37, ::37], expected)
+    assert (scaling.resize(np.full((4000, 4000), 255, np.uint8)) == 255).all()
 
 
 @pytest.mark.parametrize("side", [64, 100, 223])
@@ -355,9 +356,9 @@ def test_a_jpeg_bomb_is_refused_by_its_header():
 
 def test_a_real_bomb_of_169_megapixels_is_refused_fast():
     content = png(13000, 13000, 8, 0, [bytes(13000)] * 13000)
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(content) == ("too_many_pixels", 422)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -370,17 +371,37 @@ def test_a_real_bomb_of_169_megapixels_is_refused_fast():
 )
 def test_a_png_with_a_header_of_millions_of_parts_is_refused_fast(padding):
     plain = saved(noise(224, 224))
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(plain[:33] + padding * (10_000_000 // len(padding)) + plain[33:])[1] == 422
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("padding", [b"\xff", b"\xff\xfe\0\2"])
 def test_a_jpeg_with_a_header_of_millions_of_parts_is_refused_fast(padding):
     plain = saved(noise(224, 224), "JPEG")
-    start = time.perf_counter()
+    start = time.process_time()
     assert refusal(plain[:2] + padding * (10_000_000 // len(padding)) + plain[2:])[1] == 422
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
+
+
+@pytest.mark.parametrize("after", ["the first scan", "the pixels"])
+def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused(after):
+    content = saved(np.zeros((4000, 4000), np.uint8), "JPEG", progressive=True)
+    tables = [each.start() for each in re.finditer(b"\xff\xc4", content)]
+    scans = [each.start() for each in re.finditer(b"\xff\xda", content)]
+    again = content[tables[1] : tables[2]]
+    assert scans[0] < tables[1] < scans[1] < tables[2] < scans[2]
+    assert decode(content[: tables[2]] + again * 20 + content[tables[2] :]).shape == (224, 224)
+    many = again * 100_000
+    place = tables[2] if after == "the first scan" else len(content) - 2
+    start = time.process_time()
+    assert refusal(content[:place] + many + content[place:]) == ("too_many_scans", 422)
+    assert time.process_time() - start < 1
+
+
+def test_what_follows_a_jpeg_is_no_scan_of_it():
+    content = saved(smooth(224, 224), "JPEG")
+    assert np.array_equal(decode(content + b"\xff\xda\0\2" * 999), decode(content))
 
 
 def test_a_png_in_many_small_pieces_is_read():
@@ -388,7 +409,7 @@ def test_a_png_in_many_small_pieces_is_read():
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in xray))
     plain = png(2000, 2000, 8, 0, [])
     pieces = b"".join(chunk(b"IDAT", body[i : i + 1024]) for i in range(0, len(body), 1024))
-    assert np.array_equal(decode(plain[:33] + pieces + chunk(b"IEND", b"")), images.resize(xray))
+    assert np.array_equal(decode(plain[:33] + pieces + chunk(b"IEND", b"")), scaling.resize(xray))
 
 
 @pytest.mark.parametrize(
@@ -483,7 +504,7 @@ def test_a_file_is_read_as_its_bytes_are_decoded(tmp_path):
 def test_a_refused_file_is_named(tmp_path):
     path = tmp_path / "knee.png"
     path.write_bytes(b"hello")
-    with pytest.raises(ImageError, match=r"knee\.png: not a PNG or JPEG") as caught:
+    with pytest.raises(ImageError, match=r"knee\.png: not a PNG, JPEG or DICOM") as caught:
         read(path)
     assert (caught.value.code, caught.value.status) == ("not_an_image", 415)
 
@@ -512,60 +533,6 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path):
 # Robustness
 
 
-def seeds():
-    grey = smooth(70, 80)
-    palette = Image.fromarray(grey).convert("P")
-    frames = [Image.fromarray(grey), Image.fromarray(grey.T.copy()).resize((80, 70))]
-    return [
-        saved(grey),
-        saved(grey.astype(np.uint16) * 257),
-        saved(np.stack([grey, grey], -1)),
-        saved(np.stack([grey] * 4, -1)),
-        saved(palette, transparency=3, exif=exif(6)),
-        saved(frames[0], save_all=True, append_images=frames[1:]),
-        saved(grey, "JPEG", exif=exif(5)),
-        saved(np.stack([grey] * 3, -1), "JPEG", progressive=True),
-        saved(frames[0], "MPO", save_all=True, append_images=frames[1:]),
-        png(80, 70, 2, 0, [bytes(20)] * 70, chunk(b"tRNS", b"\0\1")),
-    ]
-
-
-SEEDS = seeds()
-
-
-def mend_sums(content):
-    """The PNG with right checksums, so that a change reaches further into the decoder."""
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        return content
-    parts, start = [content[:8]], 8
-    while start + 12 <= len(content):
-        (length,) = struct.unpack_from(">I", content, start)
-        if start + 12 + length > len(content):
-            break
-        parts.append(chunk(content[start + 4 : start + 8], content[start + 8 : start + 8 + length]))
-        start += 12 + length
-    return b"".join(parts) + content[start:]
-
-
-@st.composite
-def mutations(draw):
-    content = bytearray(draw(st.sampled_from(SEEDS)))
-    place = st.one_of(st.integers(0, 90), st.integers(0, len(content) - 1))
-    for _ in range(draw(st.integers(1, 6))):
-        at = min(draw(place), len(content))
-        match draw(st.sampled_from(["set", "set", "set", "insert", "delete", "cut"])):
-            case "set":
-                content[at : at + 1] = draw(st.binary(min_size=1, max_size=4))
-            case "insert":
-                content[at:at] = draw(st.binary(max_size=40))
-            case "delete":
-                del content[at : at + draw(st.integers(1, 40))]
-            case _:
-                del content[max(at, 60) :]
-    content = bytes(content)
-    return mend_sums(content) if draw(st.booleans()) else content
-
-
 def decodes_or_refuses(content):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -582,23 +549,13 @@ def decodes_or_refuses(content):
     assert (result.shape, result.dtype) == ((224, 224), np.uint8)
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"]))
+SIGNATURES = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", bytes(128) + b"DICM"]
+
+
+@given(st.binary(max_size=300), st.sampled_from(SIGNATURES))
 @settings(max_examples=200, deadline=None)
 def test_random_bytes_raise_nothing_but_image_errors(content, signature):
     decodes_or_refuses(signature + content)
-
-
-@given(mutations())
-@settings(max_examples=200, deadline=None)
-def test_damaged_files_raise_nothing_but_image_errors(content):
-    decodes_or_refuses(content)
-
-
-@pytest.mark.full
-@given(mutations())
-@settings(max_examples=20_000, deadline=None)
-def test_20_000_damaged_files_raise_nothing_but_image_errors(content):
-    decodes_or_refuses(content)
 
 
 def test_threads_decode_alike():

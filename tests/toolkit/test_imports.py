@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,11 +17,18 @@ LIGHT = {
         for name in (
             "errors",
             "decoding",
+            "dicom",
+            "dicom_display",
+            "dicom_pixels",
+            "dicom_tags",
             "manifest",
             "images",
+            "jpeg",
             "labels",
+            "limits",
             "folders",
             "files",
+            "scaling",
             "store",
         )
     ),
@@ -84,6 +92,14 @@ def test_serving_uses_only_light_files_of_the_toolkit():
     modules = set().union(*(imported_by(module) for module in SERVING - {"bento"}))
     assert ours(modules) <= LIGHT | SERVING
     assert "toolkit.images" in modules
+
+
+def test_the_bento_holds_every_file_of_the_toolkit_that_serving_uses():
+    listed = re.findall(r'- "(toolkit/.*\.py)"', (ROOT / "bentofile.yaml").read_text())
+    held = {path.stem for pattern in listed for path in ROOT.glob(pattern)}
+    modules = set().union(*(imported_by(module) for module in SERVING - {"bento"}))
+    used = {name.partition(".")[2] for name in ours(modules) if name.startswith("toolkit.")}
+    assert used and used <= held
 
 
 def sources():

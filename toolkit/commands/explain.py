@@ -27,7 +27,7 @@ class Engine(StrEnum):
 
 def explain(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG or JPEG X-ray.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A PNG, JPEG or DICOM X-ray.")],
     out: Annotated[Path, typer.Option(metavar="PNG", help="The picture to write.")] = Path(
         "heat.png"
     ),

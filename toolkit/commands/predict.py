@@ -28,7 +28,7 @@ def predict(
     ],
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="PNG or JPEG X-rays; with --out, a folder."),
+        typer.Argument(metavar="FILE...", help="PNG, JPEG or DICOM X-rays; with --out, a folder."),
     ],
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,

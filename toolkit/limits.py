@@ -1,0 +1,57 @@
+"""What a file may ask of a reader: bytes, pixels, shape, parts; beyond it, it is refused."""
+
+import io
+from typing import Final
+
+from toolkit.errors import ImageError
+
+MAX_BYTES: Final = 20_000_000
+"""Largest file accepted, bytes."""
+MAX_PIXELS: Final = 16_000_000
+"""Most pixels accepted. `scaling.resize` is exact for squares of up to this many."""
+MIN_SIDE: Final = 64
+"""Shortest side accepted, pixels."""
+MAX_ASPECT: Final = 1.5
+"""Largest ratio of the longer side to the shorter one."""
+
+
+class MeteredFile(io.BytesIO):
+    """A file in memory that ends parsing after too many reads.
+
+    Parsers take a header part by part, in Python: millions of empty parts would keep them busy.
+    """
+
+    def __init__(self, content: bytes, most_reads: int = 100_000) -> None:
+        super().__init__(content)
+        self.reads_left = most_reads
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Up to `size` bytes; raises ImageError, `truncated`, at one read too many."""
+        self.reads_left -= 1
+        if self.reads_left < 0:
+            raise damaged()
+        return super().read(size)
+
+
+def check_shape(width: int, height: int) -> None:
+    """Refuses sizes, in pixels, that are not an X-ray's.
+
+    Raises:
+        ImageError: `too_many_pixels`, `too_small` or `aspect`, all of them 422.
+    """
+    short, long = sorted((width, height))
+    size = f"{width}x{height} pixels"
+    if short * long > MAX_PIXELS:
+        message = f"{size} is more than {MAX_PIXELS // 1_000_000} megapixels; send it smaller"
+        raise ImageError("too_many_pixels", message)
+    if short < MIN_SIDE:
+        message = f"{size}, and a side must have at least {MIN_SIDE}; send it larger"
+        raise ImageError("too_small", message)
+    if long > MAX_ASPECT * short:
+        message = f"{size} is more elongated than 3:2; crop it to the knee"
+        raise ImageError("aspect", message)
+
+
+def damaged() -> ImageError:
+    """The refusal, `truncated` (422), of a file whose content does not add up."""
+    return ImageError("truncated", "cut off or damaged, and cannot be decoded; send the whole file")
