@@ -78,10 +78,7 @@ def _predict_batch(example: dict[str, Any]) -> dict[str, Any]:
         "description": f"At most {MAX_FILES} files and {MAX_BATCH_BYTES} bytes.",
         "operationId": "predict_batch",
         "requestBody": {"required": True, "content": {"multipart/form-data": _form(files)}},
-        "responses": {
-            "200": _json("One result a file, in order.", "Batch", example),
-            **_refusals(),
-        },
+        "responses": {"200": answer, **_refusals()},
     }
 
 
