@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bento import metrics
 from bento.engine import Answer, Engine
 from bento.explaining import Explainer
 from bento.information import Information
 from bento.log import Log
-from bento.metrics import Metrics
+from bento.metrics import CONTENT_TYPE, Metrics
 from bento.openapi import document
 from bento.reply import Reply, in_json, problem_of, refusal
 from bento.upload import Body, Memory, Receive
@@ -100,7 +99,7 @@ class Interface:
         self.information = information
         self.engine = engine
         self._explainer = explainer
-        self._metrics = counters
+        self.metrics = counters
         self._log = log
         self._token = None if token is None else b"Bearer " + token
         self._memory = Memory()
@@ -136,17 +135,17 @@ class Interface:
         call = Call(scope, receive, self._memory)
         sender = _Sender(send, call.id)
         route = _route(call.path, self._handlers)
-        self._metrics.add("requests_in_flight")
+        self.metrics.add("requests_in_flight")
         try:
             reply = await self._replied(call, scope, sender)
             if reply is not None:
                 await sender.reply(reply)
         finally:
             call.body.release()
-            self._metrics.add("requests_in_flight", -1)
+            self.metrics.add("requests_in_flight", -1)
             seconds = perf_counter() - call.started
-            self._metrics.answered(route, sender.status)
-            self._metrics.seconds("request_seconds", seconds)
+            self.metrics.answered(route, sender.status)
+            self.metrics.seconds("request_seconds", seconds)
             self._log.line(
                 "request",
                 request_id=call.id.decode(),
@@ -263,7 +262,7 @@ class Interface:
 
     async def _counted(self, call: Call) -> Reply:
         del call
-        return Reply(200, self._metrics.text().encode(), metrics.CONTENT_TYPE.encode())
+        return Reply(200, self.metrics.text().encode(), CONTENT_TYPE.encode())
 
     async def _docs(self, call: Call) -> Reply:
         del call
@@ -279,11 +278,11 @@ class Interface:
         }
 
     def _note(self, answer: Answer) -> None:
-        self._metrics.add("predictions_total", 1.0, answer["class"])
+        self.metrics.add("predictions_total", 1.0, answer["class"])
         if answer.get("abstain"):
-            self._metrics.add("abstentions_total")
+            self.metrics.add("abstentions_total")
         if answer.get("in_scope") is False:
-            self._metrics.add("out_of_scope_total")
+            self.metrics.add("out_of_scope_total")
 
 
 class _Sender:

@@ -92,7 +92,7 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
             await requests(scope, receive, send)
             return
         server = connections.running_server()
-        watch = connections.protect(server) if server else None
+        watch = connections.protect(server, interface.metrics) if server else None
         interface.start()
         await whole(scope, receive, send)
         interface.stop()
