@@ -5,17 +5,22 @@ import secrets
 import traceback
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from bento import metrics, page
+import numpy as np
+from numpy.typing import NDArray
+
+from bento import page, protocol
 from bento.engine import Answer, Engine
 from bento.explaining import Explainer
 from bento.information import Information
 from bento.log import Log
-from bento.metrics import Metrics
+from bento.metrics import CONTENT_TYPE, Metrics
 from bento.openapi import document
 from bento.reply import Reply, in_json, problem_of, refusal
+from bento.session import Predictor
 from bento.upload import Body, Memory, Receive
 from toolkit.errors import ImageError, RequestError
 
@@ -42,8 +47,19 @@ def other_routes(interface: "Interface") -> "list[BaseRoute]":
     They get what the interface's own handlers get: the token is checked, bodies are limited, what
     they raise becomes a problem document. X-rays go through `interface.engine`.
     """
-    del interface
-    return [*page.routes()]
+
+    async def run(xrays: NDArray[np.uint8], names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+        found: list[dict[str, NDArray[Any]]] = []
+        for start in range(0, len(xrays), _TURN):
+            turn = xrays[start : start + _TURN]
+            found.append(await interface.engine.run(partial(_outputs, list(names), turn)))
+        return {name: np.concatenate([each[name] for each in found]) for name in names}
+
+    information = interface.information
+    return [
+        *page.routes(),
+        *protocol.routes(information, run, lambda: not interface.engine.reason),
+    ]
 
 
 class Call:
@@ -100,7 +116,7 @@ class Interface:
         self.information = information
         self.engine = engine
         self._explainer = explainer
-        self._metrics = counters
+        self.metrics = counters
         self._log = log
         self._token = None if token is None else b"Bearer " + token
         self._memory = Memory()
@@ -136,17 +152,17 @@ class Interface:
         call = Call(scope, receive, self._memory)
         sender = _Sender(send, call.id)
         route = _route(call.path, self._handlers)
-        self._metrics.add("requests_in_flight")
+        self.metrics.add("requests_in_flight")
         try:
             reply = await self._replied(call, scope, sender)
             if reply is not None:
                 await sender.reply(reply)
         finally:
             call.body.release()
-            self._metrics.add("requests_in_flight", -1)
+            self.metrics.add("requests_in_flight", -1)
             seconds = perf_counter() - call.started
-            self._metrics.answered(route, sender.status)
-            self._metrics.seconds("request_seconds", seconds)
+            self.metrics.answered(route, sender.status)
+            self.metrics.seconds("request_seconds", seconds)
             self._log.line(
                 "request",
                 request_id=call.id.decode(),
@@ -263,7 +279,7 @@ class Interface:
 
     async def _counted(self, call: Call) -> Reply:
         del call
-        return Reply(200, self._metrics.text().encode(), metrics.CONTENT_TYPE.encode())
+        return Reply(200, self.metrics.text().encode(), CONTENT_TYPE.encode())
 
     async def _docs(self, call: Call) -> Reply:
         del call
@@ -279,11 +295,11 @@ class Interface:
         }
 
     def _note(self, answer: Answer) -> None:
-        self._metrics.add("predictions_total", 1.0, answer["class"])
+        self.metrics.add("predictions_total", 1.0, answer["class"])
         if answer.get("abstain"):
-            self._metrics.add("abstentions_total")
+            self.metrics.add("abstentions_total")
         if answer.get("in_scope") is False:
-            self._metrics.add("out_of_scope_total")
+            self.metrics.add("out_of_scope_total")
 
 
 class _Sender:
@@ -312,6 +328,12 @@ class _Sender:
         start = {"type": "http.response.start", "status": reply.status}
         await self._send(start | {"headers": headers + reply.headers})
         await self._send({"type": "http.response.body", "body": reply.body})
+
+
+def _outputs(
+    names: list[str], xrays: NDArray[np.uint8], predictor: Predictor
+) -> dict[str, NDArray[Any]]:
+    return predictor.run(names, xrays)
 
 
 def _router(routes: "list[BaseRoute]") -> Callable[[Scope, Receive, Send], Awaitable[None]]:

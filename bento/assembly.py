@@ -37,10 +37,9 @@ def check(settings: Settings) -> Information:
     return Information(settings, record, digest, meaning_of(record))
 
 
-def interface(information: Information, worker: int = 0) -> Interface:
+def interface(information: Information, worker: int, log: Log) -> Interface:
     """Return the interface of one worker, 0 the first; its threads are not started yet."""
     settings, record = information.settings, information.record
-    log = Log()
     counters = Metrics(information.meaning.classes, ROUTES, worker, 2 * settings.workers)
     explainer = Explainer(
         (lambda: open_explainer(settings.files, record, "cpu", threads=1))

@@ -11,6 +11,8 @@ import signal
 from http import HTTPStatus
 from typing import Any
 
+from bento.accepting import Acceptor
+from bento.metrics import Metrics
 from bento.reply import refusal
 from toolkit.errors import RequestError
 
@@ -26,21 +28,32 @@ def running_server() -> Any | None:
     return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
-def protect(server: Any) -> "asyncio.Task[None]":
-    """Put the limits on every connection to come; return the task that watches them."""
+def protect(server: Any, metrics: Metrics) -> "asyncio.Task[None]":
+    """Put the limits on every connection to come; return the task that watches them.
+
+    Once the server listens, the task spreads its connections over the workers.
+    """
     config = server.config
     config.timeout_keep_alive = _IDLE_S
     config.timeout_graceful_shutdown = _DRAIN_S
     config.http_protocol_class = _protocol(config.http_protocol_class)
-    return asyncio.get_running_loop().create_task(_watch(server.server_state.connections))
+    return asyncio.get_running_loop().create_task(_watch(server, metrics))
 
 
-async def _watch(connections: set[Any]) -> None:
-    while True:
-        await asyncio.sleep(1)
-        now = asyncio.get_running_loop().time()
-        for connection in list(connections):
-            connection.check(now)
+async def _watch(server: Any, metrics: Metrics) -> None:
+    loop = asyncio.get_running_loop()
+    while not server.started:
+        await asyncio.sleep(0.01)
+    acceptor = Acceptor(server, metrics)
+    try:
+        while True:
+            metrics.alive()
+            metrics.set("connections", len(server.server_state.connections))
+            for connection in list(server.server_state.connections):
+                connection.check(loop.time())
+            await asyncio.sleep(1)
+    finally:
+        acceptor.close()
 
 
 def _protocol(base: type[Any]) -> type[Any]:

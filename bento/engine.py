@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from queue import Empty, SimpleQueue
 from time import perf_counter
 from typing import Any, TypeVar
@@ -178,21 +179,22 @@ class Engine:
 
     def _answered(self, predictor: Predictor, jobs: list[_Job]) -> list[Any]:
         """Return for each job a list: an answer or an ImageError for each of its files."""
-        begun = perf_counter()
-        contents = [each for job in jobs if not callable(job.content) for each in job.content]
-        decoded = [_decoded(content) for content in contents]
+        times = [perf_counter()]
+        decoded: list[NDArray[np.uint8] | ImageError] = []
+        for job in jobs:
+            for content in () if callable(job.content) else job.content:
+                decoded.append(_decoded(content))
+                times.append(perf_counter())
         xrays = [each for each in decoded if not isinstance(each, ImageError)]
-        ready = perf_counter()
         answers = iter(_said(predictor, xrays))
         results = iter(
             [each if isinstance(each, ImageError) else next(answers) for each in decoded]
         )
-        ended = perf_counter()
         self._call(
             self._count,
-            [begun - job.since for job in jobs],
-            (ready - begun) / max(1, len(contents)),
-            ended - ready,
+            [times[0] - job.since for job in jobs],
+            [end - start for start, end in pairwise(times)],
+            perf_counter() - times[-1],
             [float(xray[::4, ::4].mean()) for xray in xrays],
         )
         return [[next(results) for _ in job.content] for job in jobs if not callable(job.content)]
@@ -214,11 +216,12 @@ class Engine:
                 job.future.set_result(result)
 
     def _count(
-        self, queued: list[float], decoded: float, inferred: float, greys: list[float]
+        self, queued: list[float], decoded: list[float], inferred: float, greys: list[float]
     ) -> None:
         for each in queued:
             self._metrics.seconds("queue_seconds", each)
-        self._metrics.seconds("decode_seconds", decoded)
+        for each in decoded:
+            self._metrics.seconds("decode_seconds", each)
         if greys:
             self._metrics.seconds("inference_seconds", inferred)
             self._metrics.batch(len(greys))

@@ -31,6 +31,13 @@ class Information:
         """The model's name."""
         return self.record.name
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of what its graph gives."""
+        assert self.record.export
+        artifact = self.record.export.artifacts[self.settings.kind]
+        return tuple(each.name for each in artifact.outputs)
+
     def as_dict(self, provider: str | None, reason: str) -> dict[str, Any]:
         """Return plain values.
 

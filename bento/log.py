@@ -9,7 +9,7 @@ import sys
 import threading
 from collections import deque
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 _PERIOD_S = 0.2
 _MOST_WAITING = 10_000
@@ -20,9 +20,13 @@ class Log:
 
     Where more wait than 10,000, the oldest are given up; a line that cannot be written, as on a
     full disk, is given up too.
+
+    Args:
+        stream: to write to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
         self._lines: deque[str] = deque(maxlen=_MOST_WAITING)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
@@ -53,8 +57,8 @@ class Log:
             lines.append(self._lines.popleft())
         if lines:
             try:
-                sys.stdout.write("\n".join(lines) + "\n")
-                sys.stdout.flush()
+                self._stream.write("\n".join(lines) + "\n")
+                self._stream.flush()
             except (OSError, ValueError):
                 return
 

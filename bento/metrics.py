@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from time import monotonic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ STATUSES = (200, 307, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8)
 _GREYS = tuple(range(16, 256, 16))
 _BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_ALIVE_S = 3.0
 _MEMORY = "TOOLKIT_METRICS_MEMORY"
 
 
@@ -29,7 +31,7 @@ class Family:
 
     Attributes:
         name: without the prefix.
-        kind: `counter`, `gauge` or `histogram`.
+        kind: `counter`, `gauge`, `histogram`, or `hidden` of what only the workers read.
         text: what it counts.
         labels: of each cell, as Prometheus writes them; one empty text where there are none.
         buckets: upper bounds of a histogram.
@@ -58,6 +60,8 @@ def families(classes: tuple[str, ...], routes: tuple[str, ...]) -> tuple[Family,
     return (
         Family("requests_total", "counter", "Requests answered.", answered),
         Family("requests_in_flight", "gauge", "Requests that are not answered yet."),
+        Family("connections", "gauge", "Open connections."),
+        Family("seen", "hidden", "When the worker was last seen, by the machine's clock."),
         Family("ready", "gauge", "Workers that answer."),
         Family("request_seconds", "histogram", "From head to answer.", buckets=_SECONDS),
         Family("queue_seconds", "histogram", "An X-ray's wait for its turn.", buckets=_SECONDS),
@@ -94,8 +98,10 @@ class Metrics:
         width = sum(each.cells for each in self._families)
         self._cells = _shared(max(workers, worker + 1), width)
         self._row = memoryview(self._cells[worker]).cast("B").cast("d")
-        for name in ("requests_in_flight", "ready"):
-            self._row[self._starts[name]] = 0.0
+        for family in self._families:
+            if family.kind in ("gauge", "hidden"):
+                self.set(family.name, 0.0)
+        self.alive()
 
     def add(self, name: str, amount: float = 1.0, place: int = 0) -> None:
         """Add to one cell of a counter or a gauge."""
@@ -124,6 +130,15 @@ class Metrics:
         """Count the mean grey level of an X-ray, 0 to 255."""
         self.observe("brightness", _GREYS, grey)
 
+    def alive(self) -> None:
+        """Say that this worker runs; its gauges count for a few seconds."""
+        self.set("seen", monotonic())
+
+    def fewest_connections(self) -> float:
+        """Return how many connections the worker with the fewest has, of those that run."""
+        running = self._running(self._starts["connections"])
+        return float(running.min()) if len(running) else 0.0
+
     def answered(self, route: str, status: int) -> None:
         """Count an answer."""
         place = self._statuses.get(status, len(STATUSES))
@@ -132,9 +147,18 @@ class Metrics:
     def text(self) -> str:
         """Return the sums over all workers in Prometheus' text format."""
         cells = self._cells.sum(axis=0)
-        return "\n".join(line for each in self._families for line in self._lines(each, cells)) + (
-            "\n"
-        )
+        shown = [each for each in self._families if each.kind != "hidden"]
+        for family in shown:
+            if family.kind == "gauge":
+                place = self._starts[family.name]
+                cells[place] = self._running(place).sum()
+        return "".join(f"{line}\n" for each in shown for line in self._lines(each, cells))
+
+    def _running(self, place: int) -> NDArray[np.float64]:
+        """Return a cell of each worker that runs."""
+        seen = self._cells[:, self._starts["seen"]]
+        running: NDArray[np.float64] = self._cells[seen > monotonic() - _ALIVE_S, place]
+        return running
 
     def _lines(self, family: Family, cells: NDArray[np.float64]) -> Iterator[str]:
         name = f"toolkit_{family.name}"

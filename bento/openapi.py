@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from bento import protocol
 from bento.answer import Meaning
 from bento.upload import FIELD, MAX_BATCH_BYTES, MAX_FILES, RAW_TYPES
 from toolkit import __version__
@@ -44,6 +45,9 @@ def document(meaning: Meaning) -> dict[str, Any]:
             "/readyz": {"get": _plain("200 while the model answers, else 503.", False, "503")},
             "/metrics": {"get": _plain("Counters in Prometheus' text format.")},
             "/docs.json": {"get": _plain("This document.")},
+            "/": {"get": {"responses": {"307": {"description": "To the page at /app."}}}},
+            "/app": {"get": _plain("A page to drop X-rays on.", False)},
+            **protocol.paths(),
         },
         "components": {
             "schemas": {
@@ -78,10 +82,7 @@ def _predict_batch(example: dict[str, Any]) -> dict[str, Any]:
         "description": f"At most {MAX_FILES} files and {MAX_BATCH_BYTES} bytes.",
         "operationId": "predict_batch",
         "requestBody": {"required": True, "content": {"multipart/form-data": _form(files)}},
-        "responses": {
-            "200": _json("One result a file, in order.", "Batch", example),
-            **_refusals(),
-        },
+        "responses": {"200": answer, **_refusals()},
     }
 
 

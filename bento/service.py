@@ -25,6 +25,7 @@ from bentoml._internal.utils import circus
 from bento import assembly, connections, metrics
 from bento.app import Interface
 from bento.information import Information
+from bento.log import Log
 from bento.settings import settings
 from toolkit.errors import ToolkitError, UsageError
 
@@ -73,7 +74,8 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """Return the application of one worker."""
         worker = (bentoml.server_context.worker_index or 1) - 1
-        return _application(super().to_asgi(is_main), assembly.interface(_information, worker))
+        interface = assembly.interface(_information, worker, Log())
+        return _application(super().to_asgi(is_main), interface)
 
 
 def _application(whole: Asgi, interface: Interface) -> Asgi:
@@ -90,7 +92,7 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
             await requests(scope, receive, send)
             return
         server = connections.running_server()
-        watch = connections.protect(server) if server else None
+        watch = connections.protect(server, interface.metrics) if server else None
         interface.start()
         await whole(scope, receive, send)
         interface.stop()

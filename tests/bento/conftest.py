@@ -1,14 +1,27 @@
 """One small model, exported and proven once, and X-rays to send."""
 
+import asyncio
 import io
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
 from toolkit.store import ModelFiles
 from toolkit.synthetic import generate
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +84,149 @@ def encoded():
         return stream.getvalue()
 
     return encode
+
+
+class Client:
+    """Requests to an interface in this process; what a handler lets escape fails the test."""
+
+    def __init__(self, interface, loop):
+        self.interface = interface
+        self._transport = httpx.ASGITransport(interface, raise_app_exceptions=True)
+        self._loop = loop
+
+    def do(self, coroutine):
+        """Run a coroutine in the interface's event loop and return what it does."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
+
+    async def send(self, method, path, **arguments):
+        async with httpx.AsyncClient(transport=self._transport, base_url="http://a") as client:
+            return await client.request(method, path, **arguments)
+
+    def request(self, method, path, **arguments):
+        return self.do(self.send(method, path, **arguments))
+
+    def get(self, path, **arguments):
+        return self.request("GET", path, **arguments)
+
+    def post(self, path, **arguments):
+        return self.request("POST", path, **arguments)
+
+
+@pytest.fixture(scope="session")
+def open_interface():
+    """Return a context manager that serves a model in this process, once it says if it is ready."""
+    from bento.assembly import check, interface
+    from bento.log import Log
+    from bento.settings import settings
+
+    @contextmanager
+    def opened(files, **environment):
+        names = {"TOOLKIT_MODELS": str(files.folder), "TOOLKIT_MODEL": files.name}
+        information = check(settings(names | {"TOOLKIT_WORKERS": "1"} | environment))
+        served = interface(information, 0, Log(io.StringIO()))
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever)
+        thread.start()
+        client = Client(served, loop)
+        try:
+            client.do(_started(served))
+            yield client
+        finally:
+            client.do(_stopped(served))
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    return opened
+
+
+async def _started(served):
+    served.start()
+    while served.engine.reason == "starting":
+        await asyncio.sleep(0.01)
+
+
+async def _stopped(served):
+    served.stop()
+
+
+@pytest.fixture(scope="session")
+def started(free_port):
+    """Return a function that starts `bentoml serve` on a model: its process and its address."""
+
+    def start(files, home, port=None, stdout=None, stderr=None, **environment):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "BENTOML_"))}
+        names = {"TOOLKIT_MODELS": str(files.folder), "TOOLKIT_MODEL": files.name}
+        port = port or free_port()
+        command = [Path(sys.executable).with_name("bentoml"), "serve", "--host", "127.0.0.1"]
+        process = subprocess.Popen(
+            [*command, "--port", str(port)],
+            cwd=ROOT,
+            env=clean | {"BENTOML_HOME": str(home)} | names | environment,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            start_new_session=True,
+        )
+        return process, f"http://127.0.0.1:{port}"
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def serving(started):
+    """Return a context manager: a real service's process, address and log, once it is ready."""
+
+    @contextmanager
+    def run(files, home, status=200, **environment):
+        log = home / "log"
+        with log.open("wb") as out:
+            process, url = started(files, home, None, out, subprocess.STDOUT, **environment)
+        try:
+            await_status(url, status, process, log)
+            yield process, url, log
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    return run
+
+
+def await_status(url, status, process, log):
+    """Wait until /readyz answers with a status; 503 is waited for past `starting`."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        try:
+            answer = httpx.get(f"{url}/readyz", timeout=2)
+            if answer.status_code == status and "starting" not in answer.text:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def processes_below():
+    """Return a function: the ids of a process and of all below it."""
+
+    def find(root):
+        parents = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = path.read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            parents[int(path.parent.name)] = int(fields[1])
+        found = [root]
+        for process in found:
+            found += [child for child, parent in parents.items() if parent == process]
+        return found
+
+    return find

@@ -1,42 +1,20 @@
 """The HTTP interface in this process: whatever the body, a reason and never a 500."""
 
-import asyncio
 import io
 import random
+import socket
 
-import httpx
 import pytest
 from PIL import Image
 
-from bento.app import Interface
-from bento.session import open_model
+from bento.upload import MAX_FILES
 from toolkit.images import MAX_BYTES
 
 
-class _Client:
-    """Requests to an application in this process; what a handler raises fails the test."""
-
-    def __init__(self, application):
-        self.transport = httpx.ASGITransport(application, raise_app_exceptions=True)
-
-    def request(self, method, path, **arguments):
-        async def answer():
-            async with httpx.AsyncClient(transport=self.transport, base_url="http://a") as client:
-                return await client.request(method, path, **arguments)
-
-        return asyncio.run(answer())
-
-    def get(self, path):
-        return self.request("GET", path)
-
-    def post(self, path, **arguments):
-        return self.request("POST", path, **arguments)
-
-
 @pytest.fixture(scope="module")
-def client(served):
-    predictor = open_model(served.folder, served.name, threads=1)
-    return _Client(Interface(predictor).application())
+def client(served, open_interface):
+    with open_interface(served) as client:
+        yield client
 
 
 def _is_problem(answer, status=None):
@@ -67,6 +45,7 @@ def test_png_by_multipart_is_answered(client, encoded, xrays):
         "abstain",
         "model",
         "model_sha256",
+        "provider",
     }
 
 
@@ -113,11 +92,42 @@ def test_malformed_body_is_refused_with_a_reason(client, case):
     _is_problem(answer)
 
 
-@pytest.mark.parametrize("kind", [None, "application/json", "image/png", "text/plain", "nonsense"])
-def test_not_multipart_is_unsupported(client, encoded, xrays, kind):
+RAW = ["image/png", "image/jpeg", "application/octet-stream", "Image/PNG; charset=utf-8"]
+
+
+@pytest.mark.parametrize("kind", RAW)
+def test_file_as_the_body_is_answered_as_in_multipart(client, encoded, xrays, kind):
+    png = encoded(xrays[0])
+    raw = client.post("/predict", content=png, headers={"content-type": kind})
+    assert raw.status_code == 200, raw.text
+    assert raw.json() == client.post("/predict", files={"xray": png}).json()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense"],
+)
+def test_other_media_type_is_unsupported(client, encoded, xrays, kind):
     headers = {"content-type": kind} if kind else {}
     answer = client.post("/predict", content=encoded(xrays[0]), headers=headers)
-    assert _is_problem(answer, 415) == "not_multipart"
+    assert _is_problem(answer, 415) == "unsupported_media_type"
+
+
+def test_address_or_json_as_the_file_is_no_image_and_never_fetched(client):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(0.2)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/xray.png".encode()
+        for content in (address, b'{"url": "' + address + b'"}'):
+            for arguments in (
+                {"content": content, "headers": {"content-type": "image/png"}},
+                {"files": {"xray": content}},
+                {"files": {"x": b"x"}, "data": {"xray": content.decode()}},
+            ):
+                _is_problem(client.post("/predict", **arguments))
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 def test_missing_field_text_and_two_files_are_told_apart(client, encoded, xrays):
@@ -139,6 +149,8 @@ def test_missing_field_text_and_two_files_are_told_apart(client, encoded, xrays)
 def test_file_over_the_limit_is_too_large(client):
     answer = client.post("/predict", files={"xray": bytes(MAX_BYTES + 1)})
     assert _is_problem(answer, 413) == "too_large"
+    raw = {"content": bytes(MAX_BYTES + 1), "headers": {"content-type": "image/png"}}
+    assert _is_problem(client.post("/predict", **raw), 413) == "too_large"
     declared = {**MULTIPART, "content-length": str(10**12)}
     assert _is_problem(client.post("/predict", content=b"x", headers=declared), 413) == "too_large"
 
@@ -187,3 +199,39 @@ def test_document_names_the_classes_and_the_field(client):
     assert body["schema"]["properties"]["xray"]["format"] == "binary"
     prediction = document["components"]["schemas"]["Prediction"]
     assert prediction["properties"]["label"]["enum"] == ["none", "minimal", "moderate", "severe"]
+
+
+def test_bad_item_of_a_batch_harms_only_itself(client, encoded, xrays):
+    good = [encoded(xrays[0]), encoded(xrays[1], "JPEG")]
+    files = [("xray", each) for each in (good[0], b"no image", good[1], encoded(xrays[2])[:900])]
+    answer = client.post("/predict_batch", files=files)
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [list(each) for each in results] == [
+        ["prediction"],
+        ["problem"],
+        ["prediction"],
+        ["problem"],
+    ]
+    assert [results[at]["problem"]["code"] for at in (1, 3)] == ["not_an_image", "truncated"]
+    for place, content in ((0, good[0]), (2, good[1])):
+        alone = client.post("/predict", files={"xray": content}).json()
+        assert results[place]["prediction"] == {
+            name: alone[name] for name in results[place]["prediction"]
+        }
+        assert answer.json()["model_sha256"] == alone["model_sha256"]
+
+
+def test_text_in_a_batch_is_refused_by_itself_and_too_many_files_as_a_whole(client, encoded, xrays):
+    png = encoded(xrays[0])
+    answer = client.post("/predict_batch", files=[("xray", png)], data={"xray": "http://a/b.png"})
+    assert sorted(next(iter(each)) for each in answer.json()["results"]) == [
+        "prediction",
+        "problem",
+    ]
+    whole = client.post("/predict_batch", files=[("xray", png)] * MAX_FILES)
+    assert len(whole.json()["results"]) == MAX_FILES
+    _is_problem(client.post("/predict_batch", files=[("xray", b"x")] * (MAX_FILES + 1)))
+    assert _is_problem(client.post("/predict_batch", files={"other": png})) == "no_xray"
+    raw = {"content": png, "headers": {"content-type": "image/png"}}
+    assert _is_problem(client.post("/predict_batch", **raw), 415) == "unsupported_media_type"

@@ -1,0 +1,27 @@
+import pytest
+
+from bento.settings import settings
+from toolkit.errors import UsageError
+
+WRONG = {
+    "TOOLKIT_WORKERS": ["nonsense", "0", "²", "1025", ""],
+    "TOOLKIT_PROVIDER": ["tpu", "", "CUDA"],
+    "TOOLKIT_PRECISION": ["fp64", ""],
+    "TOOLKIT_TOKEN": ["", " "],
+    "TOOLKIT_MODEL": ["a/b", "../x", ""],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in WRONG.items() for value in values]
+)
+def test_setting_that_cannot_be_used_is_refused_in_one_line(name, value):
+    with pytest.raises(UsageError) as refused:
+        settings({name: value})
+    assert "\n" not in str(refused.value)
+
+
+def test_nothing_set_is_the_shipped_model_on_whatever_is_there():
+    found = settings({})
+    assert (found.files.name, found.provider, found.precision) == ("model_saved", "auto", "fp32")
+    assert found.token is None and found.workers >= 1 and found.kind == "pipeline"
