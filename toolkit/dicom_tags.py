@@ -144,7 +144,8 @@ def body(file: MeteredFile, implicit: bool, order: str) -> tuple[Tags, bytes]:
         ImageError: `no_pixel_data`.
     """
     tags = _read(file, implicit, order, _HEADER, end=PIXELS)
-    element = _read(file, implicit, order, [PIXELS], end=PIXELS + 1).dataset.get_item(PIXELS)
+    pixels = _read(file, implicit, order, [PIXELS], end=PIXELS + 1)
+    element = pixels.dataset.get_item(PIXELS, keep_deferred=True)
     if element is None:
         message = "holds no pixels, or is cut off before them; send the whole file of an X-ray"
         raise ImageError("no_pixel_data", message)

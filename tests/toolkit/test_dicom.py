@@ -10,15 +10,20 @@ import tracemalloc
 import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from fractions import Fraction
 
 import numpy as np
 import pydicom
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -111,6 +116,16 @@ def refusal(content):
     assert "\n" not in message and len(message) < 200
     assert "Doe" not in message
     return caught.value.code, caught.value.status
+
+
+@contextmanager
+def refused():
+    """Gives a list that holds, afterwards, the code of a refusal if there was one."""
+    codes = []
+    try:
+        yield codes
+    except ImageError as error:
+        codes.append(error.code)
 
 
 def rounded(numerator, denominator):
@@ -569,7 +584,7 @@ def meta(syntax):
 
 def test_a_deflated_bomb_is_not_inflated():
     deflating = zlib.compressobj(wbits=-15)
-    bomb = b"".join(deflating.compress(bytes(1_000_000)) for _ in range(300)) + deflating.flush()
+    bomb = b"".join(deflating.compress(bytes(1_000_000)) for _ in range(30)) + deflating.flush()
     content = meta(DeflatedExplicitVRLittleEndian) + bomb
     tracemalloc.start()
     assert refusal(content) == ("dicom_compressed", 422)
@@ -634,6 +649,38 @@ def test_a_header_that_would_keep_the_reader_busy_is_refused(name):
     assert code in ([], [b"truncated"], [b"no_pixel_data"])
     assert int(peak) < 300_000
     assert not done.stderr
+
+
+def unreadable(decimals):
+    try:
+        for value in decimals.values():
+            [float(each) for each in value.split("\\") if each.strip()]
+    except ValueError:
+        return True
+    return False
+
+
+DECIMALS = st.one_of(
+    st.floats(allow_nan=True, allow_infinity=True).map(lambda v: repr(v)[:16]),
+    st.text("0123456789+-.eE \\\\", max_size=16),
+)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"]),
+        DECIMALS,
+    ),
+    st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]),
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_the_decimals_there_is_an_xray_or_a_refusal(decimals, function):
+    each = dataset(SMALL, 12, VOILUTFunction=function)
+    for keyword, value in decimals.items():
+        each.add(RawDataElement(Tag(keyword), "DS", len(value), value.encode(), 0, False, True))
+    with refused() as codes:
+        assert decode(saved(each)).shape == (224, 224)
+    assert set(codes) <= {"dicom_window"} | ({"truncated"} if unreadable(decimals) else set())
 
 
 # Quiet, and without the extra
