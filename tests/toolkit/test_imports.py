@@ -32,14 +32,18 @@ LIGHT = {
             "store",
         )
     ),
-    *(f"toolkit.{name}" for name in ("extras", "metrics", "occlusion", "synthetic")),
-    *(f"toolkit.{name}" for name in ("client", "transport")),
+    *(
+        f"toolkit.{name}"
+        for name in ("extras", "metrics", "occlusion", "heat_picture", "synthetic")
+    ),
+    *(f"toolkit.{name}" for name in ("client", "transport", "tolerance")),
 }
+# All of bento but the service itself, which is BentoML's, and what prepares BentoML as it is loaded.
 SERVING = {
     "bento",
-    *(f"bento.{name}" for name in ("answer", "session", "app", "upload", "openapi", "page")),
-    *(f"bento.{name}" for name in ("protocol", "tensors")),
-}
+    "bento.page",
+    *(f"bento.{path.stem}" for path in (ROOT / "bento").glob("[a-z]*.py")),
+} - {"bento.service", "bento.home"}
 BATCH = {
     f"batch.{name}"
     for name in ("cluster", "crew", "judging", "listing", "progress", "run", "table", "workspace")
