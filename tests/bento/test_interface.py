@@ -73,7 +73,9 @@ def test_document_lists_every_route_with_an_example_that_is_like_the_answers(
     document = client.get("/docs.json").json()
     assert document["openapi"].startswith("3.1")
     paths = document["paths"]
-    assert set(paths) == set(client.interface._handlers)
+    others = {each for each in paths if each.startswith("/v2") or each in ("/", "/app")}
+    assert set(paths) - others == set(client.interface._handlers)
+    assert {"/", "/app", "/v2/models/{name}/infer"} <= others
     for path, arguments in {
         "/predict": {"content": encoded(xrays[0]), "headers": RAW},
         "/predict_batch": {"files": [("xray", encoded(xrays[0])), ("xray", b"x")]},

@@ -661,7 +661,7 @@ def unreadable(decimals):
 
 
 DECIMALS = st.one_of(
-    st.floats(allow_nan=True, allow_infinity=True).map(lambda v: repr(v)[:16]),
+    st.floats(allow_subnormal=False).map(lambda v: repr(v)[:16]),
     st.text("0123456789+-.eE \\\\", max_size=16),
 )
 

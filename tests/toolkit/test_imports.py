@@ -38,7 +38,7 @@ LIGHT = {
     ),
     *(f"toolkit.{name}" for name in ("client", "transport", "tolerance")),
 }
-# All of bento but the service itself, which is BentoML's, and what prepares BentoML as it is loaded.
+# All of bento but the service itself, which is BentoML's, and what prepares BentoML before it.
 SERVING = {
     "bento",
     "bento.page",
