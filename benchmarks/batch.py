@@ -26,6 +26,7 @@ MODELS = ROOT / "saved_models"
 CORES = len(os.sched_getaffinity(0))
 BATCHES = (1, 4, 8, 16)
 PROJECTED_CORES = (2, 32, 256)
+REFUSED = 40_000
 LIMITS = (
     ("one hard disk, 150 files a second", "opened", 150),
     ("1 Gbit/s network", "read", 117e6),
@@ -145,16 +146,21 @@ def costs(folder, files):
     small = toolkit(part, folder.parent / "small.parquet")
     large = toolkit(folder, folder.parent / "large.parquet")
     more = large["files"] - small["files"]
-    slope = {
-        name: (large[name] - small[name]) / more for name in ("workers", "supervisor", "seconds")
-    }
+    workers, seconds = ((large[name] - small[name]) / more for name in ("workers", "seconds"))
+    # What it does for a row is little beside what it does to start: many rows, soon refused.
+    refused = folder.parent / "refused"
+    refused.mkdir()
+    for index in range(REFUSED):
+        (refused / f"{index:07d}.png").write_bytes(b"")
+    rows = toolkit(refused, folder.parent / "refused.parquet")
+    supervisor = (rows["supervisor"] - small["supervisor"]) / (REFUSED - small["files"])
     start = time.perf_counter()
     listed = sum(1 for _ in os.scandir(folder))
-    processor = slope["workers"] + slope["supervisor"]
+    processor = workers + supervisor
     return {
         "processor": processor,
-        "busy": processor / (slope["seconds"] * CORES),
-        "supervisor": slope["supervisor"],
+        "busy": processor / (seconds * CORES),
+        "supervisor": supervisor,
         "listing": (time.perf_counter() - start) / listed,
         "read": sum(each.stat().st_size for each in folder.iterdir()) / files,
         # As a part, and again in the one file.

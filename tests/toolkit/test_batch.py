@@ -461,6 +461,7 @@ def test_progress_tells_speed_and_time_left_now_and_then(monkeypatch, capsys):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_ray_gives_the_same_rows_though_its_workers_are_killed(
     xrays, start, unbroken, tmp_path, monkeypatch
 ):
@@ -476,7 +477,7 @@ def test_ray_gives_the_same_rows_though_its_workers_are_killed(
     for pid in actors:
         os.kill(pid, signal.SIGKILL)
     (tmp_path / "hold").unlink()
-    out, err = process.communicate(timeout=240)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == 0 and out.count("\n") == 1, out + err
     content = json.loads(out)
     assert content["engine"] == "ray"
@@ -490,6 +491,7 @@ def test_ray_gives_the_same_rows_though_its_workers_are_killed(
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_what_ray_began_is_gone_on_with_by_this_machine_alone(
     xrays, start, run, unbroken, tmp_path, monkeypatch
 ):
