@@ -14,7 +14,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from starlette.requests import Request
@@ -29,6 +29,8 @@ from toolkit.errors import ProtocolError
 MODELS = Path(__file__).resolve().parents[2] / "saved_models"
 KNOWN = tuple(OUTPUT_TYPES)
 ROW = 224 * 224
+# On a busy machine any example may take long.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def request(data=None, count=1, **changes):
@@ -94,7 +96,7 @@ FLOATS = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnor
     st.integers(1, 3),
     st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(PATIENT, max_examples=25)
 def test_what_is_asked_for_is_given_and_tritons_client_reads_it(asked, identity, count, all_raw):
     shapes = {"logits": (count, 4), "probabilities": (count, 4), "novelty": (count,)}
     values = {name: np.arange(np.prod(shape), dtype=np.float32).reshape(shape) / 3
@@ -123,6 +125,7 @@ def test_what_is_asked_for_is_given_and_tritons_client_reads_it(asked, identity,
 
 
 @given(arrays(np.float32, (2, 4), elements=FLOATS))
+@settings(PATIENT)
 def test_floats_come_through_json_bit_for_bit(values):
     inference = Inference(noise(2), {"logits": False}, None)
     content, _ = render(inference, "m", "1", {"logits": values})
@@ -277,7 +280,7 @@ _ANY = st.recursive(
 @given(
     _ANY, _ANY, st.binary(max_size=60), st.one_of(st.none(), st.text(max_size=12), st.integers())
 )
-@settings(max_examples=120, deadline=None)
+@settings(PATIENT, max_examples=120)
 def test_whatever_comes_is_refused_in_one_line(whole, part, tail, header):
     """Both any JSON, and a good request with one part spoiled."""
     good = request(outputs=[{"name": "logits"}])
