@@ -30,10 +30,11 @@ from toolkit.store import ModelFiles
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network with its preprocessing."""
+    """A trained network with its preprocessing, and the temperature of its probabilities."""
 
     name: str
     sha256: str
+    temperature: float
     network: IntermediarySpaceModel
     preprocessing: Preprocessing
 
@@ -95,7 +96,8 @@ def load_teacher(files: ModelFiles, dataset: Dataset) -> Teacher:
         )
     network = load_trained(files, record)
     digest = record.training.checkpoint_sha256
-    return Teacher(files.name, digest, network, Preprocessing(record.preprocessing))
+    preprocessing = Preprocessing(record.preprocessing)
+    return Teacher(files.name, digest, record.temperature, network, preprocessing)
 
 
 def taught(
@@ -156,5 +158,6 @@ def _opinions(teachers: Sequence[Teacher], pixels: Tensor, device: torch.device)
     for teacher in teachers:
         network, preprocessing = teacher.network.to(device), teacher.preprocessing.to(device)
         for each in (pixels, pixels.flip(2)):
-            total = total + predict(network, preprocessing, each).softmax(dim=1)
+            logits = predict(network, preprocessing, each)
+            total = total + (logits / teacher.temperature).softmax(dim=1)
     return total / (2 * len(teachers))

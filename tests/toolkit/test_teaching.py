@@ -45,12 +45,14 @@ def lessons(dataset, teacher_files):
 
 def test_opinion_is_the_mean_over_teachers_and_mirror_images(dataset, teacher_files):
     one = load_teacher(teacher_files, dataset)
-    other = replace(one, name="other", network=Training(dataset, small(), 5, CPU).network)
+    other = replace(
+        one, name="other", temperature=0.5, network=Training(dataset, small(), 5, CPU).network
+    )
     unlabelled = torch.empty(0, 224, 224, dtype=torch.uint8)
     said = taught([one, other], dataset, unlabelled, CPU).opinions
     pixels = dataset.pixels[dataset.parts["train"]]
     each = [
-        predict(teacher.network, teacher.preprocessing, xray).softmax(1)
+        (predict(teacher.network, teacher.preprocessing, xray) / teacher.temperature).softmax(1)
         for teacher in (one, other)
         for xray in (pixels, pixels.flip(2))
     ]
