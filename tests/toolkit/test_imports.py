@@ -24,8 +24,12 @@ LIGHT = {
         )
     ),
     *(f"toolkit.{name}" for name in ("extras", "metrics", "occlusion", "synthetic")),
+    *(f"toolkit.{name}" for name in ("heat_picture", "tolerance")),
 }
-SERVING = {"bento", "bento.answer", "bento.session", "bento.app", "bento.upload", "bento.openapi"}
+SERVING = {
+    "bento",
+    *(f"bento.{path.stem}" for path in (ROOT / "bento").glob("*.py") if path.stem[:2] != "__"),
+} - {"bento.service"}
 
 
 def imported_by(module):
