@@ -6,6 +6,7 @@ import traceback
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
+from itertools import count
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,9 @@ ROUTES = (
 """What metrics and logs call the routes."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _PROBES = ("/livez", "/readyz")
+# A request's own id: unlike any other's, and cheap.
+_PREFIX = secrets.token_hex(8).encode()
+_COUNT = count()
 # X-rays of a batch that run in one turn: others' requests come in between.
 _TURN = 4
 
@@ -79,7 +83,7 @@ class Call:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
         sane = _SANE_ID.fullmatch(given) is not None
-        self.id = given if sane else secrets.token_hex(16).encode()
+        self.id = given if sane else b"%s%016x" % (_PREFIX, next(_COUNT))
         self.body = Body(
             receive,
             self.headers.get(b"content-type", b""),
@@ -133,10 +137,10 @@ class Interface:
         }
         self._others = _router(other_routes(self))
 
-    def start(self) -> None:
-        """Start the threads; called in the event loop that serves."""
+    async def start(self) -> None:
+        """Start the threads, and wait until the model is open or cannot be opened."""
         self._log.start()
-        self.engine.start()
+        await self.engine.start()
 
     def stop(self) -> None:
         """End the threads."""

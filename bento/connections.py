@@ -28,14 +28,17 @@ def running_server() -> Any | None:
     return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
-def protect(server: Any, metrics: Metrics) -> "asyncio.Task[None]":
+def protect(server: Any, application: Any, metrics: Metrics) -> "asyncio.Task[None]":
     """Put the limits on every connection to come; return the task that watches them.
 
-    Once the server listens, the task spreads its connections over the workers.
+    Their requests go straight to `application`, past the middleware that believes forwarded
+    addresses: nothing here asks for one. Once the server listens, the task spreads its
+    connections over the workers.
     """
     config = server.config
     config.timeout_keep_alive = _IDLE_S
     config.timeout_graceful_shutdown = _DRAIN_S
+    config.loaded_app = application
     config.http_protocol_class = _protocol(config.http_protocol_class)
     return asyncio.get_running_loop().create_task(_watch(server, metrics))
 

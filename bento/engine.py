@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,7 @@ from bento.log import Log
 from bento.metrics import Metrics
 from bento.session import PROVIDERS, Predictor
 from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
-from toolkit.images import decode
+from toolkit.images import SIZE, decode
 
 T = TypeVar("T")
 Answer = dict[str, Any]
@@ -25,8 +26,10 @@ Answer = dict[str, Any]
 MOST_WAITING = 64
 """Requests that may wait for their turn, in each worker."""
 _PROVE_AGAIN_S = 10.0
-# On a GPU, X-rays that wait are run together; on one core of a CPU that gains nothing.
-_TOGETHER = {PROVIDERS["cuda"]: 32}
+_EIGHTHS = (SIZE // 8) ** 2
+# X-rays that wait are run together; nothing waits for others to come. A core of a CPU gains little
+# by it but that its caches hold either the network or the rest, not both by turns.
+_TOGETHER = {PROVIDERS["cpu"]: 4, PROVIDERS["cuda"]: 32}
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,24 @@ class _Job:
     content: Sequence[bytes] | Callable[[Predictor], Any]
     future: "asyncio.Future[Any]"
     since: float
+
+
+@dataclass
+class _Done:
+    """What came of some jobs: a result or an exception each; and of files what it took.
+
+    Attributes:
+        queued: seconds that each job waited.
+        decoded: seconds that decoding each file took.
+        inferred: seconds that the model took.
+        greys: mean grey level of every eighth pixel of each X-ray.
+    """
+
+    results: list[Any]
+    queued: Sequence[float] = ()
+    decoded: Sequence[float] = ()
+    inferred: float = 0.0
+    greys: Sequence[float] = ()
 
 
 class Engine:
@@ -62,11 +83,13 @@ class Engine:
         self._waiting = 0
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._tried: Future[None] = Future()
 
-    def start(self) -> None:
-        """Start the thread; called in the event loop that will ask for answers."""
+    async def start(self) -> None:
+        """Start the thread, and wait until it has opened the model or could not."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
+        await asyncio.wrap_future(self._tried)
 
     def stop(self) -> None:
         """End the thread once it has done what waits."""
@@ -113,6 +136,7 @@ class Engine:
 
     def _work(self) -> None:
         self._prove()
+        self._tried.set_result(None)
         while jobs := self._next():
             files = [job for job in jobs if not callable(job.content)]
             for job in jobs:
@@ -157,28 +181,29 @@ class Engine:
             self._jobs.put(None)
         return jobs
 
-    def _attempt(
-        self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], list[Any]]
-    ) -> None:
+    def _attempt(self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], _Done]) -> None:
         """Do the work of some jobs, and deliver what came of it."""
-        results: list[Any]
+        done = _Done([])
         if self.reason or self.predictor is None:
-            results = [_not_ready(self.reason)] * len(jobs)
+            done.results = [_not_ready(self.reason)] * len(jobs)
         else:
             try:
-                results = work(self.predictor, jobs)
+                done = work(self.predictor, jobs)
             except ProviderError as error:
                 self._lost(error)
-                results = [_not_ready(self.reason)] * len(jobs)
+                done.results = [_not_ready(self.reason)] * len(jobs)
             except Exception as error:  # of these jobs alone
-                results = [error] * len(jobs)
-        self._call(self._deliver, jobs, results)
+                done.results = [error] * len(jobs)
+        assert self._loop
+        # At the very end of a worker, nobody is left to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, jobs, done)
 
-    def _called(self, predictor: Predictor, jobs: list[_Job]) -> list[Any]:
-        return [job.content(predictor) for job in jobs if callable(job.content)]
+    def _called(self, predictor: Predictor, jobs: list[_Job]) -> _Done:
+        return _Done([job.content(predictor) for job in jobs if callable(job.content)])
 
-    def _answered(self, predictor: Predictor, jobs: list[_Job]) -> list[Any]:
-        """Return for each job a list: an answer or an ImageError for each of its files."""
+    def _answered(self, predictor: Predictor, jobs: list[_Job]) -> _Done:
+        """Give each job a list: an answer or an ImageError for each of its files."""
         times = [perf_counter()]
         decoded: list[NDArray[np.uint8] | ImageError] = []
         for job in jobs:
@@ -187,45 +212,34 @@ class Engine:
                 times.append(perf_counter())
         xrays = [each for each in decoded if not isinstance(each, ImageError)]
         answers = iter(_said(predictor, xrays))
-        results = iter(
+        each_one = iter(
             [each if isinstance(each, ImageError) else next(answers) for each in decoded]
         )
-        self._call(
-            self._count,
+        return _Done(
+            [[next(each_one) for _ in job.content] for job in jobs if not callable(job.content)],
             [times[0] - job.since for job in jobs],
             [end - start for start, end in pairwise(times)],
             perf_counter() - times[-1],
-            [float(xray[::4, ::4].mean()) for xray in xrays],
+            [int(xray[::8, ::8].sum()) / _EIGHTHS for xray in xrays],
         )
-        return [[next(results) for _ in job.content] for job in jobs if not callable(job.content)]
 
-    def _call(self, function: Callable[..., None], *arguments: Any) -> None:
-        assert self._loop
-        # At the very end of a worker, nobody is left to tell.
-        with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(function, *arguments)
-
-    def _deliver(self, jobs: list[_Job], results: list[Any]) -> None:
+    def _deliver(self, jobs: list[_Job], done: _Done) -> None:
         self._waiting -= len(jobs)
-        for job, result in zip(jobs, results, strict=True):
+        for job, result in zip(jobs, done.results, strict=True):
             if job.future.done():
                 continue
             if isinstance(result, Exception):
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
-
-    def _count(
-        self, queued: list[float], decoded: list[float], inferred: float, greys: list[float]
-    ) -> None:
-        for each in queued:
-            self._metrics.seconds("queue_seconds", each)
-        for each in decoded:
-            self._metrics.seconds("decode_seconds", each)
-        if greys:
-            self._metrics.seconds("inference_seconds", inferred)
-            self._metrics.batch(len(greys))
-        for grey in greys:
+        for seconds in done.queued:
+            self._metrics.seconds("queue_seconds", seconds)
+        for seconds in done.decoded:
+            self._metrics.seconds("decode_seconds", seconds)
+        if done.greys:
+            self._metrics.seconds("inference_seconds", done.inferred)
+            self._metrics.batch(len(done.greys))
+        for grey in done.greys:
             self._metrics.brightness(grey)
 
 

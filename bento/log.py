@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import deque
 from datetime import UTC, datetime
+from time import time
 from typing import Any, TextIO
 
 _PERIOD_S = 0.2
@@ -27,7 +28,7 @@ class Log:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
-        self._lines: deque[str] = deque(maxlen=_MOST_WAITING)
+        self._lines: deque[dict[str, Any]] = deque(maxlen=_MOST_WAITING)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="log", daemon=True)
 
@@ -42,9 +43,8 @@ class Log:
 
     def line(self, event: str, level: str = "info", **values: Any) -> None:
         """Write one object; values are plain ones."""
-        time = datetime.now(UTC).isoformat(timespec="milliseconds")
-        content = {"time": time, "level": level, "event": event, "pid": _PID} | values
-        self._lines.append(json.dumps(content))
+        # Made text by the thread, many at once.
+        self._lines.append({"time": time(), "level": level, "event": event} | values)
 
     def _work(self) -> None:
         while not self._ended.wait(_PERIOD_S):
@@ -54,13 +54,18 @@ class Log:
     def _flush(self) -> None:
         lines = []
         while self._lines:
-            lines.append(self._lines.popleft())
+            lines.append(_text(self._lines.popleft()))
         if lines:
             try:
                 self._stream.write("\n".join(lines) + "\n")
                 self._stream.flush()
             except (OSError, ValueError):
                 return
+
+
+def _text(line: dict[str, Any]) -> str:
+    moment = datetime.fromtimestamp(line["time"], UTC).isoformat(timespec="milliseconds")
+    return json.dumps(line | {"time": moment, "pid": _PID})
 
 
 _PID = os.getpid()

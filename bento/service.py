@@ -6,6 +6,7 @@ auto, cpu or cuda (auto); TOOLKIT_PRECISION, fp32, fp16 or int8 (fp32); TOOLKIT_
 request but the probes must bear (none).
 """
 
+import gc
 import os
 import socket
 import sys
@@ -92,8 +93,12 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
             await requests(scope, receive, send)
             return
         server = connections.running_server()
-        watch = connections.protect(server, interface.metrics) if server else None
-        interface.start()
+        watch = connections.protect(server, requests, interface.metrics) if server else None
+        # A worker that is not ready takes no connection that another could answer.
+        await interface.start()
+        # What was loaded stays: looking through it again and again for garbage would cost.
+        gc.collect()
+        gc.freeze()
         await whole(scope, receive, send)
         interface.stop()
         if watch:

@@ -196,6 +196,10 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
                 draft.replace(target.path(kind))
             else:
                 target.path(kind).unlink(missing_ok=True)
+        if not passed and "pipeline" in drafts:
+            # What a service would prove the pipeline by goes with it.
+            target.path("golden").unlink(missing_ok=True)
+            result = replace(result, golden=None)
     except OSError as error:
         raise UsageError(f"cannot write to {target.folder}: {error.strerror}") from error
     if passed:

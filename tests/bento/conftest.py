@@ -129,7 +129,7 @@ def open_interface():
         thread.start()
         client = Client(served, loop)
         try:
-            client.do(_started(served))
+            client.do(served.start())
             yield client
         finally:
             client.do(_stopped(served))
@@ -138,12 +138,6 @@ def open_interface():
             loop.close()
 
     return opened
-
-
-async def _started(served):
-    served.start()
-    while served.engine.reason == "starting":
-        await asyncio.sleep(0.01)
 
 
 async def _stopped(served):
@@ -162,7 +156,7 @@ def started(free_port):
         process = subprocess.Popen(
             [*command, "--port", str(port)],
             cwd=ROOT,
-            env=clean | {"BENTOML_HOME": str(home)} | names | environment,
+            env=clean | ({"BENTOML_HOME": str(home)} if home else {}) | names | environment,
             stdout=stdout,
             stderr=stderr,
             text=True,
@@ -198,14 +192,14 @@ def serving(started):
 
 
 def await_status(url, status, process, log):
-    """Wait until /readyz answers with a status; 503 is waited for past `starting`."""
+    """Wait until /readyz answers with a status; of any worker."""
     end = time.monotonic() + DEADLINE
     while True:
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
         try:
             answer = httpx.get(f"{url}/readyz", timeout=2)
-            if answer.status_code == status and "starting" not in answer.text:
+            if answer.status_code == status:
                 return
         except httpx.HTTPError:
             pass

@@ -101,7 +101,7 @@ def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, tool
     report = json.loads(copied.path("report").read_text())
     assert report["passed"] is False and "by 0.5" in report["legs"][kind]["failures"][0]
     record = manifest.load(copied.manifest)
-    assert record.export is None and record.equivalence is None
+    assert record.export is None and record.equivalence is None and record.golden is None
     with pytest.raises(ModelRefusedError, match="has no exported pipeline"):
         open_model(copied.folder, copied.name)
 
@@ -163,7 +163,11 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     }
     assert content["manifest"] == str(out / "small.json")
     assert _names(out) == sorted(
-        [*REPORT, "small.explainer.onnx", "small.json", "small.onnx", "small.pipeline.onnx"]
+        [
+            *REPORT,
+            *("small.explainer.onnx", "small.golden.npz"),
+            *("small.json", "small.onnx", "small.pipeline.onnx"),
+        ]
     )
     assert _names(copied.folder) == ["small.json", "small.pt", "small.scope.pt"]
     record = manifest.load(out / "small.json")

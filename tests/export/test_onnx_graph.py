@@ -68,6 +68,7 @@ def test_one_file_holds_everything(small, kind, tmp_path):
     assert not [each.name for each in model.graph.initializer if each.external_data]
     assert sorted(path.name for path in small.files.folder.iterdir()) == [
         "small.explainer.onnx",
+        "small.golden.npz",
         "small.json",
         "small.onnx",
         "small.pipeline.onnx",

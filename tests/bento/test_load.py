@@ -1,0 +1,218 @@
+"""The real service under load, and while what it stands on gives way."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look into")
+RAW = {"content-type": "image/png"}
+
+
+def _address(url):
+    host, port = url.removeprefix("http://").split(":")
+    return host, int(port)
+
+
+def _workers(process, processes_below):
+    """Ids of the processes that serve: below the one that minds them."""
+    return [
+        each
+        for each in processes_below(process.pid)[1:]
+        if "worker.service" in Path(f"/proc/{each}/cmdline").read_text()
+    ]
+
+
+async def _asked(url, png, clients, each, answers):
+    """Ask for predictions over many kept connections at once; note (status, seconds, answer)."""
+    head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(png)}\r\n"
+    request = head.encode() + b"Content-Type: image/png\r\n\r\n" + png
+
+    async def one():
+        begun = time.perf_counter()
+        try:
+            reader, writer = await asyncio.open_connection(*_address(url))
+            for _ in range(each):
+                begun = time.perf_counter()
+                writer.write(request)
+                answer = await reader.readuntil(b"\r\n\r\n")
+                length = int(re.search(rb"content-length: (\d+)", answer)[1])
+                answer += await reader.readexactly(length)
+                answers.append((int(answer[9:12]), time.perf_counter() - begun, answer))
+                if b"connection: close" in answer:
+                    break
+            writer.close()
+        except (OSError, asyncio.IncompleteReadError) as error:
+            answers.append((type(error).__name__, time.perf_counter() - begun, b""))
+
+    await asyncio.gather(*[one() for _ in range(clients)])
+
+
+def test_slow_bodies_keep_nobody_waiting_and_connections_are_spread_evenly(
+    served, serving, encoded, xrays, tmp_path
+):
+    png = encoded(xrays[0])
+    with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (_, url, _), ExitStack() as held:
+        for _ in range(200):
+            connection = held.enter_context(socket.create_connection(_address(url)))
+            connection.sendall(
+                b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
+                b"Content-Length: 5000\r\n\r\n" + bytes(100)
+            )
+        for _ in range(10):
+            answer = httpx.post(f"{url}/predict", content=png, headers=RAW, timeout=30)
+            assert answer.status_code == 200, answer.text
+        # They end by themselves, and are told why.
+        connection.settimeout(60)
+        answer = connection.recv(10_000)
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"too_slow" in answer
+        assert b"connection: close" in answer and b"x-request-id: " in answer
+
+
+def test_head_that_never_ends_and_no_http_at_all_are_refused_with_a_problem(
+    served, serving, tmp_path
+):
+    with serving(served, tmp_path, TOOLKIT_WORKERS="1") as (_, url, _):
+        for content, status in (
+            (b"GET / HTTP/1.1\r\nX: ", b"431"),
+            (b"\x16\x03\x01 no\r\n", b"400"),
+        ):
+            with socket.create_connection(_address(url), timeout=60) as connection:
+                connection.sendall(content)
+                if status == b"431":
+                    connection.sendall(bytes(b"y" * 70_000))
+                answer = connection.recv(10_000)
+            assert answer.startswith(b"HTTP/1.1 " + status + b" "), answer[:100]
+            assert b"application/problem+json" in answer and b"x-request-id: " in answer
+
+
+@pytest.mark.full
+def test_killed_worker_is_back_within_10_seconds_and_the_others_go_on(
+    served, serving, processes_below, encoded, xrays, tmp_path
+):
+    png = encoded(xrays[0])
+    with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (process, url, log):
+        first = _workers(process, processes_below)
+        answers = []
+
+        async def load():
+            loading = asyncio.create_task(_asked(url, png, 8, 60, answers))
+            while len(answers) < 100:
+                await asyncio.sleep(0.01)
+            os.kill(first[0], signal.SIGKILL)
+            await loading
+
+        asyncio.run(load())
+        # What the killed one had in hand is lost, at most one request of each client.
+        bad = [status for status, _, _ in answers if status != 200]
+        assert len(bad) <= 8 and len(answers) > 200, bad
+        killed = time.monotonic()
+        while len(set(_workers(process, processes_below)) - {first[0]}) < 2:
+            assert time.monotonic() < killed + 10, log.read_text()
+            time.sleep(0.05)
+        while log.read_text().count('"event": "ready"') < 3:
+            assert time.monotonic() < killed + 10, log.read_text()
+            time.sleep(0.05)
+
+
+@pytest.mark.full
+def test_sigterm_drains_what_is_in_flight_and_exits_with_0_within_15_seconds(
+    served, serving, encoded, xrays, tmp_path
+):
+    png = encoded(xrays[0])
+    with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (process, url, log):
+        answers = []
+
+        async def load():
+            loading = asyncio.create_task(_asked(url, png, 32, 1, answers))
+            while "requests_in_flight 0" in (await _metrics(url)) and not answers:
+                await asyncio.sleep(0)
+            process.send_signal(signal.SIGTERM)
+            await loading
+
+        # A body that never comes must not hold the end up.
+        with socket.create_connection(_address(url)) as slow:
+            slow.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n")
+            asyncio.run(load())
+            begun = time.monotonic()
+            assert process.wait(15) == 0, log.read_text()
+            assert time.monotonic() - begun < 15
+        served_ones = [status for status, _, _ in answers if isinstance(status, int)]
+        assert served_ones and set(served_ones) == {200}
+        refused = [status for status, _, _ in answers if not isinstance(status, int)]
+        assert set(refused) <= {"ConnectionRefusedError"}, "one that was in flight was cut off"
+
+
+async def _metrics(url):
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"{url}/metrics")).text
+
+
+@pytest.mark.full
+def test_overload_is_shed_with_retry_after_and_the_rest_is_served_fairly(
+    served, serving, encoded, xrays, tmp_path
+):
+    png = encoded(np.kron(xrays[0], np.ones((8, 8), np.uint8)))
+    with serving(served, tmp_path, TOOLKIT_WORKERS="1") as (_, url, _):
+        answers = []
+        asyncio.run(_asked(url, png, 300, 2, answers))
+        statuses = {status for status, _, _ in answers}
+        assert statuses == {200, 503}
+        for status, _, answer in answers:
+            if status == 503:
+                assert b"retry-after: 1\r\n" in answer and b'"overloaded"' in answer
+        answers = []
+        asyncio.run(_asked(url, encoded(xrays[0]), 64, 10, answers))
+        assert {status for status, _, _ in answers} == {200}
+        seconds = np.array([seconds for _, seconds, _ in answers[64:]])
+        assert np.percentile(seconds, 99) <= 3 * np.median(seconds)
+
+
+@pytest.mark.full
+def test_read_only_home_and_a_log_that_is_full_do_not_matter(served, started, encoded, xrays):
+    with Path("/dev/full").open("w") as full:
+        environment = {"HOME": "/proc/nowhere", "TOOLKIT_WORKERS": "1"}
+        process, url = started(served, "", None, full, full, **environment)
+        try:
+            end = time.monotonic() + 60
+            while True:
+                try:
+                    if httpx.get(f"{url}/readyz").status_code == 200:
+                        break
+                except httpx.HTTPError:
+                    assert process.poll() is None and time.monotonic() < end
+                    time.sleep(0.05)
+            answer = httpx.post(f"{url}/predict", content=encoded(xrays[0]), headers=RAW)
+            assert answer.status_code == 200, answer.text
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+@pytest.mark.full
+def test_every_worker_counts_into_the_same_metrics_and_writes_json_lines(
+    served, serving, encoded, xrays, tmp_path
+):
+    png = encoded(xrays[0])
+    with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (process, url, log):
+        while "toolkit_ready 2" not in asyncio.run(_metrics(url)):
+            time.sleep(0.05)
+        answers = []
+        asyncio.run(_asked(url, png, 16, 10, answers))
+        text = asyncio.run(_metrics(url))
+        assert 'toolkit_requests_total{route="predict",status="200"} 160' in text
+        process.terminate()
+        process.wait(30)
+        lines = [json.loads(each) for each in log.read_text().splitlines() if each[:1] == "{"]
+    workers = [each["pid"] for each in lines if each.get("route") == "predict"]
+    assert len(workers) == 160
+    assert all(40 <= workers.count(each) <= 120 for each in set(workers)) and len(set(workers)) == 2
