@@ -146,7 +146,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     toolkit, copied, png_folder, tmp_path
 ):
     """The real exporters, from the command line on."""
-    for kind in conversion.KINDS["onnx", "fp32"]:
+    for kind in (*conversion.KINDS["onnx", "fp32"], "golden"):
         copied.path(kind).unlink()
     out = tmp_path / "new" / "out"
     data = png_folder("0/1L", "2/1R", "3/2L")
