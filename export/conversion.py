@@ -111,9 +111,11 @@ def export(
                 legs[kind].file, legs[kind].sha256, format_name, opset, *specs
             )
         result = merged(_former(target, record), artifacts, legs, inputs)
-        if "pipeline" in kinds and all(leg.passed for leg in legs.values()):
-            result = replace(result, golden=save_golden(target, inputs, reference.arrays))
-        _keep(result, drafts, target, all(leg.passed for leg in legs.values()))
+        passed = all(leg.passed for leg in legs.values())
+        if "pipeline" in kinds:
+            golden = save_golden(target, inputs, reference.arrays) if passed else None
+            result = replace(result, golden=golden)
+        _keep(result, drafts, target, passed)
     finally:
         for draft in drafts.values():
             # Where the folder is a file, there is nothing to remove.
@@ -196,10 +198,8 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
                 draft.replace(target.path(kind))
             else:
                 target.path(kind).unlink(missing_ok=True)
-        if not passed and "pipeline" in drafts:
-            # What a service would prove the pipeline by goes with it.
+        if result.golden is None:
             target.path("golden").unlink(missing_ok=True)
-            result = replace(result, golden=None)
     except OSError as error:
         raise UsageError(f"cannot write to {target.folder}: {error.strerror}") from error
     if passed:

@@ -6,10 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.full
 def test_the_tour_of_the_readme_runs_as_it_stands(tmp_path):
     tour = re.search(r"<!-- tour -->\n```sh\n(.*?)```", README, re.DOTALL)
     assert tour

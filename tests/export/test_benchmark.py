@@ -34,6 +34,7 @@ def run(small, tmp_path_factory):
     return json.loads(result.stdout), folder / "benchmark"
 
 
+@pytest.mark.full
 def test_every_format_and_precision_has_its_row_for_each_batch(run):
     found, _ = run
     formats = [
@@ -60,6 +61,7 @@ def test_every_format_and_precision_has_its_row_for_each_batch(run):
         assert (row["bytes"] is None) == (row["format"] == "pytorch")
 
 
+@pytest.mark.full
 def test_what_computes_the_same_agrees_wholly(run):
     found, _ = run
     for row in found["rows"]:
@@ -69,6 +71,7 @@ def test_what_computes_the_same_agrees_wholly(run):
         assert row["agreement"] > 0.8
 
 
+@pytest.mark.full
 def test_table_and_picture_are_kept(run):
     found, folder = run
     kept = json.loads((folder / "small.json").read_text())

@@ -5,11 +5,14 @@ import shutil
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
 from bento.session import check_proof, open_model
 from export import conversion, legs
-from export.samples import Samples
+from export.equivalence import named
+from export.samples import Samples, samples
 from toolkit import cli, manifest
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
 from toolkit.files import replacing, sha256
@@ -73,6 +76,21 @@ def test_export_leaves_two_files_and_a_manifest_that_proves_them(small):
         assert artifact.sha256 == record.equivalence.legs[kind].sha256 == sha256(path)
         assert artifact.file == path.name and artifact.format == "onnx"
         assert artifact.inputs[0].shape[0] == "batch"
+
+
+def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
+    record = manifest.load(small.files.manifest)
+    assert record.golden.sha256 == sha256(small.files.path("golden"))
+    golden = np.load(small.files.path("golden"), allow_pickle=False)
+    assert len(golden["xray"]) == record.golden.samples == 4
+    every = samples()
+    generated = every.pixels[[kind == "generated" for kind in every.kinds]]
+    for place, xray in enumerate(golden["xray"]):
+        assert (generated == xray).all(axis=(1, 2)).any()
+        outputs = named(small.pipeline(torch.from_numpy(xray[None])))
+        for name, values in outputs.items():
+            expected = values.detach().numpy()
+            np.testing.assert_allclose(golden[name][place], expected[0], rtol=1e-5, atol=1e-6)
     assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
     assert {"torch", "onnx", "numpy"} <= set(record.equivalence.versions)
     check_proof(small.files, record)
@@ -101,7 +119,7 @@ def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, tool
     report = json.loads(copied.path("report").read_text())
     assert report["passed"] is False and "by 0.5" in report["legs"][kind]["failures"][0]
     record = manifest.load(copied.manifest)
-    assert record.export is None and record.equivalence is None and record.golden is None
+    assert record.export is None and record.equivalence is None
     with pytest.raises(ModelRefusedError, match="has no exported pipeline"):
         open_model(copied.folder, copied.name)
 
@@ -162,13 +180,8 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
         "explainer": str(out / "small.explainer.onnx"),
     }
     assert content["manifest"] == str(out / "small.json")
-    assert _names(out) == sorted(
-        [
-            *REPORT,
-            *("small.explainer.onnx", "small.golden.npz"),
-            *("small.json", "small.onnx", "small.pipeline.onnx"),
-        ]
-    )
+    endings = ("explainer.onnx", "golden.npz", "json", "onnx", "pipeline.onnx")
+    assert _names(out) == sorted([*REPORT, *(f"small.{ending}" for ending in endings)])
     assert _names(copied.folder) == ["small.json", "small.pt", "small.scope.pt"]
     record = manifest.load(out / "small.json")
     assert record.equivalence.inputs["real"] == 3

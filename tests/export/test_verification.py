@@ -105,7 +105,7 @@ def test_a_service_with_another_model_fails(copied, service):
 
 def test_a_service_that_refuses_or_cannot_be_reached_is_one_line(copied, service, monkeypatch):
     url, spoiled = service
-    monkeypatch.setattr("export.served._DEADLINE_S", 0.5)
+    monkeypatch.setattr("export.served._DEADLINE_S", 3.0)
     for status, said in ((503, "busy"), (422, "refused an X-ray"), (500, "status 500")):
         spoiled["status"] = status
         with pytest.raises(CheckFailedError, match=said):

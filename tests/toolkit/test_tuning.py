@@ -103,6 +103,7 @@ def states(trials):
     return [trial.state for trial in trials]
 
 
+@pytest.mark.full
 def test_four_workers_and_a_kill_lose_no_trial_and_count_none_twice(xrays, workers_of, tmp_path):
     arguments = ("--trials", 6, "--workers", 4, "--max-epochs", 4)
     with tuning(xrays, tmp_path, *arguments) as process:
@@ -127,6 +128,7 @@ def test_four_workers_and_a_kill_lose_no_trial_and_count_none_twice(xrays, worke
     assert len(list((logs / "figures" / "default").glob("*.png"))) == 5
 
 
+@pytest.mark.full
 def test_killed_with_its_workers_it_goes_on_where_it_stopped(xrays, tmp_path):
     arguments = ("--trials", 3, "--max-epochs", 4, "--stale-after", 2)
     with tuning(xrays, tmp_path, *arguments) as process:
@@ -176,6 +178,7 @@ def test_interrupted_it_says_so_leaves_no_process_and_comes_to_the_unbroken_scor
     assert [state for _, _, state in unbroken] == [TrialState.COMPLETE] * 2
 
 
+@pytest.mark.full
 def test_two_commands_on_one_journal_share_the_trials(xrays, tmp_path):
     arguments = ("--trials", 4, "--max-epochs", 2)
     with (
