@@ -4,7 +4,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ class Judge:
                 known = None if error.code == "too_large" else sha256
                 rows[index] = failed(shown(path), known, self._classes, error.code, str(error))
             if waiting and (len(waiting) == self._batch or index == len(paths) - 1):
-                answers = self._answers([xray for _, xray in waiting.values()])
+                answers = self._predictor.answers([xray for _, xray in waiting.values()])
                 for (place, (digest, _)), answer in zip(waiting.items(), answers, strict=True):
                     rows[place] = answered(shown(paths[place]), digest, answer)
                 waiting.clear()
@@ -102,14 +102,6 @@ class Judge:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ImageError("unreadable", f"cannot be read: {reason}") from error
-
-    def _answers(self, xrays: list[NDArray[np.uint8]]) -> list[dict[str, Any]]:
-        found = self._predictor.predict(np.stack(xrays))
-        novelty = [None] * len(xrays) if found.novelty is None else found.novelty.tolist()
-        return [
-            self._predictor.meaning.answer(probabilities, each)
-            for probabilities, each in zip(found.probabilities, novelty, strict=True)
-        ]
 
 
 def shown(path: bytes) -> str:

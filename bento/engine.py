@@ -211,7 +211,7 @@ class Engine:
                 decoded.append(_decoded(content))
                 times.append(perf_counter())
         xrays = [each for each in decoded if not isinstance(each, ImageError)]
-        answers = iter(_said(predictor, xrays))
+        answers = iter(predictor.answers(xrays))
         each_one = iter(
             [each if isinstance(each, ImageError) else next(answers) for each in decoded]
         )
@@ -252,14 +252,3 @@ def _decoded(content: bytes) -> NDArray[np.uint8] | ImageError:
         return decode(content)
     except ImageError as error:
         return error
-
-
-def _said(predictor: Predictor, xrays: list[NDArray[np.uint8]]) -> list[Answer]:
-    if not xrays:
-        return []
-    found = predictor.predict(xrays[0][None] if len(xrays) == 1 else np.stack(xrays))
-    novelty = [None] * len(xrays) if found.novelty is None else found.novelty.tolist()
-    return [
-        predictor.meaning.answer(row, each)
-        for row, each in zip(found.probabilities, novelty, strict=True)
-    ]

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +16,7 @@ from PIL import Image
 
 from bento.session import Predictor
 from toolkit.errors import RequestError, ToolkitError
-from toolkit.heat_picture import drawn
+from toolkit.heat_picture import drawn, png
 from toolkit.images import decode
 from toolkit.occlusion import occlusion
 
@@ -113,7 +112,7 @@ class Explainer:
             raise RequestError(503, "no_explanation", str(error), retry_after="5") from error
         label = predictor.meaning.classes[index]
         picture = drawn(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
-        return Explanation(index, label, _png(edge_map), picture)
+        return Explanation(index, label, png(Image.fromarray(edge_map)), picture)
 
     def _opened(self) -> "Classify":
         if self._classify is None:
@@ -126,9 +125,3 @@ def _give_way() -> None:
     """Let the other threads of the worker have the core first, where the system can."""
     with suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-
-
-def _png(grey: NDArray[np.uint8]) -> bytes:
-    stream = BytesIO()
-    Image.fromarray(grey).save(stream, "PNG")
-    return stream.getvalue()

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -89,9 +89,18 @@ class Predictor:
 
     def answer(self, xray: NDArray[np.uint8]) -> dict[str, Any]:
         """Return what is said of one X-ray, uint8 (224, 224), as `Meaning.answer` does."""
-        found = self.predict(xray[None])
-        novelty = None if found.novelty is None else float(found.novelty[0])
-        return self.meaning.answer(found.probabilities[0], novelty)
+        return self.answers([xray])[0]
+
+    def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+        """Return what is said of each of some X-rays, uint8 (224, 224), that run together."""
+        if not xrays:
+            return []
+        found = self.predict(xrays[0][None] if len(xrays) == 1 else np.stack(xrays))
+        novelty = [None] * len(xrays) if found.novelty is None else found.novelty.tolist()
+        return [
+            self.meaning.answer(row, each)
+            for row, each in zip(found.probabilities, novelty, strict=True)
+        ]
 
     def edge_map(self, xrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Return the edge maps, uint8 (N, 224, 224), that the network is given of X-rays."""

@@ -43,6 +43,11 @@ def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capt
             "black",
             ImageFont.load_default(14),
         )
+    return png(picture)
+
+
+def png(picture: Image.Image) -> bytes:
+    """Return a picture as a PNG file."""
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()
