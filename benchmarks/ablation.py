@@ -33,13 +33,11 @@ ROWS = {
     "PyTorch's first weights": {"initialisation": "pytorch"},
     "no loss for each branch": {"branch_loss": 0.0},
     "no augmentation": {"augmentation": 0.0},
-    "full augmentation": {"augmentation": 1.0},
     "no average of the weights": {"average_decay": 0.0},
     "no label smoothing": {"label_smoothing": 0.0},
     "equal class weights": {"class_weights": "none"},
-    "inverse class weights": {"class_weights": "inverse"},
     "no weight decay": {"weight_decay": 0.0},
-    "dropout 0.5": {"dropout": 0.5},
+    "no dropout": {"dropout": 0.0},
     "edges as if on 0..1": {"constants": STUDY_EDGES},
 }
 

@@ -92,10 +92,10 @@ PRESETS = {
     "default": Recipe(
         preset="default",
         layer_size=28,
-        dropout=0.2,
+        dropout=0.1,
         optimiser="muon",
         lr=1e-3,
-        epochs=30,
+        epochs=70,
         batch_size=16,
         schedule="one_cycle",
         lr_decay=1.0,
