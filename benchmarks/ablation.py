@@ -120,7 +120,7 @@ def main():
         for seed, row in product(seeds, options.rows.split(","))
     ]
     missing = [key for key in wanted if key not in finished(results)]
-    threads = max(1, (os.cpu_count() or 1) // options.workers)
+    threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
     with ProcessPoolExecutor(
         options.workers, get_context("spawn"), begin, (options.data, threads)
     ) as pool:
