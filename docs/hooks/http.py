@@ -3,7 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.manifest import Manifest
 
 MARK = "<!-- routes -->"
 MODEL = Path(__file__).parents[2] / "saved_models/model_saved.json"
@@ -17,8 +20,23 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     from bento.session import meaning_of
     from toolkit import manifest
 
-    described = document(meaning_of(manifest.load(MODEL)))
+    record = manifest.load(MODEL)
+    described = document(meaning_of(record))
+    answer = described["paths"]["/info"]["get"]["responses"]["200"]
+    answer["content"]["application/json"]["example"] = _information(record)
     return markdown.replace(MARK, "\n".join(_lines(described)))
+
+
+def _information(record: "Manifest") -> dict[str, Any]:
+    """Return what a service on a CPU says of a model, without the versions of this machine."""
+    from bento.information import Information
+    from bento.session import meaning_of
+    from bento.settings import settings
+
+    assert record.export
+    served = record.export.artifacts["pipeline"].sha256
+    known = Information(settings({}), record, served, meaning_of(record))
+    return known.as_dict("CPUExecutionProvider", "") | {"versions": {"toolkit": "..."}}
 
 
 def _lines(described: dict[str, Any]) -> Iterator[str]:
