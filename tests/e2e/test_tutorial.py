@@ -75,8 +75,9 @@ def terminal(tmp_path_factory, port):
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in FILES:
         shutil.copy2(ROOT / name, folder)
-    # What `make .venv/toolkit` would take minutes for.
+    # What `make .venv/toolkit` would take minutes for is there, and not out of date.
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
+    os.utime(folder / "pyproject.toml", (0, 0))
     environment = os.environ | {"BENTOML_PORT": str(port), "BENTOML_HOME": str(folder / "bentoml")}
     opened = Terminal(folder, environment)
     yield opened
