@@ -5,12 +5,9 @@ from typing import Any
 
 from toolkit.dataset import Dataset
 from toolkit.recipes import Recipe
-from toolkit.teaching import Lessons
 
 
-def identity(
-    dataset: Dataset, recipe: Recipe, seed: int, lessons: Lessons | None
-) -> dict[str, Any]:
+def identity(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return all that decides what a training comes to, as plain values."""
     settings = asdict(recipe)
     constants = settings.pop("constants")
@@ -23,5 +20,4 @@ def identity(
         "split": dataset.split,
         "data": record.content_sha256,
         "parts": ", ".join(f"{part} {digest}" for part, digest in record.part_sha256.items()),
-        "teachers": repr(lessons.record) if lessons else "none",
     }

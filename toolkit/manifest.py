@@ -100,21 +100,6 @@ class TrainingRecord:
 
 
 @dataclass(frozen=True)
-class TeachingRecord:
-    """The networks whose opinion a training went by, beside the labels.
-
-    Attributes:
-        teachers: SHA-256 of each checkpoint, by the model's name.
-        unlabelled: how many X-rays had no label but theirs: of grades that are in no class.
-        unlabelled_sha256: hash of those, decoded.
-    """
-
-    teachers: dict[str, str]
-    unlabelled: int
-    unlabelled_sha256: str
-
-
-@dataclass(frozen=True)
 class TuningRecord:
     """The study that the recipe came from.
 
@@ -332,9 +317,8 @@ class Manifest:
     """What a model is.
 
     A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
-    are not known, `tuning` of a model whose recipe was not tuned, `teaching` of one that had no
-    teachers, `calibration` and `scope` of one without validation X-rays, `golden` of one that an
-    earlier toolkit exported.
+    are not known, `tuning` of a model whose recipe was not tuned, `calibration` and `scope` of one
+    without validation X-rays.
     """
 
     name: str
@@ -348,7 +332,6 @@ class Manifest:
     tuning: TuningRecord | None = None
     calibration: CalibrationRecord | None = None
     scope: ScopeRecord | None = None
-    teaching: TeachingRecord | None = None
     golden: GoldenRecord | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 

@@ -71,7 +71,6 @@ def save_outcome(
         tuning=tuning,
         calibration=_calibration(dataset, logits),
         scope=_scope(training, files),
-        teaching=training.lessons.record if training.lessons else None,
     )
     manifest.save(result, files.manifest)
     files.resume.unlink(missing_ok=True)

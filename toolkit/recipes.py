@@ -32,8 +32,6 @@ class Recipe:
         initialisation: `pytorch`, or `he` for `toolkit.network.initialise`.
         branch_loss: weight of a loss for each branch by itself, from a linear layer that only
             training has; it keeps either branch from dying out. 0 for none.
-        teacher_share: of the target that teachers give where there are any, in [0, 1]; the
-            label gives the rest.
         precision: of the products in training: `fp32`, or `bf16` for bfloat16 by autocast, with
             weights and sums in float32.
         constants: of the preprocessing.
@@ -56,7 +54,6 @@ class Recipe:
     label_smoothing: float
     initialisation: str
     branch_loss: float
-    teacher_share: float
     precision: str
     constants: PreprocessingConstants
 
@@ -89,7 +86,6 @@ PRESETS = {
         label_smoothing=0.0,
         initialisation="pytorch",
         branch_loss=0.0,
-        teacher_share=0.0,
         precision="fp32",
         constants=STUDY_EDGES,
     ),
@@ -111,7 +107,6 @@ PRESETS = {
         label_smoothing=0.05,
         initialisation="he",
         branch_loss=0.3,
-        teacher_share=0.7,
         precision="fp32",
         constants=PreprocessingConstants(),
     ),

@@ -23,7 +23,6 @@ from toolkit.prediction import predict
 from toolkit.preprocessing import Preprocessing
 from toolkit.recipes import Recipe
 from toolkit.schedule import class_weights, lr_factor
-from toolkit.teaching import Lessons
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,9 @@ class Training:
         recipe: every setting.
         seed: of the weights, the order, the augmentation and the dropout.
         device: where it runs.
-        lessons: what teachers say; None to go by the labels alone.
     """
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        recipe: Recipe,
-        seed: int,
-        device: torch.device,
-        lessons: Lessons | None = None,
-    ) -> None:
+    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
         torch.set_flush_denormal(True)
@@ -92,22 +83,12 @@ class Training:
         ).to(device)
         self.optimiser = Optimiser(self.network, self.heads, recipe)
         self.generator = torch.Generator().manual_seed(seed)
-        self.lessons = lessons
         self.indices = dataset.parts["train"]
-        pixels, targets = dataset.pixels, dataset.labels
-        if lessons:
-            self.indices = torch.cat([self.indices, lessons.added(len(pixels))])
-            pixels = torch.cat([pixels, lessons.unlabelled])
-            targets = lessons.targets(dataset, recipe.teacher_share)
-        self.pixels = pixels.to(device)
+        self.pixels = dataset.pixels.to(device)
         self.labels = dataset.labels.to(device)
-        # Class indices, or with teachers the probability of each class.
-        self.targets = targets.to(device)
-        weights = class_weights(
-            recipe.class_weights, dataset.labels[dataset.parts["train"]], classes
-        )
+        weights = class_weights(recipe.class_weights, dataset.labels[self.indices], classes)
         self.weights = None if weights is None else weights.to(device)
-        self._identity = identity(dataset, recipe, seed, lessons)
+        self._identity = identity(dataset, recipe, seed)
 
     @property
     def result(self) -> IntermediarySpaceModel:
@@ -211,7 +192,7 @@ class Training:
         for step, batch in enumerate(batches):
             self._set_lr(step, len(batches))
             loss, logits = self._step(batch)
-            correct += self._correct(logits, batch)
+            correct += (logits.argmax(dim=1) == self.labels[batch]).sum()
             loss_sum += loss.detach() * len(batch)
         train_loss = float(loss_sum) / len(order)
         self._require_finite(train_loss)
@@ -220,18 +201,12 @@ class Training:
         self._require_finite(val_loss or 0.0)
         return Epoch(
             epoch=self.epoch,
-            train_accuracy=int(correct) / len(self.dataset.parts["train"]),
+            train_accuracy=int(correct) / len(order),
             train_loss=train_loss,
             val_accuracy=val_accuracy,
             val_loss=val_loss,
             lr=self.optimiser.lr,
         )
-
-    def _correct(self, logits: Tensor, batch: Tensor) -> Tensor:
-        """Return how many labelled X-rays of a batch get the class of their label."""
-        labelled = batch < len(self.labels)
-        predicted = logits.argmax(dim=1)
-        return (predicted[labelled] == self.labels[batch[labelled]]).sum()
 
     def _require_finite(self, loss: float) -> None:
         if not isfinite(loss):
@@ -273,7 +248,7 @@ class Training:
     def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
         return functional.cross_entropy(
             logits.float(),
-            self.targets[batch],
+            self.labels[batch],
             weight=self.weights,
             label_smoothing=self.recipe.label_smoothing,
         )

@@ -33,14 +33,10 @@ from toolkit.extras import require
 from toolkit.store import DEFAULT_NAME, ModelFiles
 
 if TYPE_CHECKING:
-    import torch
-
     from toolkit.curves import Curves
-    from toolkit.dataset import Dataset
     from toolkit.health import Finding
     from toolkit.manifest import Manifest, TuningRecord
     from toolkit.recipes import Recipe
-    from toolkit.teaching import Lessons
     from toolkit.training import Training
 
 # Far above use, and below what PyTorch ends in a traceback for.
@@ -63,14 +59,6 @@ def train(
         int, typer.Option(metavar="N", min=1, help="How many of them are averaged.")
     ] = 2,
     storage: StorageOption = None,
-    teachers: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--teacher",
-            metavar="NAME",
-            help="Go by what this model says, too; more than one may be given.",
-        ),
-    ] = None,
     labels: LabelsOption = Labels.STUDY,
     layer_size: Annotated[
         int | None, typer.Option(metavar="N", help="Width S.", max=MAX_LAYER_SIZE)
@@ -114,14 +102,8 @@ def train(
         batch_size=batch_size,
         precision=precision.value if precision else None,
     )
-    chosen_device = device_of(device.value)
     dataset = load(data, labels, split, recipe.preset, console)
-    lessons = None
-    if teachers:
-        lessons = _lessons(
-            [ModelFiles(models, each) for each in teachers], dataset, data, recipe, chosen_device
-        )
-    training = Training(dataset, recipe, seed, chosen_device, lessons)
+    training = Training(dataset, recipe, seed, device_of(device.value))
     if resume:
         training.load(files.resume)
         console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
@@ -174,24 +156,6 @@ def _start(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
         )
     return found, record
-
-
-def _lessons(
-    teachers: list[ModelFiles],
-    dataset: "Dataset",
-    data: Path | None,
-    recipe: "Recipe",
-    device: "torch.device",
-) -> "Lessons":
-    import torch
-
-    from toolkit.teaching import load_teacher, taught, unlabelled_xrays
-
-    if not recipe.teacher_share:
-        raise UsageError(f"the preset {recipe.preset} has no teachers: leave out --teacher")
-    loaded = [load_teacher(each, dataset) for each in teachers]
-    unlabelled = unlabelled_xrays(data, dataset) if data else torch.empty(0, 224, 224).byte()
-    return taught(loaded, dataset, unlabelled, device)
 
 
 def _run(training: "Training", state: Path, curves: "Curves", console: Console) -> None:
