@@ -44,7 +44,7 @@ def _row(parameter: Any) -> str:
         name = f"`{_metavar(parameter)}`"
     else:
         name = "<br>".join(f"`{each}`" for each in _spellings(parameter))
-    said = [_text(parameter.help or "")]
+    said = [_text(parameter.help or "").removesuffix(".") + "."]
     if choices := _choices(parameter):
         said.append(f"One of {', '.join(f'`{each}`' for each in choices)}.")
     if parameter.envvar:
@@ -69,7 +69,7 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "needed"
     value = getattr(parameter.default, "value", parameter.default)
-    return "" if value in (None, False, ()) else f"`{value}`"
+    return "" if value is None or value is False else f"`{value}`{{ .whole }}"
 
 
 def _metavar(argument: Any) -> str:
