@@ -1,6 +1,5 @@
 """The wheel, built once from a clean copy, and clean environments that it is installed in."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -98,20 +97,6 @@ def installed(wheel, tmp_path_factory):
         return made[extras]
 
     return install
-
-
-@pytest.fixture(scope="session")
-def resolved(wheel, installed, tmp_path_factory):
-    """Return a function of extras that gives the names of what pip would install for them."""
-
-    def resolve(*extras):
-        report = tmp_path_factory.mktemp("report") / "report.json"
-        wanted = f"{wheel}[{','.join(extras)}]"
-        pip("install", "--dry-run", "--report", str(report), wanted, python=installed().python)
-        found = json.loads(report.read_text())["install"]
-        return {each["metadata"]["name"].lower() for each in found}
-
-    return resolve
 
 
 @pytest.fixture

@@ -197,10 +197,3 @@ def test_the_extra_train_has_every_module_and_trains(installed, place):
     small = ("--epochs", "1", "--layer-size", "4", "--batch-size", "8")
     train.run("toolkit", "train", "--name", "small", "--data", "xrays", *small, cwd=place)
     assert (place / "saved_models/small.pt").is_file()
-
-
-def test_the_extra_gpu_is_one_onnxruntime_with_its_cuda_libraries(resolved):
-    found = resolved("gpu", "serve", "batch", "dicom")
-    assert {name for name in found if name.startswith("onnxruntime")} == {"onnxruntime-gpu"}
-    assert any("cudnn" in name for name in found) and any("cublas" in name for name in found)
-    assert "torch" not in found

@@ -1,5 +1,6 @@
 """The wheel holds every file of the packages that run, and nothing else."""
 
+import re
 import tomllib
 import zipfile
 from email.parser import Parser
@@ -51,6 +52,16 @@ def test_the_wheel_names_its_version_its_extras_and_its_licence(content):
     assert set(stated.get_all("Provides-Extra")) == set(PROJECT["optional-dependencies"])
     assert stated["License-Expression"] == PROJECT["license"]
     assert "Apache License" in about(content, "licenses/LICENSE")
+
+
+def test_the_two_builds_of_onnxruntime_are_in_an_extra_each_and_cuda_comes_with_its_own(content):
+    # The GPU's is not installed here: it takes gigabytes.
+    stated = Parser().parsestr(about(content, "METADATA")).get_all("Requires-Dist")
+    builds = sorted(each for each in stated if each.startswith("onnxruntime"))
+    assert [re.sub(r"[<>=].*;", ";", each) for each in builds] == [
+        'onnxruntime-gpu[cuda,cudnn]; extra == "gpu"',
+        'onnxruntime; extra == "cpu"',
+    ]
 
 
 def test_the_wheel_brings_the_command_and_the_folder_for_bentoml(content):
