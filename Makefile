@@ -6,16 +6,19 @@ RUNTIME := $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
 
 export BENTOML_DO_NOT_TRACK := true
 export ORT_DISABLE_TELEMETRY := 1
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help demo serve check test test-full clean
+.PHONY: help demo serve docs check test test-full test-release clean
 
 help:
-	@echo "make demo       train, export, prove and serve a small model, end to end"
-	@echo "make serve      serve the model that the repository ships"
-	@echo "make check      ruff and mypy"
-	@echo "make test       check, and every test of under 8 minutes"
-	@echo "make test-full  the slow rest of the tests"
-	@echo "make clean      remove what make made"
+	@echo "make demo          train, export, prove and serve a small model, end to end"
+	@echo "make serve         serve the model that the repository ships"
+	@echo "make docs          build the documentation into build/site"
+	@echo "make check         ruff and mypy"
+	@echo "make test          check, and every test of under 8 minutes"
+	@echo "make test-full     the slow rest of the tests"
+	@echo "make test-release  those of them that install the wheel, extra by extra"
+	@echo "make clean         remove what make made"
 
 $(VENV)/toolkit: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
@@ -24,7 +27,7 @@ $(VENV)/toolkit: pyproject.toml
 	@touch $@
 
 $(VENV)/dev: $(VENV)/toolkit
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,batch,dicom,$(RUNTIME),dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[train,serve,batch,dicom,$(RUNTIME),docs,dev]'
 	@touch $@
 
 demo: $(VENV)/toolkit
@@ -32,6 +35,9 @@ demo: $(VENV)/toolkit
 
 serve: $(VENV)/toolkit
 	@$(BIN)/bentoml serve
+
+docs: $(VENV)/dev
+	@$(BIN)/mkdocs build
 
 check: $(VENV)/dev
 	@$(BIN)/ruff check .
@@ -43,6 +49,9 @@ test: check
 
 test-full: $(VENV)/dev
 	@$(BIN)/python -m pytest -m full
+
+test-release: $(VENV)/dev
+	@$(BIN)/python -m pytest -m full tests/release
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
