@@ -15,7 +15,6 @@ from bento.reply import no_such_route, protocol_refusal, wrong_method
 from bento.tensors import (
     HEADER_LENGTH,
     INPUT,
-    MAX_BATCH,
     MAX_BODY,
     OUTPUT_TYPES,
     parse,
@@ -34,9 +33,8 @@ if TYPE_CHECKING:
 Run = Callable[[NDArray[np.uint8], tuple[str, ...]], Awaitable[Mapping[str, NDArray[Any]]]]
 """Takes X-rays, uint8 (N, 224, 224), and the names of outputs; gives those outputs, (N, ...)."""
 
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-_MODEL = "/v2/models/{name}"
-_VERSION = "/v2/models/{name}/versions/{version}"
+MODEL = "/v2/models/{name}"
+VERSION = "/v2/models/{name}/versions/{version}"
 
 
 class Served(Protocol):
@@ -82,16 +80,18 @@ def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) ->
         ("/v2/health/live", "GET", answers.live),
         ("/v2/health/ready", "GET", answers.ready),
     ]
-    for path in (_MODEL, _VERSION):
+    for path in (MODEL, VERSION):
         found += [
             (path, "GET", answers.model),
             (f"{path}/ready", "GET", answers.model_ready),
             (f"{path}/infer", "POST", answers.infer),
         ]
     found.append(("/v2/{rest:path}", "", _no_route))
-    return [
-        Route(path, _guarded(method, answer), methods=_METHODS) for path, method, answer in found
-    ]
+    routes = [Route(path, _guarded(method, answer)) for path, method, answer in found]
+    for each in routes:
+        # The handlers look at it themselves: what they refuse says what they take.
+        each.methods = None
+    return routes
 
 
 class _Answers:
@@ -240,54 +240,3 @@ def _json(
 
     # Starlette's own cannot write half of a surrogate pair, which a request may hold.
     return Response(json.dumps(content), status, headers, media_type="application/json")
-
-
-def paths() -> dict[str, Any]:
-    """Return the OpenAPI path items of these routes."""
-    found: dict[str, Any] = {
-        "/v2": _item("Name, version and extensions of the server."),
-        "/v2/health/live": _item("200 while the process lives."),
-        "/v2/health/ready": _item("200 once it takes requests, else 503.", refusals=("503",)),
-    }
-    for path in (_MODEL, _VERSION):
-        names = ["name", "version"] if path == _VERSION else ["name"]
-        found[path] = _item("Inputs and outputs of the model.", names, ("404", "503"))
-        found[f"{path}/ready"] = _item("Whether the model is ready.", names, ("404", "503"))
-        item = _item(
-            f"Outputs of up to {MAX_BATCH} X-rays: input {INPUT}, UINT8 [N, {SIZE}, {SIZE}], as "
-            f"JSON or as raw bytes after it; at most {MAX_BODY} bytes, not compressed.",
-            names,
-            ("400", "404", "413", "415", "429", "503"),
-        )
-        any_body = {
-            "application/json": {"schema": {"type": "object", "required": ["inputs"]}},
-            "application/octet-stream": {},
-        }
-        post = item.pop("get") | {"requestBody": {"required": True, "content": any_body}}
-        found[f"{path}/infer"] = item | {"post": post}
-    return found
-
-
-def _item(
-    description: str, names: list[str] | None = None, refusals: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    refused = {
-        "description": "Refused; `error` says why.",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["error"],
-                    "properties": {"error": {"type": "string"}},
-                }
-            }
-        },
-    }
-    parameters = [
-        {"name": each, "in": "path", "required": True, "schema": {"type": "string"}}
-        for each in names or []
-    ]
-    responses = {"200": {"description": description}} | dict.fromkeys(refusals, refused)
-    return {
-        "get": {"summary": description, "tags": ["Open Inference Protocol"], "responses": responses}
-    } | ({"parameters": parameters} if parameters else {})

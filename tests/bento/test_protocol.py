@@ -20,7 +20,8 @@ from starlette.requests import Request
 from tritonclient.utils import InferenceServerException
 
 from bento.answer import Meaning
-from bento.protocol import _limited, paths, routes
+from bento.protocol import _limited, routes
+from bento.protocol_paths import paths
 from bento.session import open_model
 from bento.tensors import MAX_BATCH, MAX_BODY, OUTPUT_TYPES, Inference, parse, render
 from toolkit.errors import RequestError
