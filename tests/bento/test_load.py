@@ -197,27 +197,6 @@ def test_overload_is_shed_with_retry_after_and_the_rest_is_served_fairly(
 
 
 @pytest.mark.full
-def test_read_only_home_and_a_log_that_is_full_do_not_matter(served, started, encoded, xrays):
-    with Path("/dev/full").open("w") as full:
-        environment = {"HOME": "/proc/nowhere", "TOOLKIT_WORKERS": "1"}
-        process, url = started(served, "", None, full, full, **environment)
-        try:
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    if httpx.get(f"{url}/readyz").status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    assert process.poll() is None and time.monotonic() < end
-                    time.sleep(0.05)
-            answer = httpx.post(f"{url}/predict", content=encoded(xrays[0]), headers=RAW)
-            assert answer.status_code == 200, answer.text
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-@pytest.mark.full
 def test_every_worker_counts_into_the_same_metrics_and_writes_json_lines(
     served, serving, encoded, xrays, tmp_path
 ):
