@@ -29,7 +29,7 @@ _RETRY = re.compile(rb"\r\nretry-after: *(\d+)", re.IGNORECASE)
 
 
 class Tally:
-    """What came of the requests that began and ended within the time that counts."""
+    """What came of the requests that were answered within the time that counts."""
 
     def __init__(self, start, end):
         self.start, self.end = start, end
@@ -39,7 +39,7 @@ class Tally:
     def add(self, outcome, begun):
         """Count an answer: `good`, `wrong`, a status, or `lost`."""
         now = perf_counter()
-        if begun < self.start or now > self.end:
+        if not self.start <= now <= self.end:
             return
         self.outcomes[outcome] += 1
         if outcome == "good":
