@@ -138,9 +138,19 @@ async def going(address, requests, until, outcomes):
             outcomes["gone"] += 1
 
 
-async def soaked(address, seconds, settle, pid):
+async def warmed(address, requests, workers):
+    """Let every worker open what it opens when it is first asked for."""
+    connections = [await asyncio.open_connection(*address) for _ in range(workers)]
+    for content, _ in requests:
+        await asyncio.gather(*[status_of(address, content, each) for each in connections])
+    for _, writer in connections:
+        writer.close()
+
+
+async def soaked(address, seconds, settle, pid, workers):
     """Return the memory after `settle` seconds and at the end, and what came of the requests."""
     good, bad, explanations = traffic()
+    await warmed(address, [explanations[0], *good], workers)
     until, outcomes = monotonic() + seconds, Counter()
     tasks = [asking(address, good, until, outcomes, True) for _ in range(GOOD)]
     tasks += [asking(address, bad, until, outcomes, False) for _ in range(BAD)]
@@ -170,7 +180,7 @@ def main():
             host, port = url.removeprefix("http://").split(":")
             seconds = 60 * options.minutes
             before, after, outcomes = asyncio.run(
-                soaked((host, int(port)), seconds, options.settle, process.pid)
+                soaked((host, int(port)), seconds, options.settle, process.pid, options.workers)
             )
         failures = (Path(home) / "log").read_text().count("Traceback")
     growth = after / before - 1
