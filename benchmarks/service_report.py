@@ -109,7 +109,7 @@ def trouble(rounds):
     kept = median(each[OURS]["slow"]["goodput"] / each[OURS][16]["goodput"] for each in rounds)
     rate = f"{middle(rounds, OURS, 'slow', 'goodput'):.0f}"
     yield row("16 clients beside 200 slow ones", rate, f"{kept:.0%} of without them", "", "")
-    processor = [f"{middle(rounds, OURS, each, 'processor'):.0%}" for each in CLIENTS]
+    processor = [f"{middle(rounds, OURS, each, 'processor'):.1%}" for each in CLIENTS]
     yield ""
     yield f"The clients themselves took {', '.join(processor)} of the cores' time at this service."
 
