@@ -1,99 +1,40 @@
 """The HTTP interface: one ASGI callable, so that little lies between a socket and the model."""
 
-import re
 import secrets
 import traceback
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, MutableMapping
-from functools import partial
-from itertools import count
+from collections.abc import Awaitable, Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bento import page, protocol
-from bento.engine import Answer, Engine
+from bento.engine import TURN, Answer, Engine
+from bento.exchange import Call, Scope, Send, Sender
 from bento.explaining import Explainer
 from bento.information import Information
 from bento.log import Log
 from bento.metrics import CONTENT_TYPE, Metrics
 from bento.openapi import document
-from bento.reply import Reply, in_json, problem_of, refusal
-from bento.session import Predictor
-from bento.upload import Body, Memory, Receive
+from bento.reply import (
+    Reply,
+    in_json,
+    no_such_route,
+    problem_of,
+    protocol_refusal,
+    refusal,
+    wrong_method,
+)
+from bento.routes import OTHERS, name_of, other_routes
+from bento.upload import Memory, Receive
 from toolkit.errors import ImageError, RequestError
 
-if TYPE_CHECKING:
-    from starlette.routing import BaseRoute
-
-Scope = MutableMapping[str, Any]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Handler = Callable[[Call], Awaitable[Reply]]
 
 ROUTES = (
     *("predict", "predict_batch", "explain", "info", "livez", "readyz", "metrics", "docs"),
-    *("app", "v2", "other"),
+    *OTHERS,
 )
 """What metrics and logs call the routes."""
-_SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _PROBES = ("/livez", "/readyz")
-# A request's own id: unlike any other's, and cheap.
-_PREFIX = secrets.token_hex(8).encode()
-_COUNT = count()
-# X-rays of a batch that run in one turn: others' requests come in between.
-_TURN = 4
-
-
-def other_routes(interface: "Interface") -> "list[BaseRoute]":
-    """Return the Starlette routes of other modules; this is the one place to add them.
-
-    They get what the interface's own handlers get: the token is checked, bodies are limited, what
-    they raise becomes a problem document. X-rays go through `interface.engine`.
-    """
-
-    async def run(xrays: NDArray[np.uint8], names: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        found: list[dict[str, NDArray[Any]]] = []
-        for start in range(0, len(xrays), _TURN):
-            turn = xrays[start : start + _TURN]
-            found.append(await interface.engine.run(partial(_outputs, list(names), turn)))
-        return {name: np.concatenate([each[name] for each in found]) for name in names}
-
-    information = interface.information
-    return [
-        *page.routes(),
-        *protocol.routes(information, run, lambda: not interface.engine.reason),
-    ]
-
-
-class Call:
-    """One request.
-
-    Attributes:
-        path: of its URL.
-        id: the header x-request-id if it is sane, else a new one.
-        body: not read yet.
-        noted: what the log says of it besides.
-    """
-
-    def __init__(self, scope: Scope, receive: Receive, memory: Memory) -> None:
-        self.started = perf_counter()
-        self.path: str = scope["path"]
-        self.method: str = scope["method"]
-        self.headers: dict[bytes, bytes] = dict(scope["headers"])
-        given = self.headers.get(b"x-request-id", b"")
-        sane = _SANE_ID.fullmatch(given) is not None
-        self.id = given if sane else b"%s%016x" % (_PREFIX, next(_COUNT))
-        self.body = Body(
-            receive,
-            self.headers.get(b"content-type", b""),
-            self.headers.get(b"content-length", b""),
-            memory,
-        )
-        self.noted: dict[str, Any] = {}
-
-
-Handler = Callable[[Call], Awaitable[Reply]]
 
 
 class Interface:
@@ -135,7 +76,7 @@ class Interface:
             "/metrics": ("metrics", {"GET": self._counted, "HEAD": self._counted}),
             "/docs.json": ("docs", {"GET": self._docs, "HEAD": self._docs}),
         }
-        self._others = _router(other_routes(self))
+        self._others = other_routes(information, engine)
 
     async def start(self) -> None:
         """Start the threads, and wait until the model is open or cannot be opened."""
@@ -154,8 +95,8 @@ class Interface:
             await send({"type": "websocket.close", "code": 1008})
             return
         call = Call(scope, receive, self._memory)
-        sender = _Sender(send, call.id)
-        route = _route(call.path, self._handlers)
+        sender = Sender(send, call.id)
+        route = self._route(call.path)
         self.metrics.add("requests_in_flight")
         try:
             reply = await self._replied(call, scope, sender)
@@ -176,7 +117,7 @@ class Interface:
                 **call.noted,
             )
 
-    async def _replied(self, call: Call, scope: Scope, sender: "_Sender") -> Reply | None:
+    async def _replied(self, call: Call, scope: Scope, sender: Sender) -> Reply | None:
         """Return the reply; None where another module's route has sent its own."""
         try:
             self._check_token(call)
@@ -186,7 +127,7 @@ class Interface:
                 return None
             handler = found[1].get(call.method)
             if handler is None:
-                raise _wrong_method(call.method, ", ".join(found[1]))
+                raise wrong_method(call.method, ", ".join(found[1]))
             return await handler(call)
         except (ImageError, RequestError) as error:
             known = error
@@ -197,16 +138,20 @@ class Interface:
         if sender.status:
             raise known
         call.noted["code"] = known.code
-        return refusal(known)
+        return refusal(known) if name_of(call.path) != "v2" else protocol_refusal(known)
+
+    def _route(self, path: str) -> str:
+        found = self._handlers.get(path)
+        return found[0] if found else name_of(path)
 
     def _unknown(self, error: Exception, call: Call) -> RequestError:
         from starlette.exceptions import HTTPException
 
         if isinstance(error, HTTPException):
             if error.status_code == 405:
-                return _wrong_method(call.method, (error.headers or {}).get("Allow", ""))
+                return wrong_method(call.method, (error.headers or {}).get("Allow", ""))
             if error.status_code == 404:
-                return _no_such_route()
+                return no_such_route()
             return RequestError(error.status_code, "refused", error.detail)
         self._log.line(
             "error",
@@ -241,8 +186,8 @@ class Interface:
         items = await call.body.xrays()
         answers: list[Answer | ImageError] = []
         contents = [each for each in items if isinstance(each, bytes)]
-        for start in range(0, len(contents), _TURN):
-            answers += await self.engine.answers(contents[start : start + _TURN])
+        for start in range(0, len(contents), TURN):
+            answers += await self.engine.answers(contents[start : start + TURN])
         results = iter(answers)
         each_one = [each if isinstance(each, ImageError) else next(results) for each in items]
         call.noted["xrays"] = len(each_one)
@@ -306,76 +251,6 @@ class Interface:
             self.metrics.add("out_of_scope_total")
 
 
-class _Sender:
-    """ASGI's `send`, with the request's id on the answer.
-
-    Attributes:
-        status: of the answer; 0 before it was sent.
-    """
-
-    def __init__(self, send: Send, request_id: bytes) -> None:
-        self.status = 0
-        self._send = send
-        self._id = (b"x-request-id", request_id)
-
-    async def __call__(self, message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), self._id]
-        await self._send(message)
-
-    async def reply(self, reply: Reply) -> None:
-        """Send a whole answer."""
-        self.status = reply.status
-        length = str(len(reply.body)).encode()
-        headers = [(b"content-type", reply.kind), (b"content-length", length), self._id]
-        start = {"type": "http.response.start", "status": reply.status}
-        await self._send(start | {"headers": headers + reply.headers})
-        await self._send({"type": "http.response.body", "body": reply.body})
-
-
-def _outputs(
-    names: list[str], xrays: NDArray[np.uint8], predictor: Predictor
-) -> dict[str, NDArray[Any]]:
-    return predictor.run(names, xrays)
-
-
-def _router(routes: "list[BaseRoute]") -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    from starlette.exceptions import HTTPException
-    from starlette.routing import Router
-
-    async def nowhere(scope: Scope, receive: Receive, send: Send) -> None:
-        del scope, receive, send
-        raise HTTPException(404)
-
-    router = Router(routes, redirect_slashes=False, default=nowhere)
-
-    async def routed(scope: Scope, receive: Receive, send: Send) -> None:
-        # With an application in its scope, a route raises what it would else answer itself.
-        await router({"app": routed} | dict(scope), receive, send)
-
-    return routed
-
-
-def _route(path: str, handlers: dict[str, tuple[str, dict[str, Handler]]]) -> str:
-    found = handlers.get(path)
-    if found:
-        return found[0]
-    if path == "/" or path == "/app" or path.startswith("/app/"):
-        return "app"
-    return "v2" if path.startswith("/v2") else "other"
-
-
 def _is_page(call: Call) -> bool:
     """Whether the request is for the page's own files, which hold nothing."""
-    return call.method in ("GET", "HEAD") and _route(call.path, {}) == "app"
-
-
-def _no_such_route() -> RequestError:
-    return RequestError(404, "no_such_route", "no such route: /docs.json lists them")
-
-
-def _wrong_method(method: str, allowed: str) -> RequestError:
-    return RequestError(
-        405, "wrong_method", f"{method} is not answered here: use {allowed}", allow=allowed
-    )
+    return call.method in ("GET", "HEAD") and name_of(call.path) == "app"

@@ -51,7 +51,7 @@ async def _watch(server: Any, metrics: Metrics) -> None:
     try:
         while True:
             metrics.alive()
-            metrics.set("connections", len(server.server_state.connections))
+            acceptor.count()
             for connection in list(server.server_state.connections):
                 connection.check(loop.time())
             await asyncio.sleep(1)

@@ -25,6 +25,8 @@ Answer = dict[str, Any]
 
 MOST_WAITING = 64
 """Requests that may wait for their turn, in each worker."""
+TURN = 4
+"""X-rays of one request that run in one turn: others' requests come in between."""
 _PROVE_AGAIN_S = 10.0
 _EIGHTHS = (SIZE // 8) ** 2
 # X-rays that wait are run together; nothing waits for others to come. A core of a CPU gains little

@@ -62,6 +62,7 @@ def families(classes: tuple[str, ...], routes: tuple[str, ...]) -> tuple[Family,
         Family("requests_in_flight", "gauge", "Requests that are not answered yet."),
         Family("connections", "gauge", "Open connections."),
         Family("seen", "hidden", "When the worker was last seen, by the machine's clock."),
+        Family("accepting", "hidden", "When it last said that it takes connections, likewise."),
         Family("ready", "gauge", "Workers that answer."),
         Family("request_seconds", "histogram", "From head to answer.", buckets=_SECONDS),
         Family("queue_seconds", "histogram", "An X-ray's wait for its turn.", buckets=_SECONDS),
@@ -134,10 +135,20 @@ class Metrics:
         """Say that this worker runs; its gauges count for a few seconds."""
         self.set("seen", monotonic())
 
-    def fewest_connections(self) -> float:
-        """Return how many connections the worker with the fewest has, of those that run."""
-        running = self._running(self._starts["connections"])
-        return float(running.min()) if len(running) else 0.0
+    def accepting(self) -> None:
+        """Say that this worker takes connections now."""
+        self.set("accepting", monotonic())
+
+    def fewest_connections(self, since: float) -> float:
+        """Return how many connections the worker with the fewest has, of those that take them.
+
+        Args:
+            since: a worker that has said so for the last time before this, or seconds ago, does
+                not count; by the machine's monotonic clock.
+        """
+        said = self._cells[:, self._starts["accepting"]]
+        taking = said > max(since, monotonic() - _ALIVE_S)
+        return float(self._cells[taking, self._starts["connections"]].min(initial=np.inf))
 
     def answered(self, route: str, status: int) -> None:
         """Count an answer."""

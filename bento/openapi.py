@@ -1,8 +1,9 @@
 """The service's own OpenAPI document: it lists every route, with examples."""
 
+from http import HTTPStatus
 from typing import Any
 
-from bento import protocol
+from bento import protocol_paths, schemas
 from bento.answer import Meaning
 from bento.upload import FIELD, MAX_BATCH_BYTES, MAX_FILES, RAW_TYPES
 from toolkit import __version__
@@ -14,20 +15,47 @@ _FILE = {
     "format": "binary",
     "description": f"An X-ray, up to {MAX_BYTES} bytes and {MAX_PIXELS} pixels.",
 }
-_ORIGIN = ("model", "model_sha256", "provider")
+_METHODS = {"get", "post"}
+_HEADERS: dict[str, Any] = {
+    "x-request-id": {
+        "description": "The request's own, if it is sane, else a new one.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._-]{1,128}$"},
+    },
+    "retry-after": {
+        "description": "Seconds.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+    "www-authenticate": {"required": True, "schema": {"type": "string"}},
+}
+_HEADERS_OF = {"401": {"www-authenticate"}, "429": {"retry-after"}, "503": {"retry-after"}}
 
 
 def document(meaning: Meaning) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service whose answers mean this."""
     said = _example(meaning)
     origin = {"model": "model_saved", "model_sha256": _SHA, "provider": "CPUExecutionProvider"}
-    problem = {"title": "Unprocessable Content", "status": 422, "code": "too_small", "detail": "…"}
+    problem = {"title": HTTPStatus(422).phrase, "status": 422, "code": "too_small", "detail": "…"}
     batch = origin | {"results": [{"prediction": said}, {"problem": problem}]}
     explained = {
         "class": said["class"],
         "label": said["label"],
         "edge_map": "iVBORw0KGgo…",
         "heat": "iVBORw0KGgo…",
+    }
+    paths = {
+        "/predict": {"post": _predict(meaning, said | origin)},
+        "/predict_batch": {"post": _predict_batch(batch)},
+        "/explain": {"post": _explain(explained)},
+        "/info": {"get": _get("What is served, its proof, and whether it is ready.", "Info")},
+        "/livez": {"get": _open("200 while the process lives.", "application/json")},
+        "/readyz": {"get": _open("200 while the model answers.", "application/json", "503")},
+        "/metrics": {"get": _read("Counters in Prometheus' text format.", "text/plain")},
+        "/docs.json": {"get": _read("This document.", "application/json")},
+        "/": {"get": _to_the_page()},
+        "/app": {"get": _open("A page to drop X-rays on.", "text/html", "304")},
+        **protocol_paths.paths(),
     }
     return {
         "openapi": "3.1.0",
@@ -36,28 +64,18 @@ def document(meaning: Meaning) -> dict[str, Any]:
             "version": __version__,
             "description": "Grades one knee X-ray. Not a medical device.",
         },
-        "paths": {
-            "/predict": {"post": _predict(meaning, said | origin)},
-            "/predict_batch": {"post": _predict_batch(batch)},
-            "/explain": {"post": _explain(explained)},
-            "/info": {"get": _get("What is served, its proof, and whether it is ready.", "Info")},
-            "/livez": {"get": _plain("200 while the process lives.", False)},
-            "/readyz": {"get": _plain("200 while the model answers, else 503.", False, "503")},
-            "/metrics": {"get": _plain("Counters in Prometheus' text format.")},
-            "/docs.json": {"get": _plain("This document.")},
-            "/": {"get": {"responses": {"307": {"description": "To the page at /app."}}}},
-            "/app": {"get": _plain("A page to drop X-rays on.", False)},
-            **protocol.paths(),
-        },
+        "paths": _with_headers(paths),
         "components": {
             "schemas": {
-                "Prediction": _prediction(meaning, _ORIGIN),
-                "Said": _prediction(meaning),
-                "Batch": _batch(),
-                "Explanation": _explanation(meaning),
-                "Info": {"type": "object"},
-                "Problem": _problem(problem),
+                "Prediction": schemas.prediction(meaning, schemas.ORIGIN),
+                "Said": schemas.prediction(meaning),
+                "Batch": schemas.batch(),
+                "Explanation": schemas.explanation(meaning),
+                "Info": schemas.info(),
+                "Problem": schemas.problem(problem),
+                **protocol_paths.schemas(),
             },
+            "headers": _HEADERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
         # An empty one beside it: the token is only asked for where the service has one.
@@ -75,7 +93,7 @@ def _predict(meaning: Meaning, example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _predict_batch(example: dict[str, Any]) -> dict[str, Any]:
-    files = {"type": "array", "items": _FILE, "maxItems": MAX_FILES}
+    files = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MAX_FILES}
     answer = _json("One result a file, in order.", "Batch", example)
     return {
         "summary": "Several X-rays, each answered or refused by itself.",
@@ -113,22 +131,49 @@ def _json(description: str, schema: str, example: dict[str, Any]) -> dict[str, A
 
 
 def _refusals(*more: str) -> dict[str, Any]:
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    refused = {"description": "Refused; `code` and `detail` say why.", "content": content}
     statuses = sorted({"400", "401", "408", "413", "415", "422", "503", *more})
-    return dict.fromkeys(statuses, refused)
+    return {status: _refused() for status in statuses}
+
+
+def _refused() -> dict[str, Any]:
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {"description": "Refused; `code` and `detail` say why.", "content": content}
 
 
 def _get(description: str, schema: str) -> dict[str, Any]:
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    refused = {"401": _refusals()["401"]}
-    return {"responses": {"200": {"description": description, "content": content}, **refused}}
+    return {"responses": {"200": {"description": description, "content": content}} | _guard()}
 
 
-def _plain(description: str, secured: bool = True, *refused: str) -> dict[str, Any]:
-    statuses = (*refused, "401") if secured else refused
-    answers = {"200": {"description": description}} | {s: _refusals()[s] for s in statuses}
-    return {"responses": answers} | ({} if secured else {"security": []})
+def _read(description: str, kind: str) -> dict[str, Any]:
+    return {"responses": {"200": {"description": description, "content": {kind: {}}}} | _guard()}
+
+
+def _guard() -> dict[str, Any]:
+    return {"401": _refused()}
+
+
+def _open(description: str, kind: str, *others: str) -> dict[str, Any]:
+    """Return a route that asks for no token."""
+    answers = {"200": {"description": description, "content": {kind: {}}}}
+    more = {s: {"description": "It is as it was."} if s == "304" else _refused() for s in others}
+    return {"responses": answers | more, "security": []}
+
+
+def _to_the_page() -> dict[str, Any]:
+    header = {"location": {"required": True, "schema": {"type": "string"}}}
+    answer = {"description": "To the page at /app.", "headers": header}
+    return {"responses": {"307": answer}, "security": []}
+
+
+def _with_headers(paths: dict[str, Any]) -> dict[str, Any]:
+    """Return path items whose answers name the headers that they have."""
+    for operation in (each[method] for each in paths.values() for method in each.keys() & _METHODS):
+        for status, answer in operation["responses"].items():
+            named = {"x-request-id"} | _HEADERS_OF.get(status, set())
+            references = {each: {"$ref": f"#/components/headers/{each}"} for each in sorted(named)}
+            answer["headers"] = answer.get("headers", {}) | references
+    return paths
 
 
 def _example(meaning: Meaning) -> dict[str, Any]:
@@ -139,95 +184,3 @@ def _example(meaning: Meaning) -> dict[str, Any]:
     row = np.array([0.85] + [share] * (len(meaning.classes) - 1))
     said = meaning.answer(row.astype(np.float32), 0.0)
     return said | {"probabilities": [round(each, 4) for each in row.tolist()]}
-
-
-def _prediction(meaning: Meaning, more: tuple[str, ...] = ()) -> dict[str, Any]:
-    classes = meaning.classes
-    added: dict[str, Any] = {}
-    if meaning.grades:
-        added["expected_grade"] = {
-            "type": "number",
-            "minimum": min(map(min, meaning.grades)),
-            "maximum": max(map(max, meaning.grades)),
-            "description": "On the Kellgren-Lawrence scale.",
-        }
-    if meaning.abstain_below is not None:
-        added["abstain"] = {
-            "type": "boolean",
-            "description": (
-                f"Whether the largest probability is below {meaning.abstain_below:.3f}: too "
-                "small to go by."
-            ),
-        }
-    if meaning.novelty_limit is not None:
-        added["in_scope"] = {
-            "type": "boolean",
-            "description": "Whether it looks like the X-rays that the model knows.",
-        }
-    return {
-        "type": "object",
-        "required": ["class", "label", "probabilities", *added, *more],
-        "properties": {
-            "class": {"type": "integer", "minimum": 0, "maximum": len(classes) - 1},
-            "label": {"type": "string", "enum": list(classes)},
-            "probabilities": {
-                "type": "array",
-                "items": {"type": "number", "minimum": 0, "maximum": 1},
-                "minItems": len(classes),
-                "maxItems": len(classes),
-            },
-            **added,
-            **{name: _origin()[name] for name in more},
-        },
-    }
-
-
-def _origin() -> dict[str, Any]:
-    return {
-        "model": {"type": "string"},
-        "model_sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
-        "provider": {"type": "string", "description": "What of ONNX Runtime ran it."},
-    }
-
-
-def _batch() -> dict[str, Any]:
-    prediction = {"prediction": {"$ref": "#/components/schemas/Said"}}
-    problem = {"problem": {"$ref": "#/components/schemas/Problem"}}
-    either = [
-        {"type": "object", "required": list(each), "properties": each}
-        for each in (prediction, problem)
-    ]
-    results = {"type": "array", "items": {"oneOf": either}, "maxItems": MAX_FILES}
-    return {
-        "type": "object",
-        "required": [*_ORIGIN, "results"],
-        "properties": _origin() | {"results": results},
-    }
-
-
-def _explanation(meaning: Meaning) -> dict[str, Any]:
-    picture = {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"}
-    return {
-        "type": "object",
-        "required": ["class", "label", "edge_map", "heat"],
-        "properties": {
-            "class": {"type": "integer", "minimum": 0, "maximum": len(meaning.classes) - 1},
-            "label": {"type": "string", "enum": list(meaning.classes)},
-            "edge_map": picture | {"description": "What the second input is given."},
-            "heat": picture | {"description": "Red speaks for the class, blue against it."},
-        },
-    }
-
-
-def _problem(example: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "required": ["title", "status", "code", "detail"],
-        "properties": {
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "code": {"type": "string"},
-            "detail": {"type": "string"},
-        },
-        "examples": [example],
-    }

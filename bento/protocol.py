@@ -11,17 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bento.answer import Meaning
+from bento.reply import no_such_route, protocol_refusal, wrong_method
 from bento.tensors import (
     HEADER_LENGTH,
     INPUT,
-    MAX_BATCH,
     MAX_BODY,
     OUTPUT_TYPES,
     parse,
     render,
+    too_large,
 )
 from toolkit import __version__
-from toolkit.errors import ProtocolError, ToolkitError
+from toolkit.errors import ImageError, RequestError
 from toolkit.images import SIZE
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
 Run = Callable[[NDArray[np.uint8], tuple[str, ...]], Awaitable[Mapping[str, NDArray[Any]]]]
 """Takes X-rays, uint8 (N, 224, 224), and the names of outputs; gives those outputs, (N, ...)."""
 
-_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-_MODEL = "/v2/models/{name}"
-_VERSION = "/v2/models/{name}/versions/{version}"
+MODEL = "/v2/models/{name}"
+VERSION = "/v2/models/{name}/versions/{version}"
 
 
 class Served(Protocol):
@@ -69,8 +69,7 @@ def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) ->
 
     Args:
         model: the one that is served.
-        run: what computes the outputs. A ToolkitError that it raises is answered with the
-            `status` and `headers` that it has, else with 500.
+        run: what computes the outputs, or raises an error that is a refusal.
         ready: whether the service takes requests.
     """
     from starlette.routing import Route
@@ -81,16 +80,18 @@ def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) ->
         ("/v2/health/live", "GET", answers.live),
         ("/v2/health/ready", "GET", answers.ready),
     ]
-    for path in (_MODEL, _VERSION):
+    for path in (MODEL, VERSION):
         found += [
             (path, "GET", answers.model),
             (f"{path}/ready", "GET", answers.model_ready),
             (f"{path}/infer", "POST", answers.infer),
         ]
     found.append(("/v2/{rest:path}", "", _no_route))
-    return [
-        Route(path, _guarded(method, answer), methods=_METHODS) for path, method, answer in found
-    ]
+    routes = [Route(path, _guarded(method, answer)) for path, method, answer in found]
+    for each in routes:
+        # The handlers look at it themselves: what they refuse says what they take.
+        each.methods = None
+    return routes
 
 
 class _Answers:
@@ -114,13 +115,11 @@ class _Answers:
 
     async def ready(self, request: "Request") -> "Response":
         del request
-        ready = self._is_ready()
-        return _json({"ready": ready}, 200 if ready else 503)
+        return self._readiness({})
 
     async def model_ready(self, request: "Request") -> "Response":
         self._check_name(request)
-        ready = self._is_ready()
-        return _json({"name": self._model.name, "ready": ready}, 200 if ready else 503)
+        return self._readiness({"name": self._model.name})
 
     async def model(self, request: "Request") -> "Response":
         self._check_name(request)
@@ -151,7 +150,8 @@ class _Answers:
         encoding = request.headers.get("content-encoding", "identity")
         if encoding.lower() != "identity":
             # Little can become very much, and X-rays hardly become smaller.
-            raise ProtocolError("the body is compressed: send it as it is", 415)
+            message = "the body is compressed: send it as it is"
+            raise RequestError(415, "compressed", message)
         body = await _limited(request)
         self._turn = self._turn or CapacityLimiter(1)
         length = request.headers.get(HEADER_LENGTH)
@@ -160,9 +160,15 @@ class _Answers:
         content, headers = await run_sync(render, asked, self._model.name, self._version, values)
         return Response(content, headers=headers)
 
+    def _readiness(self, content: dict[str, Any]) -> "Response":
+        if self._is_ready():
+            return _json(content | {"ready": True})
+        return _json(content | {"ready": False}, 503, {"retry-after": "5"})
+
     def _check_ready(self) -> None:
         if not self._is_ready():
-            raise ProtocolError("the model does not answer: /readyz says why", 503)
+            message = "the model does not answer: /readyz says why"
+            raise RequestError(503, "not_ready", message, retry_after="5")
 
     def _outputs(self) -> tuple[str, ...]:
         return tuple(each for each in OUTPUT_TYPES if each in self._model.outputs)
@@ -170,55 +176,60 @@ class _Answers:
     def _check_name(self, request: "Request") -> None:
         asked = request.path_params
         if asked["name"] != self._model.name:
-            raise ProtocolError(
-                f"no model is called {ascii(asked['name'])[:100]}: {self._model.name} is served",
-                404,
-            )
+            raise _unknown(f"model is called {ascii(asked['name'])[:100]}", self._model.name)
         if asked.get("version", self._version) != self._version:
-            raise ProtocolError(
-                f"no version {ascii(asked['version'])[:100]}: {self._version} is served", 404
-            )
+            raise _unknown(f"version {ascii(asked['version'])[:100]}", self._version)
 
 
 def _guarded(
     method: str, answer: "Callable[[Request], Awaitable[Response]]"
 ) -> "Callable[[Request], Awaitable[Response]]":
-    """Return a handler that takes one method and turns errors into the protocol's own."""
+    """Return a handler that takes one method and answers refusals as the protocol does."""
 
     async def handler(request: "Request") -> "Response":
         allowed = (method, "HEAD") if method == "GET" else (method,)
-        if method and request.method not in allowed:
-            shown = {"error": f"{request.method} is not answered here: use {method}"}
-            return _json(shown, 405, {"allow": ", ".join(allowed)})
         try:
+            if method and request.method not in allowed:
+                raise wrong_method(request.method, ", ".join(allowed))
             return await answer(request)
-        except ToolkitError as error:
-            status, headers = getattr(error, "status", 500), getattr(error, "headers", None)
-            return _json({"error": str(error)}, status, headers)
+        except (ImageError, RequestError) as error:
+            return _refusal(error)
 
     return handler
 
 
 async def _no_route(request: "Request") -> "Response":
     del request
-    raise ProtocolError("no such route: /docs.json lists them", 404)
+    raise no_such_route()
+
+
+def _unknown(what: str, served: str) -> RequestError:
+    return RequestError(404, "not_served", f"no {what}: {served} is served")
+
+
+def _refusal(error: ImageError | RequestError) -> "Response":
+    from starlette.responses import Response
+
+    reply = protocol_refusal(error)
+    headers = {name.decode(): value.decode("latin-1") for name, value in reply.headers}
+    return Response(reply.body, reply.status, headers, media_type=reply.kind.decode())
 
 
 async def _limited(request: "Request") -> bytes:
     from starlette.requests import ClientDisconnect
 
-    too_large = ProtocolError(f"the body is over {MAX_BODY:,} bytes: send fewer X-rays", 413)
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and (len(declared) > 10 or int(declared) > MAX_BODY):
-        raise too_large
+        raise too_large()
     body = bytearray()
     try:
         async for chunk in request.stream():
             body += chunk
             if len(body) > MAX_BODY:
-                raise too_large
+                raise too_large()
     except ClientDisconnect as error:
-        raise ProtocolError("the connection ended before the body did") from error
+        message = "the connection ended before the body did"
+        raise RequestError(400, "cut_off", message) from error
     return bytes(body)
 
 
@@ -229,54 +240,3 @@ def _json(
 
     # Starlette's own cannot write half of a surrogate pair, which a request may hold.
     return Response(json.dumps(content), status, headers, media_type="application/json")
-
-
-def paths() -> dict[str, Any]:
-    """Return the OpenAPI path items of these routes."""
-    found: dict[str, Any] = {
-        "/v2": _item("Name, version and extensions of the server."),
-        "/v2/health/live": _item("200 while the process lives."),
-        "/v2/health/ready": _item("200 once it takes requests, else 503.", refusals=("503",)),
-    }
-    for path in (_MODEL, _VERSION):
-        names = ["name", "version"] if path == _VERSION else ["name"]
-        found[path] = _item("Inputs and outputs of the model.", names, ("404", "503"))
-        found[f"{path}/ready"] = _item("Whether the model is ready.", names, ("404", "503"))
-        item = _item(
-            f"Outputs of up to {MAX_BATCH} X-rays: input {INPUT}, UINT8 [N, {SIZE}, {SIZE}], as "
-            f"JSON or as raw bytes after it; at most {MAX_BODY} bytes, not compressed.",
-            names,
-            ("400", "404", "413", "415", "429", "503"),
-        )
-        any_body = {
-            "application/json": {"schema": {"type": "object", "required": ["inputs"]}},
-            "application/octet-stream": {},
-        }
-        post = item.pop("get") | {"requestBody": {"required": True, "content": any_body}}
-        found[f"{path}/infer"] = item | {"post": post}
-    return found
-
-
-def _item(
-    description: str, names: list[str] | None = None, refusals: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    refused = {
-        "description": "Refused; `error` says why.",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["error"],
-                    "properties": {"error": {"type": "string"}},
-                }
-            }
-        },
-    }
-    parameters = [
-        {"name": each, "in": "path", "required": True, "schema": {"type": "string"}}
-        for each in names or []
-    ]
-    responses = {"200": {"description": description}} | dict.fromkeys(refusals, refused)
-    return {
-        "get": {"summary": description, "tags": ["Open Inference Protocol"], "responses": responses}
-    } | ({"parameters": parameters} if parameters else {})

@@ -45,10 +45,31 @@ def problem_of(error: ImageError | RequestError) -> dict[str, Any]:
 
 def refusal(error: ImageError | RequestError) -> Reply:
     """Return a refusal as an answer."""
+    return _refusal(error, problem_of(error))
+
+
+def protocol_refusal(error: ImageError | RequestError) -> Reply:
+    """Return a refusal that has beside the problem's members the Open Inference Protocol's own."""
+    return _refusal(error, {"error": str(error)} | problem_of(error))
+
+
+def _refusal(error: ImageError | RequestError, content: dict[str, Any]) -> Reply:
     headers = error.headers if isinstance(error, RequestError) else {}
     return Reply(
         error.status,
-        json.dumps(problem_of(error)).encode(),
+        json.dumps(content).encode(),
         _PROBLEM,
         [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
+    )
+
+
+def no_such_route() -> RequestError:
+    """Return the refusal of a path that leads nowhere."""
+    return RequestError(404, "no_such_route", "no such route: /docs.json lists them")
+
+
+def wrong_method(method: str, allowed: str) -> RequestError:
+    """Return the refusal of a method on a path that takes the `allowed` ones."""
+    return RequestError(
+        405, "wrong_method", f"{method} is not answered here: use {allowed}", allow=allowed
     )

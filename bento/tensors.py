@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import ProtocolError
+from toolkit.errors import RequestError
 from toolkit.images import SIZE
 
 INPUT = "xray"
@@ -59,19 +59,19 @@ def parse(body: bytes, header_length: str | None, known: Sequence[str]) -> Infer
         known: the outputs that may be asked for.
 
     Raises:
-        ProtocolError: anything that the protocol or this model does not know; nothing else
+        RequestError: anything that the protocol or this model does not know; nothing else
             escapes, whatever the bytes.
     """
     end = _end_of_json(header_length, len(body))
     request = _object(_loaded(body[:end]), "the request")
     identity = request.get("id")
     if identity is not None and (not isinstance(identity, str) or len(identity) > _MAX_ID):
-        raise ProtocolError(f"id is no text of up to {_MAX_ID} characters")
+        raise _refused(f"id is no text of up to {_MAX_ID} characters")
     tensor = _input(request)
     count = _count(tensor)
     size = _parameters(tensor, f"input {INPUT}").get("binary_data_size")
     if size is None and end < len(body):
-        raise ProtocolError(f"{len(body) - end} bytes after the JSON, and no binary_data_size")
+        raise _refused(f"{len(body) - end} bytes after the JSON, and no binary_data_size")
     xrays = _listed(tensor, count) if size is None else _raw(tensor, size, count, body[end:])
     return Inference(xrays, _outputs(request, known), identity)
 
@@ -117,14 +117,14 @@ def render(
 
 def _end_of_json(header_length: str | None, total: int) -> int:
     if total > MAX_BODY:
-        raise ProtocolError(f"the body is over {MAX_BODY:,} bytes: send fewer X-rays", 413)
+        raise too_large()
     if header_length is None:
         return total
     # Its digits are counted first: Python takes long to read very long numbers.
     if not (header_length.isascii() and header_length.isdecimal() and len(header_length) < 10):
-        raise ProtocolError(f"Inference-Header-Content-Length is {_shown(header_length)}")
+        raise _refused(f"Inference-Header-Content-Length is {_shown(header_length)}")
     if int(header_length) > total:
-        raise ProtocolError(
+        raise _refused(
             f"Inference-Header-Content-Length is {header_length}, and the body has {total} bytes"
         )
     return int(header_length)
@@ -132,11 +132,11 @@ def _end_of_json(header_length: str | None, total: int) -> int:
 
 def _loaded(text: bytes) -> Any:
     if sum(text.count(mark) for mark in (b",", b"[", b"{", b'"')) > _MAX_MARKS:
-        raise ProtocolError(f"the JSON holds more than {MAX_BATCH} X-rays")
+        raise _refused(f"the JSON holds more than {MAX_BATCH} X-rays")
     try:
         return json.loads(text.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"the JSON cannot be read: {error}") from error
+        raise _refused(f"the JSON cannot be read: {error}") from error
 
 
 def _no_number(text: str) -> None:
@@ -146,12 +146,12 @@ def _no_number(text: str) -> None:
 def _input(request: dict[str, Any]) -> dict[str, Any]:
     inputs = request.get("inputs")
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise ProtocolError(f"inputs has to be a list of one, {INPUT}")
+        raise _refused(f"inputs has to be a list of one, {INPUT}")
     tensor = _object(inputs[0], "the input")
     if tensor.get("name") != INPUT:
-        raise ProtocolError(f"no input is called {_shown(tensor.get('name'))}: it is {INPUT}")
+        raise _refused(f"no input is called {_shown(tensor.get('name'))}: it is {INPUT}")
     if tensor.get("datatype") != "UINT8":
-        raise ProtocolError(f"datatype of {INPUT} is {_shown(tensor.get('datatype'))}, not UINT8")
+        raise _refused(f"datatype of {INPUT} is {_shown(tensor.get('datatype'))}, not UINT8")
     return tensor
 
 
@@ -165,7 +165,7 @@ def _count(tensor: dict[str, Any]) -> int:
         or shape[1:] != [SIZE, SIZE]
         or not 1 <= shape[0] <= MAX_BATCH
     ):
-        raise ProtocolError(
+        raise _refused(
             f"shape of {INPUT} is {_shown(shape)}, not [N, {SIZE}, {SIZE}] with N from 1 to "
             f"{MAX_BATCH}"
         )
@@ -174,9 +174,9 @@ def _count(tensor: dict[str, Any]) -> int:
 
 def _raw(tensor: dict[str, Any], size: Any, count: int, content: bytes) -> NDArray[np.uint8]:
     if "data" in tensor:
-        raise ProtocolError(f"{INPUT} has both data and binary_data_size")
+        raise _refused(f"{INPUT} has both data and binary_data_size")
     if type(size) is not int or not size == len(content) == count * _XRAY_BYTES:
-        raise ProtocolError(
+        raise _refused(
             f"binary_data_size of {INPUT} is {_shown(size)} and {len(content)} bytes follow the "
             f"JSON: {count} X-rays have {count * _XRAY_BYTES}"
         )
@@ -186,11 +186,11 @@ def _raw(tensor: dict[str, Any], size: Any, count: int, content: bytes) -> NDArr
 def _listed(tensor: dict[str, Any], count: int) -> NDArray[np.uint8]:
     data = tensor.get("data")
     if not isinstance(data, list):
-        raise ProtocolError(f"{INPUT} has no data: send a list, flat or nested")
+        raise _refused(f"{INPUT} has no data: send a list, flat or nested")
     if data and isinstance(data[0], list):
         data = _flat(data, count)
     if len(data) != count * _XRAY_BYTES:
-        raise ProtocolError(
+        raise _refused(
             f"data of {INPUT} has {len(data)} values: {count} X-rays have {count * _XRAY_BYTES}"
         )
     # true and false would pass for 1 and 0.
@@ -200,7 +200,7 @@ def _listed(tensor: dict[str, Any], count: int) -> NDArray[np.uint8]:
             return np.frombuffer(bytearray(data), np.uint8).reshape(count, SIZE, SIZE)
     except (ValueError, OverflowError):
         pass
-    raise ProtocolError(f"data of {INPUT} has to be whole numbers from 0 to 255")
+    raise _refused(f"data of {INPUT} has to be whole numbers from 0 to 255")
 
 
 def _flat(data: list[Any], count: int) -> list[Any]:
@@ -208,7 +208,7 @@ def _flat(data: list[Any], count: int) -> list[Any]:
     rows: list[Any] = [data]
     for size in (count, SIZE, SIZE):
         if any(type(row) is not list or len(row) != size for row in rows):
-            raise ProtocolError(f"data of {INPUT} is not nested as its shape says")
+            raise _refused(f"data of {INPUT} is not nested as its shape says")
         rows = list(chain.from_iterable(rows))
     return rows
 
@@ -219,18 +219,18 @@ def _outputs(request: dict[str, Any], known: Sequence[str]) -> dict[str, bool]:
     if asked is None or asked == []:
         return dict.fromkeys(DEFAULT_OUTPUTS, all_raw)
     if not isinstance(asked, list):
-        raise ProtocolError("outputs is no list")
+        raise _refused("outputs is no list")
     found: dict[str, bool] = {}
     for each in asked:
         name = _object(each, "an output").get("name")
         if not isinstance(name, str) or name not in known:
-            raise ProtocolError(f"no output is called {_shown(name)}: there is {', '.join(known)}")
+            raise _refused(f"no output is called {_shown(name)}: there is {', '.join(known)}")
         if name in found:
-            raise ProtocolError(f"output {name} is asked for twice")
+            raise _refused(f"output {name} is asked for twice")
         parameters = _parameters(each, f"output {name}")
         for strange in parameters.keys() - {"binary_data"}:
             # Triton's `classification` would change what the answer means.
-            raise ProtocolError(f"output {name} has a parameter {_shown(strange)}: not known here")
+            raise _refused(f"output {name} has a parameter {_shown(strange)}: not known here")
         found[name] = _flag(parameters, "binary_data", all_raw)
     return found
 
@@ -242,13 +242,13 @@ def _parameters(of: dict[str, Any], what: str) -> dict[str, Any]:
 def _flag(parameters: dict[str, Any], name: str, otherwise: bool) -> bool:
     value = parameters.get(name, otherwise)
     if not isinstance(value, bool):
-        raise ProtocolError(f"{name} is {_shown(value)}, not true or false")
+        raise _refused(f"{name} is {_shown(value)}, not true or false")
     return value
 
 
 def _object(value: Any, what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise ProtocolError(f"{what} is no JSON object")
+        raise _refused(f"{what} is no JSON object")
     return value
 
 
@@ -262,3 +262,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     return ascii(value[:60] if isinstance(value, str) else value)[:100]
+
+
+def too_large() -> RequestError:
+    """Return the refusal of a body over `MAX_BODY` bytes."""
+    return RequestError(413, "too_large", f"the body is over {MAX_BODY:,} bytes: send fewer X-rays")
+
+
+def _refused(message: str) -> RequestError:
+    return RequestError(400, "bad_tensors", message)

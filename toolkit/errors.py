@@ -65,18 +65,6 @@ class ServiceError(ToolkitError):
         self.status = status
 
 
-class ProtocolError(ToolkitError):
-    """A request of the Open Inference Protocol that is refused.
-
-    Attributes:
-        status: the HTTP status to answer with, 4xx.
-    """
-
-    def __init__(self, message: str, status: int = 400) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class ManifestError(ToolkitError):
     """A manifest that is missing, unreadable, or of an unknown schema."""
 

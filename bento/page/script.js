@@ -2,6 +2,7 @@
 
 import { Card, say } from "./card.js";
 import { classes, introduced } from "./model.js";
+import { guarded, service } from "./service.js";
 
 const byId = (id) => document.getElementById(id);
 
@@ -59,12 +60,24 @@ function csv() {
   return `${lines.join("\r\n")}\r\n`;
 }
 
-function download() {
+function save(name, type, text) {
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([csv()], { type: "text/csv" }));
-  link.download = "knees.csv";
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10_000);
+}
+
+/** Where a token is asked for, the link by itself would lead to a refusal. */
+async function saveInterface(event) {
+  if (!guarded) return;
+  event.preventDefault();
+  try {
+    const found = await service("docs.json");
+    save("docs.json", "application/json", JSON.stringify(found, null, 2));
+  } catch (error) {
+    say(error.message);
+  }
 }
 
 function listen() {
@@ -74,7 +87,8 @@ function listen() {
     add(target.files);
     target.value = "";
   });
-  byId("download").addEventListener("click", download);
+  byId("download").addEventListener("click", () => save("knees.csv", "text/csv", csv()));
+  byId("interface").addEventListener("click", saveInterface);
   byId("clear").addEventListener("click", clear);
   byId("ask-not").addEventListener("click", () => byId("ask").close());
   byId("ask-form").addEventListener("submit", (event) => {

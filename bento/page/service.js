@@ -13,6 +13,9 @@ export class Refusal extends Error {
   }
 }
 
+/** Whether the service has asked for a token. */
+export let guarded = false;
+
 let token = null; // kept nowhere else
 let asked = null; // the promise of a token while the form is open
 
@@ -68,6 +71,7 @@ export async function service(route, { body, signal, waits = () => {} } = {}) {
       if (signal?.aborted) throw error;
       throw new Refusal("No answer: the service may be down, or the file too large for it.");
     }
+    guarded ||= answer.status === 401;
     if (answer.status === 401 && (token !== sent || (await newToken()))) continue;
     const busy = answer.status === 429 || answer.status === 503;
     if (!busy || tries === TRIES) return contentOf(answer);

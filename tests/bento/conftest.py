@@ -86,6 +86,32 @@ def encoded():
     return encode
 
 
+@pytest.fixture(scope="session")
+def as_dicom():
+    """Return a function that makes a DICOM file, with a patient's name, of grey bytes."""
+    from pydicom import Dataset, dcmwrite
+    from pydicom.dataset import FileMetaDataset
+
+    def encode(pixels):
+        each = Dataset()
+        each.PatientName, each.SpecificCharacterSet = "Doe^Jane", "ISO_IR 192"
+        each.SamplesPerPixel, each.PhotometricInterpretation = 1, "MONOCHROME2"
+        each.Rows, each.Columns = pixels.shape
+        each.BitsAllocated = each.BitsStored = 8
+        each.HighBit, each.PixelRepresentation = 7, 0
+        each.PixelData = pixels.tobytes()
+        each["PixelData"].VR = "OB"
+        each.file_meta = FileMetaDataset()
+        each.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.1"
+        each.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+        each.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
+        stream = io.BytesIO()
+        dcmwrite(stream, each, enforce_file_format=True)
+        return stream.getvalue()
+
+    return encode
+
+
 class Client:
     """Requests to an interface in this process; what a handler lets escape fails the test."""
 
@@ -146,15 +172,18 @@ async def _stopped(served):
 
 @pytest.fixture(scope="session")
 def started(free_port):
-    """Return a function that starts `bentoml serve` on a model: its process and its address."""
+    """Return a function that starts `bentoml serve` on a model: its process and its address.
 
-    def start(files, home, port=None, stdout=None, stderr=None, **environment):
+    `within` is a command that runs it.
+    """
+
+    def start(files, home, port=None, stdout=None, stderr=None, within=(), **environment):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "BENTOML_"))}
         names = {"TOOLKIT_MODELS": str(files.folder), "TOOLKIT_MODEL": files.name}
         port = port or free_port()
         command = [Path(sys.executable).with_name("bentoml"), "serve", "--host", "127.0.0.1"]
         process = subprocess.Popen(
-            [*command, "--port", str(port)],
+            [*within, *command, "--port", str(port)],
             cwd=ROOT,
             env=clean | ({"BENTOML_HOME": str(home)} if home else {}) | names | environment,
             stdout=stdout,

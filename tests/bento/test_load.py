@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import time
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -33,12 +34,15 @@ def _workers(process, processes_below):
 
 
 async def _asked(url, png, clients, each, answers):
-    """Ask for predictions over many kept connections at once; note (status, seconds, answer)."""
+    """Ask for predictions over many kept connections at once; note (status, seconds, answer).
+
+    Return the statuses of each client.
+    """
     head = f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(png)}\r\n"
     request = head.encode() + b"Content-Type: image/png\r\n\r\n" + png
 
     async def one():
-        begun = time.perf_counter()
+        begun, mine = time.perf_counter(), []
         try:
             reader, writer = await asyncio.open_connection(*_address(url))
             for _ in range(each):
@@ -47,14 +51,30 @@ async def _asked(url, png, clients, each, answers):
                 answer = await reader.readuntil(b"\r\n\r\n")
                 length = int(re.search(rb"content-length: (\d+)", answer)[1])
                 answer += await reader.readexactly(length)
-                answers.append((int(answer[9:12]), time.perf_counter() - begun, answer))
+                mine.append(int(answer[9:12]))
+                answers.append((mine[-1], time.perf_counter() - begun, answer))
                 if b"connection: close" in answer:
                     break
             writer.close()
         except (OSError, asyncio.IncompleteReadError) as error:
-            answers.append((type(error).__name__, time.perf_counter() - begun, b""))
+            mine.append(type(error).__name__)
+            answers.append((mine[-1], time.perf_counter() - begun, b""))
+        return mine
 
-    await asyncio.gather(*[one() for _ in range(clients)])
+    return await asyncio.gather(*[one() for _ in range(clients)])
+
+
+async def _metrics(url):
+    async with httpx.AsyncClient() as client:
+        return (await client.get(f"{url}/metrics")).text
+
+
+def _await_workers(url, count):
+    """Wait until so many workers answer, and nobody but the one who asks is connected."""
+    text = ""
+    while f"toolkit_ready {count}\n" not in text or "toolkit_connections 1\n" not in text:
+        time.sleep(0.05)
+        text = asyncio.run(_metrics(url))
 
 
 @pytest.mark.full
@@ -102,6 +122,7 @@ def test_killed_worker_is_back_within_10_seconds_and_the_others_go_on(
 ):
     png = encoded(xrays[0])
     with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (process, url, log):
+        _await_workers(url, 2)
         first = _workers(process, processes_below)
         answers = []
 
@@ -110,12 +131,14 @@ def test_killed_worker_is_back_within_10_seconds_and_the_others_go_on(
             while len(answers) < 100:
                 await asyncio.sleep(0.01)
             os.kill(first[0], signal.SIGKILL)
-            await loading
+            return await loading
 
-        asyncio.run(load())
-        # What the killed one had in hand is lost, at most one request of each client.
-        bad = [status for status, _, _ in answers if status != 200]
-        assert len(bad) <= 8 and len(answers) > 200, bad
+        clients = asyncio.run(load())
+        # What the killed one had in hand is lost: one request of each client that was on it.
+        whole = [each for each in clients if each == [200] * 60]
+        lost = [each for each in clients if each not in whole]
+        assert whole and lost
+        assert all(set(each[:-1]) == {200} and isinstance(each[-1], str) for each in lost), lost
         killed = time.monotonic()
         while len(set(_workers(process, processes_below)) - {first[0]}) < 2:
             assert time.monotonic() < killed + 10, log.read_text()
@@ -153,11 +176,6 @@ def test_sigterm_drains_what_is_in_flight_and_exits_with_0_within_15_seconds(
         assert set(refused) <= {"ConnectionRefusedError"}, "one that was in flight was cut off"
 
 
-async def _metrics(url):
-    async with httpx.AsyncClient() as client:
-        return (await client.get(f"{url}/metrics")).text
-
-
 @pytest.mark.full
 def test_overload_is_shed_with_retry_after_and_the_rest_is_served_fairly(
     served, serving, encoded, xrays, tmp_path
@@ -179,34 +197,12 @@ def test_overload_is_shed_with_retry_after_and_the_rest_is_served_fairly(
 
 
 @pytest.mark.full
-def test_read_only_home_and_a_log_that_is_full_do_not_matter(served, started, encoded, xrays):
-    with Path("/dev/full").open("w") as full:
-        environment = {"HOME": "/proc/nowhere", "TOOLKIT_WORKERS": "1"}
-        process, url = started(served, "", None, full, full, **environment)
-        try:
-            end = time.monotonic() + 60
-            while True:
-                try:
-                    if httpx.get(f"{url}/readyz").status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    assert process.poll() is None and time.monotonic() < end
-                    time.sleep(0.05)
-            answer = httpx.post(f"{url}/predict", content=encoded(xrays[0]), headers=RAW)
-            assert answer.status_code == 200, answer.text
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-@pytest.mark.full
 def test_every_worker_counts_into_the_same_metrics_and_writes_json_lines(
     served, serving, encoded, xrays, tmp_path
 ):
     png = encoded(xrays[0])
     with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (process, url, log):
-        while "toolkit_ready 2" not in asyncio.run(_metrics(url)):
-            time.sleep(0.05)
+        _await_workers(url, 2)
         answers = []
         asyncio.run(_asked(url, png, 16, 10, answers))
         text = asyncio.run(_metrics(url))
@@ -217,3 +213,55 @@ def test_every_worker_counts_into_the_same_metrics_and_writes_json_lines(
     workers = [each["pid"] for each in lines if each.get("route") == "predict"]
     assert len(workers) == 160
     assert all(40 <= workers.count(each) <= 120 for each in set(workers)) and len(set(workers)) == 2
+
+
+def test_connections_are_spread_evenly_though_a_worker_is_late(
+    served, serving, processes_below, tmp_path
+):
+    with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (process, url, log):
+        _await_workers(url, 2)
+        late = _workers(process, processes_below)[0]
+        seconds = 1.0
+        # A longer sleep than meant, on a busy machine, would make it a worker that hangs.
+        while seconds > 0.2:
+            _await_workers(url, 2)
+            seen = len(log.read_text())
+            with ExitStack() as held:
+                begun = time.monotonic()
+                os.kill(late, signal.SIGSTOP)
+                connections = [
+                    held.enter_context(socket.create_connection(_address(url))) for _ in range(8)
+                ]
+                for each in connections:
+                    each.sendall(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n")
+                time.sleep(0.05)
+                os.kill(late, signal.SIGCONT)
+                seconds = time.monotonic() - begun
+                for each in connections:
+                    assert each.recv(10_000).startswith(b"HTTP/1.1 200 ")
+        lines = []
+        while len(lines) < 8:
+            lines = [json.loads(x) for x in log.read_text()[seen:].splitlines() if x[-1:] == "}"]
+            lines = [each for each in lines if each.get("route") == "livez"]
+            time.sleep(0.05)
+    assert sorted(Counter(each["pid"] for each in lines).values()) == [4, 4]
+
+
+@pytest.mark.full
+def test_worker_that_hangs_keeps_no_new_connection_waiting_for_long(
+    served, serving, processes_below, tmp_path
+):
+    with serving(served, tmp_path, TOOLKIT_WORKERS="2") as (process, url, _):
+        _await_workers(url, 2)
+        hung = _workers(process, processes_below)[0]
+        with ExitStack() as held, httpx.Client(timeout=10) as client:
+            os.kill(hung, signal.SIGSTOP)
+            begun = time.monotonic()
+            # The other one has more from now on.
+            for _ in range(2):
+                held.enter_context(socket.create_connection(_address(url)))
+            for _ in range(30):
+                answer = client.get(f"{url}/livez", headers={"connection": "close"})
+                assert answer.status_code == 200
+            assert time.monotonic() - begun < 30 * 0.25 / 2
+            os.kill(hung, signal.SIGCONT)

@@ -444,6 +444,42 @@ def test_a_token_is_asked_for_once_and_kept_in_memory_only(tab, guarded_url, kne
 
 
 @in_chromium
+@pytest.mark.parametrize("given_before", [True, False])
+def test_the_link_to_the_interface_leads_there_where_a_token_is_asked_for(
+    tab, guarded_url, tmp_path, given_before
+):
+    page = tab()
+    page.call("Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    page.open(f"{guarded_url}/app")
+    page.wait("document.querySelector('#ask').open")
+    if not given_before:
+        page.press("Escape")
+        page.wait("!document.querySelector('#model-problem').hidden")
+        page.click("#interface")
+        page.wait("document.querySelector('#ask').open")
+    page.type(TOKEN)
+    page.press("Enter")
+    if given_before:
+        page.wait("document.querySelector('dd')")
+        page.click("#interface")
+    while page.event("Page.downloadProgress")["state"] != "completed":
+        pass
+    headers = {"authorization": f"Bearer {TOKEN}"}
+    expected = httpx.get(f"{guarded_url}/docs.json", headers=headers).json()
+    assert json.loads((tmp_path / "docs.json").read_text()) == expected
+
+
+@in_chromium
+def test_a_dicom_file_is_judged_as_its_pixels_are(page, service_url, tmp_path, xrays, as_dicom):
+    knee = tmp_path / "knee.dcm"
+    knee.write_bytes(as_dicom(xrays[1]))
+    page.choose(knee)
+    page.wait(f"document.querySelectorAll('.card').length === 1 && {SETTLED}")
+    assert page.texts(".label") == [_predicted(service_url, knee)["label"]]
+    assert "Browsers cannot show DICOM" in page.text(".xray")
+
+
+@in_chromium
 def test_without_a_token_the_services_own_words_are_shown(tab, guarded_url, knees):
     page = tab()
     page.open(f"{guarded_url}/app")

@@ -8,7 +8,6 @@ import threading
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import httpx
 import numpy as np
@@ -21,10 +20,11 @@ from starlette.requests import Request
 from tritonclient.utils import InferenceServerException
 
 from bento.answer import Meaning
-from bento.protocol import _limited, paths, routes
+from bento.protocol import _limited, routes
+from bento.protocol_paths import paths
 from bento.session import open_model
 from bento.tensors import MAX_BATCH, MAX_BODY, OUTPUT_TYPES, Inference, parse, render
-from toolkit.errors import ProtocolError
+from toolkit.errors import RequestError
 
 MODELS = Path(__file__).resolve().parents[2] / "saved_models"
 KNOWN = tuple(OUTPUT_TYPES)
@@ -55,7 +55,7 @@ def noise(count, seed=0):
 
 
 def refusal(body, header=None):
-    with pytest.raises(ProtocolError) as error:
+    with pytest.raises(RequestError) as error:
         parse(body if isinstance(body, bytes) else json.dumps(body).encode(), header, KNOWN)
     line = str(error.value)
     assert line.isprintable() and len(line) < 400
@@ -246,7 +246,7 @@ def test_bytes_that_nobody_speaks_of_are_refused():
 
 
 def test_a_body_over_the_limit_is_413():
-    with pytest.raises(ProtocolError) as error:
+    with pytest.raises(RequestError) as error:
         parse(bytes(MAX_BODY + 1), None, KNOWN)
     assert error.value.status == 413
 
@@ -304,10 +304,6 @@ class _Served:
     outputs: tuple[str, ...]
 
 
-class _BusyError(ProtocolError):
-    headers: ClassVar = {"retry-after": "3"}
-
-
 @pytest.fixture(scope="module")
 def server():
     """Address and switches of a server of the shipped model: `ready`, `busy`."""
@@ -322,7 +318,7 @@ def server():
 
     async def run(xrays, names):
         if switches["busy"]:
-            raise _BusyError("too many requests wait", 429)
+            raise RequestError(429, "overloaded", "too many requests wait", retry_after="3")
         found = await run_in_threadpool(graph.run, list(names), {"xray": xrays})
         return dict(zip(names, found, strict=True))
 
@@ -414,8 +410,10 @@ def test_every_refusal_is_the_protocols_own(plain):
         (plain.post(path, content=(bytes(1_000_000) for _ in range(25))), 413),
     ):
         assert answer.status_code == status, (answer.request.url, answer.text)
-        assert answer.headers["content-type"] == "application/json"
-        assert list(answer.json()) == ["error"] and answer.json()["error"].isprintable()
+        assert answer.headers["content-type"] == "application/problem+json"
+        content = answer.json()
+        assert content["error"] == content["detail"] and content["error"].isprintable()
+        assert content["status"] == status and content["title"] and content["code"]
     assert plain.get(path).headers["allow"] == "POST"
 
 
@@ -427,7 +425,7 @@ def test_an_endless_body_is_not_read_to_its_end():
         return {"type": "http.request", "body": taken[-1], "more_body": len(taken) < 1000}
 
     endless = Request({"type": "http", "method": "POST", "headers": []}, receive)
-    with pytest.raises(ProtocolError, match="20,000,000"):
+    with pytest.raises(RequestError, match="20,000,000"):
         asyncio.run(_limited(endless))
     assert len(taken) == MAX_BODY // 1_000_000 + 1
 
@@ -446,6 +444,7 @@ def test_not_ready_and_busy_are_told_as_the_protocol_does(plain, server):
         for path in ("/v2/health/ready", "/v2/models/model_saved/ready"):
             answer = plain.get(path)
             assert answer.status_code == 503 and answer.json()["ready"] is False
+            assert answer.headers["retry-after"]
         assert plain.get("/v2/models/model_saved").status_code == 503
         body = json.dumps(request([0] * ROW))
         answer = plain.post("/v2/models/model_saved/infer", content=body)
@@ -453,7 +452,7 @@ def test_not_ready_and_busy_are_told_as_the_protocol_does(plain, server):
         switches["ready"] = True
         answer = plain.post("/v2/models/model_saved/infer", content=body)
         assert answer.status_code == 429 and answer.headers["retry-after"] == "3"
-        assert answer.json() == {"error": "too many requests wait"}
+        assert answer.json()["error"] == "too many requests wait"
     finally:
         switches.update(ready=True, busy=False)
 

@@ -75,6 +75,19 @@ def test_real_xray_is_answered_as_torch_does(client, torch_says, shared):
     np.testing.assert_allclose(answer["probabilities"], expected, atol=1e-5, rtol=0)
 
 
+def test_dicom_file_is_answered_as_its_pixels_are_and_none_of_its_tags_is_logged(
+    client, service, encoded, xrays, as_dicom
+):
+    pixels, kind = xrays[1].copy(), {"content-type": "application/dicom"}
+    # Without a window, what is there is stretched to black and white.
+    pixels[0, :2] = 0, 255
+    content = as_dicom(pixels)
+    expected = client.post("/predict", content=encoded(pixels), headers=RAW).json()
+    assert client.post("/predict", content=content, headers=kind).json() == expected
+    assert client.post("/predict", files={"xray": ("a.dcm", content)}).json() == expected
+    assert "Doe" not in service[2].read_text()
+
+
 @pytest.fixture
 def asked(service):
     """What asks the service as `toolkit predict http://HOST:PORT` does."""
