@@ -31,7 +31,8 @@ def _origin(record: Manifest) -> str:
     recipe, tuning = record.training.recipe, record.tuning
     if recipe.get("preset") == "imported":
         return "imported"
-    run = f"preset {recipe.get('preset')}, seed {record.training.seed}"
+    training = record.training
+    run = f"preset {recipe.get('preset')}, seed {training.seed}, {training.epochs} epochs"
     if tuning is None:
         return f"run: {run}"
     trials = ", ".join(map(str, tuning.trials))

@@ -68,7 +68,7 @@ def _model(bento: Bento) -> Any:
 
 
 def _wheel(wheel: Mapping[str, Any]) -> Any:
-    from cyclonedx.factory.license import LicenseFactory
+    from cyclonedx.contrib.license.factories import LicenseFactory
     from cyclonedx.model import HashAlgorithm, HashType
     from cyclonedx.model.component import Component, ComponentType
     from packageurl import PackageURL
