@@ -203,10 +203,10 @@ def _run(bento: Bento, stage: Path, model: str, home: Path) -> None:
 
 
 def _commit(root: Path) -> str | None:
-    """Return the commit that the folder's files are of; None where they differ from it."""
-    if _git(root, "status", "--porcelain") != "":
-        return None
-    return _git(root, "rev-parse", "HEAD")
+    """Return the commit of the repository at that folder; None where files differ from it."""
+    below = _git(root, "rev-parse", "--show-prefix")
+    changes = _git(root, "status", "--porcelain")
+    return _git(root, "rev-parse", "HEAD") if below == changes == "" else None
 
 
 def _git(root: Path, *arguments: str) -> str | None:
