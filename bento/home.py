@@ -12,48 +12,21 @@ from pathlib import Path
 
 import click
 
-_FOLDERS = ("bentos", "models", "envs", "tmp")
-_IN_MEMORY = "/dev/shm"  # noqa: S108
+from bento import home_folder
 
 
 def _prepare() -> None:
     try:
         tempfile.gettempdir()
     except OSError:
-        os.environ["TMPDIR"] = _IN_MEMORY
+        os.environ["TMPDIR"] = home_folder.IN_MEMORY
     given = os.environ.get("BENTOML_HOME")
-    if _has_folders(Path(given)) if given else _can_grow(Path(os.path.expanduser("~")) / "bentoml"):
+    if home_folder.has_folders(Path(given)) if given else home_folder.usable(home_folder.default()):
         return
-    for place in (tempfile.gettempdir, lambda: _IN_MEMORY):
-        try:
-            made = tempfile.mkdtemp(prefix="toolkit-bentoml-", dir=place())
-        except OSError:
-            continue
-        if _has_folders(Path(made)):
-            os.environ["BENTOML_HOME"] = made
-            atexit.register(shutil.rmtree, made, ignore_errors=True)
-            return
-
-
-def _has_folders(home: Path) -> bool:
-    """Whether BentoML finds or can make its folders: a home may be full of bentos, and final."""
-    try:
-        for each in _FOLDERS:
-            (home / each).mkdir(exist_ok=True, parents=True)
-    except OSError:
-        return False
-    return True
-
-
-def _can_grow(home: Path) -> bool:
-    try:
-        home.mkdir(exist_ok=True, parents=True)
-        with tempfile.TemporaryFile(dir=home) as probe:
-            # A full disk lets files be made, and not be filled.
-            probe.write(bytes(4096))
-    except OSError:
-        return False
-    return True
+    made = home_folder.substitute()
+    if made:
+        os.environ["BENTOML_HOME"] = str(made)
+        atexit.register(shutil.rmtree, made, ignore_errors=True)
 
 
 _prepare()
@@ -62,4 +35,4 @@ _prepare()
 @click.command("toolkit", hidden=True)
 def command() -> None:
     """Say where BentoML keeps its files."""
-    click.echo(os.environ.get("BENTOML_HOME") or Path(os.path.expanduser("~")) / "bentoml")
+    click.echo(os.environ.get("BENTOML_HOME") or home_folder.default())

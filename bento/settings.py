@@ -46,16 +46,21 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     token = environment.get("TOOLKIT_TOKEN")
     if token is not None and not token.strip():
         raise UsageError("TOOLKIT_TOKEN is empty: give a token, or unset it for an open service")
+    folder = Path(environment.get("TOOLKIT_MODELS", "saved_models"))
     return Settings(
-        ModelFiles(
-            Path(environment.get("TOOLKIT_MODELS", "saved_models")),
-            environment.get("TOOLKIT_MODEL", DEFAULT_NAME),
-        ),
+        ModelFiles(folder, environment.get("TOOLKIT_MODEL", _only_model(folder))),
         _workers(environment.get("TOOLKIT_WORKERS", str(os.cpu_count() or 1))),
         _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
         _one_of(environment, "TOOLKIT_PRECISION", tuple(PRECISIONS)),
         None if token is None else os.fsencode(token),
     )
+
+
+def _only_model(folder: Path) -> str:
+    """Return the model to serve where none is named: a bento holds one, of whatever name."""
+    manifests = [each for each in folder.glob("*.json") if not each.stem.endswith(".equivalence")]
+    names = [each.stem for each in manifests]
+    return names[0] if len(names) == 1 else DEFAULT_NAME
 
 
 def _workers(text: str) -> int:

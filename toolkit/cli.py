@@ -17,6 +17,7 @@ from toolkit.commands import (
     explain,
     export,
     import_,
+    package,
     predict,
     train,
     tune,
@@ -43,6 +44,7 @@ app.command("benchmark")(benchmark.benchmark)
 app.command("card")(card.card)
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
+app.command("package")(package.package)
 app.command("predict")(predict.predict)
 data_app = typer.Typer(help="Generate X-rays, or look at a folder of them.", no_args_is_help=True)
 data_app.command("generate")(data.generate)

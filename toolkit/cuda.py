@@ -43,21 +43,23 @@ def least_driver(major: int) -> tuple[int, ...]:
     return LEAST_DRIVER.get(major, LEAST_DRIVER[max(LEAST_DRIVER)])
 
 
-def image_requirement(bentofile: Path) -> str:
-    """Return the range of onnxruntime-gpu that the image installs, such as `>=1.24,<1.32`.
+def image_requirement(lock: Path) -> str:
+    """Return the version of onnxruntime-gpu that the image installs, such as `==1.31.1`.
 
     Raises:
         UsageError: no such file, or it does not ask for onnxruntime-gpu.
     """
     try:
-        text = bentofile.read_text(encoding="utf-8")
+        text = lock.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {bentofile}: run this where bentofile.yaml lies") from error
+        raise UsageError(
+            f"cannot read {lock}: run this in the toolkit's repository, or restore the file"
+        ) from error
     lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
     found = next((match for line in lines if (match := _REQUIREMENT.search(line))), None)
     if not found:
-        raise UsageError(f"{bentofile} asks for no onnxruntime-gpu: the image has no GPU in it")
-    return re.sub(r"\s", "", found[1])
+        raise UsageError(f"{lock} asks for no onnxruntime-gpu: the image has no GPU in it")
+    return re.sub(r"\s|\\", "", found[1])
 
 
 def image_major(requirement: str) -> int:

@@ -89,6 +89,10 @@ class BatchError(ToolkitError):
     """A run over many X-rays that cannot go on, such as one whose workers die as they start."""
 
 
+class PackagingError(ToolkitError):
+    """A bento or an image that cannot be built."""
+
+
 class InterruptedRunError(ToolkitError):
     """A run that the user stopped; what it had reached is saved."""
 

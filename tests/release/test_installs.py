@@ -116,6 +116,7 @@ def test_every_command_has_its_help_in_a_base_install(installed, place, words):
         ("export onnx", "train"),
         ("verify", "train"),
         ("benchmark", "train"),
+        ("package", "serve"),
         ("explain model_saved xray.png", "cpu"),
         ("predict model_saved xray.png", "cpu"),
         ("predict model_saved . --out rows.parquet", "batch"),

@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -162,13 +163,13 @@ def test_the_gpu_image_needs_the_driver_of_the_newest_build_in_its_range(
 
 
 def test_the_requirement_is_the_one_that_the_image_is_built_from(tmp_path):
-    assert cuda.image_requirement(ROOT / "bentofile.yaml") == ">=1.24,<1.32"
-    other = tmp_path / "bentofile.yaml"
-    other.write_text(
-        "# onnxruntime-gpu>=9\npackages:\n  - onnxruntime-gpu [cuda] >= 1.24, < 1.27 # x\n"
-    )
+    lock = ROOT / "bento/requirements-gpu.txt"
+    (pinned,) = re.findall(r"^onnxruntime-gpu(==\S+)", lock.read_text(), re.MULTILINE)
+    assert cuda.image_requirement(lock) == pinned
+    other = tmp_path / "requirements.txt"
+    other.write_text("# onnxruntime-gpu>=9\nonnxruntime-gpu [cuda] >= 1.24, < 1.27 # x\n")
     assert cuda.image_requirement(other) == ">=1.24,<1.27"
-    other.write_text("packages: [numpy]")
+    other.write_text("numpy==2.4.6")
     with pytest.raises(UsageError, match="asks for no onnxruntime-gpu"):
         cuda.image_requirement(other)
     with pytest.raises(UsageError, match="cannot read"):

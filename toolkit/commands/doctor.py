@@ -3,7 +3,6 @@
 import os
 import sys
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,20 +10,14 @@ import typer
 
 from toolkit import doctor as checks
 from toolkit import host
+from toolkit.commands.options import Image
 from toolkit.console import LOGS, MODELS, NAME, Console, JsonOption, LogsOption
 from toolkit.cuda import image_requirement
 from toolkit.doctor import Finding, Status
 from toolkit.errors import CheckFailedError, ToolkitError, UsageError
 from toolkit.extras import ONNXRUNTIME_EXTRAS, versions
 
-BENTOFILE = Path("bentofile.yaml")
-
-
-class Image(StrEnum):
-    """Images that can be built."""
-
-    CPU = "cpu"
-    GPU = "gpu"
+LOCK = Path("bento/requirements-gpu.txt")
 
 
 def doctor(
@@ -62,7 +55,7 @@ def _image(image: Image, driver: str | None) -> Finding:
     version = driver or host.driver().version
     if version is None:
         raise UsageError("no NVIDIA driver is found here: give the host's with --driver VERSION")
-    return checks.image(image_requirement(BENTOFILE), version)
+    return checks.image(image_requirement(LOCK), version)
 
 
 def _machine(name: str, models: Path, logs: Path) -> list[Finding]:

@@ -47,6 +47,13 @@ class Engine(StrEnum):
     RAY = "ray"
 
 
+class Image(StrEnum):
+    """Images that can be built."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
 class Split(StrEnum):
     """How the X-rays are divided into train, val and test."""
 

@@ -1,0 +1,47 @@
+"""Where BentoML keeps its files, and what takes its place where that cannot be written."""
+
+import os
+import tempfile
+from pathlib import Path
+
+IN_MEMORY = "/dev/shm"  # noqa: S108
+_FOLDERS = ("bentos", "models", "envs", "tmp")
+
+
+def default() -> Path:
+    """Return the folder that BentoML takes where BENTOML_HOME is not set."""
+    return Path(os.path.expanduser("~")) / "bentoml"
+
+
+def has_folders(home: Path) -> bool:
+    """Whether BentoML finds or can make its folders: a home may be full of bentos, and final."""
+    try:
+        for each in _FOLDERS:
+            (home / each).mkdir(exist_ok=True, parents=True)
+    except OSError:
+        return False
+    return True
+
+
+def usable(home: Path) -> bool:
+    """Return whether the folder is there or can be made, and takes files."""
+    try:
+        home.mkdir(exist_ok=True, parents=True)
+        with tempfile.TemporaryFile(dir=home) as probe:
+            # A full disk lets files be made, and not be filled.
+            probe.write(bytes(4096))
+    except OSError:
+        return False
+    return True
+
+
+def substitute() -> Path | None:
+    """Make a home in the temporary folder, or else in memory; None where neither can be."""
+    for place in (tempfile.gettempdir, lambda: IN_MEMORY):
+        try:
+            made = Path(tempfile.mkdtemp(prefix="toolkit-bentoml-", dir=place()))
+        except OSError:
+            continue
+        if has_folders(made):
+            return made
+    return None
