@@ -2,7 +2,7 @@
 
 import secrets
 import traceback
-from asyncio import CancelledError
+from asyncio import CancelledError, sleep
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
@@ -34,6 +34,7 @@ ROUTES = (
     *OTHERS,
 )
 """What metrics and logs call the routes."""
+_HELD_BACK_S = 0.07
 _PROBES = ("/livez", "/readyz")
 
 
@@ -138,6 +139,9 @@ class Interface:
         if sender.status:
             raise known
         call.noted["code"] = known.code
+        if known.code == "overloaded":
+            # Who asks again at once would take the time of those that wait their turn.
+            await sleep(_HELD_BACK_S)
         return refusal(known) if name_of(call.path) != "v2" else protocol_refusal(known)
 
     def _route(self, path: str) -> str:
