@@ -67,7 +67,7 @@ def _prepare() -> None:
     # BentoML looks for dead workers every 10 seconds, and in a container it leaves them dead.
     circus.create_standalone_arbiter = partial(circus.create_standalone_arbiter, check_delay=1.0)
     os.environ.pop("BENTOML_CONTAINERIZED", None)
-    # The GNU C library else keeps what bodies of many sizes leave behind, in a heap for each thread.
+    # Else the GNU C library keeps what bodies of many sizes leave behind, in a heap a thread.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "262144")
 
