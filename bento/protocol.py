@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bento.answer import Meaning
-from bento.reply import no_such_route, protocol_refusal, wrong_method
+from bento.reply import no_such_route, wrong_method
 from bento.tensors import (
     HEADER_LENGTH,
     INPUT,
@@ -22,7 +22,7 @@ from bento.tensors import (
     too_large,
 )
 from toolkit import __version__
-from toolkit.errors import ImageError, RequestError
+from toolkit.errors import RequestError
 from toolkit.images import SIZE
 
 if TYPE_CHECKING:
@@ -65,7 +65,9 @@ class Served(Protocol):
 
 
 def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) -> "list[Route]":
-    """Return the routes below /v2; each answers every method, and all else there is a 404.
+    """Return the routes below /v2; each takes every method, and all else there is a 404.
+
+    They raise what they refuse, as a RequestError, and leave its answer to the caller.
 
     Args:
         model: the one that is served.
@@ -184,16 +186,13 @@ class _Answers:
 def _guarded(
     method: str, answer: "Callable[[Request], Awaitable[Response]]"
 ) -> "Callable[[Request], Awaitable[Response]]":
-    """Return a handler that takes one method and answers refusals as the protocol does."""
+    """Return a handler that takes one method."""
 
     async def handler(request: "Request") -> "Response":
         allowed = (method, "HEAD") if method == "GET" else (method,)
-        try:
-            if method and request.method not in allowed:
-                raise wrong_method(request.method, ", ".join(allowed))
-            return await answer(request)
-        except (ImageError, RequestError) as error:
-            return _refusal(error)
+        if method and request.method not in allowed:
+            raise wrong_method(request.method, ", ".join(allowed))
+        return await answer(request)
 
     return handler
 
@@ -205,14 +204,6 @@ async def _no_route(request: "Request") -> "Response":
 
 def _unknown(what: str, served: str) -> RequestError:
     return RequestError(404, "not_served", f"no {what}: {served} is served")
-
-
-def _refusal(error: ImageError | RequestError) -> "Response":
-    from starlette.responses import Response
-
-    reply = protocol_refusal(error)
-    headers = {name.decode(): value.decode("latin-1") for name, value in reply.headers}
-    return Response(reply.body, reply.status, headers, media_type=reply.kind.decode())
 
 
 async def _limited(request: "Request") -> bytes:

@@ -17,11 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from starlette.requests import Request
+from starlette.responses import Response
 from tritonclient.utils import InferenceServerException
 
 from bento.answer import Meaning
 from bento.protocol import _limited, routes
 from bento.protocol_paths import paths
+from bento.reply import protocol_refusal
 from bento.session import open_model
 from bento.tensors import MAX_BATCH, MAX_BODY, OUTPUT_TYPES, Inference, parse, render
 from toolkit.errors import RequestError
@@ -323,7 +325,14 @@ def server():
         return dict(zip(names, found, strict=True))
 
     model = _Served(predictor.name, predictor.sha256, predictor.meaning, outputs)
-    app = Starlette(routes=routes(model, run, lambda: switches["ready"]))
+
+    async def refused(_, error):
+        reply = protocol_refusal(error)
+        headers = {name.decode(): value.decode() for name, value in reply.headers}
+        return Response(reply.body, reply.status, headers, media_type=reply.kind.decode())
+
+    found = routes(model, run, lambda: switches["ready"])
+    app = Starlette(routes=found, exception_handlers={RequestError: refused})
     listener = socket.create_server(("127.0.0.1", 0))
     running = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
     thread = threading.Thread(target=running.run, args=([listener],))
