@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-import time
 import zipfile
-from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -17,12 +15,14 @@ import numpy as np
 import pytest
 from devtools import CHROMIUM, Browser, Page
 
+from toolkit.store import ModelFiles
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [
     each for each in (ROOT / "bento/page").iterdir() if each.is_file() and each.suffix != ".py"
 ]
 SHOTS = Path(os.environ.get("TOOLKIT_ARTIFACTS", ROOT / "build/screenshots"))
-SERVE = [Path(sys.executable).with_name("bentoml"), "serve", "--host", "127.0.0.1", "--port"]
+SHIPPED = ModelFiles(ROOT / "saved_models", "model_saved")
 TOKEN = "a-token"
 
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
@@ -30,47 +30,17 @@ SETTLED = "[...document.querySelectorAll('.state')].every((each) => each.hidden)
 HEAT = "!document.querySelector('.heat').hidden"
 
 
-@contextmanager
-def _serving(port, folder, **more):
-    """Yield the address of a service, in a process of its own, once it is ready."""
-    models = {"TOOLKIT_MODELS": str(ROOT / "saved_models"), "TOOLKIT_MODEL": "model_saved"}
-    others = {"TOOLKIT_WORKERS": "1", "BENTOML_HOME": str(folder)}
-    log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [*SERVE, str(port)],
-            cwd=ROOT,
-            env=os.environ | models | others | more,
-            stdout=out,
-            stderr=out,
-        )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        end = time.monotonic() + 60
-        while True:
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            try:
-                if httpx.get(f"{url}/readyz", timeout=2).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(0.05)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
 @pytest.fixture(scope="module")
-def service_url(free_port, tmp_path_factory):
-    with _serving(free_port(), tmp_path_factory.mktemp("service")) as url:
+def service_url(serving, tmp_path_factory):
+    with serving(SHIPPED, tmp_path_factory.mktemp("service"), TOOLKIT_WORKERS="1") as (_, url, _):
         yield url
 
 
 @pytest.fixture(scope="module")
-def guarded_url(free_port, tmp_path_factory):
+def guarded_url(serving, tmp_path_factory):
     """The address of a service that wants a token."""
-    folder = tmp_path_factory.mktemp("guarded")
-    with _serving(free_port(), folder, TOOLKIT_TOKEN=TOKEN) as url:
+    more = {"TOOLKIT_WORKERS": "1", "TOOLKIT_TOKEN": TOKEN}
+    with serving(SHIPPED, tmp_path_factory.mktemp("guarded"), **more) as (_, url, _):
         yield url
 
 
