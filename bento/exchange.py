@@ -12,6 +12,7 @@ from bento.upload import Body, Memory, Receive
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # A request's own id: unlike any other's, and cheap.

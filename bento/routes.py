@@ -1,6 +1,5 @@
 """The routes of other modules, which Starlette tells apart: the page's and those under /v2."""
 
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,15 +8,13 @@ from numpy.typing import NDArray
 
 from bento import page, protocol
 from bento.engine import TURN, Engine
-from bento.exchange import Scope, Send
+from bento.exchange import Asgi, Scope, Send
 from bento.information import Information
 from bento.session import Predictor
 from bento.upload import Receive
 
 if TYPE_CHECKING:
     from starlette.routing import BaseRoute
-
-Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 OTHERS = ("app", "v2", "other")
 """What metrics and logs call these routes."""

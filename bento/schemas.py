@@ -37,8 +37,7 @@ def prediction(meaning: Meaning, more: tuple[str, ...] = ()) -> dict[str, Any]:
         "type": "object",
         "required": ["class", "label", "probabilities", *added, *more],
         "properties": {
-            "class": {"type": "integer", "minimum": 0, "maximum": len(classes) - 1},
-            "label": {"type": "string", "enum": list(classes)},
+            **_verdict(classes),
             "probabilities": {
                 "type": "array",
                 "items": {"type": "number", "minimum": 0, "maximum": 1},
@@ -48,6 +47,13 @@ def prediction(meaning: Meaning, more: tuple[str, ...] = ()) -> dict[str, Any]:
             **added,
             **{name: _origin()[name] for name in more},
         },
+    }
+
+
+def _verdict(classes: tuple[str, ...]) -> dict[str, Any]:
+    return {
+        "class": {"type": "integer", "minimum": 0, "maximum": len(classes) - 1},
+        "label": {"type": "string", "enum": list(classes)},
     }
 
 
@@ -82,8 +88,7 @@ def explanation(meaning: Meaning) -> dict[str, Any]:
         "type": "object",
         "required": ["class", "label", "edge_map", "heat"],
         "properties": {
-            "class": {"type": "integer", "minimum": 0, "maximum": len(meaning.classes) - 1},
-            "label": {"type": "string", "enum": list(meaning.classes)},
+            **_verdict(meaning.classes),
             "edge_map": picture | {"description": "What the second input is given."},
             "heat": picture | {"description": "Red speaks for the class, blue against it."},
         },

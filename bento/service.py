@@ -10,7 +10,6 @@ import gc
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,11 @@ from bentoml._internal.utils import circus
 
 from bento import assembly, connections, metrics
 from bento.app import Interface
+from bento.exchange import Asgi
 from bento.information import Information
 from bento.log import Log
 from bento.settings import settings
 from toolkit.errors import ToolkitError, UsageError
-
-Asgi = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 def _is_worker() -> bool:
