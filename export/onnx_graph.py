@@ -10,7 +10,7 @@ from pathlib import Path
 
 import onnx
 import torch
-from onnx import NodeProto
+from onnx import GraphProto, NodeProto
 from torch import Tensor, nn
 
 from export.folding import Explainer, FoldedPipeline
@@ -169,11 +169,22 @@ def _export(
     assert program is not None
     model = program.model_proto
     model.ir_version = IR_VERSION
+    _forget_sources(model.graph)
     onnx.helper.set_model_props(model, metadata(manifest))
     onnx.checker.check_model(model, full_check=True)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     with replacing(path) as temporary:
         onnx.save_model(model, str(temporary))
+
+
+def _forget_sources(graph: GraphProto) -> None:
+    """Drop all that the exporter noted but the layers' names: its stack traces name our folders."""
+    for each in (graph, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del each.metadata_props[:]
+    for node in graph.node:
+        scopes = [each for each in node.metadata_props if each.key == _SCOPES]
+        del node.metadata_props[:]
+        node.metadata_props.extend(scopes)
 
 
 def _example(spec: TensorSpec) -> Tensor:

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ def export_torchscript(pipeline: Pipeline, manifest: Manifest, path: Path) -> No
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
         traced = torch.jit.trace(pipeline.eval(), (_example(),), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, content, _extra_files=metadata(manifest))
-    write_bytes(path, content.getvalue())
+    write_bytes(path, _without_sources(content))
 
 
 def export_pt2(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
@@ -41,6 +42,8 @@ def export_pt2(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
         program = torch.export.export(
             pipeline.eval(), (_example(),), dynamic_shapes=({0: batch},), strict=False
         )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
         torch.export.save(program, content, extra_files=metadata(manifest))
     write_bytes(path, content.getvalue())
 
@@ -74,6 +77,16 @@ def open_pt2(path: Path) -> torch.fx.GraphModule:
         raise ModelRefusedError(f"PyTorch cannot open {path}: export it again") from error
     assert isinstance(module, torch.fx.GraphModule)
     return module
+
+
+def _without_sources(archive: io.BytesIO) -> bytes:
+    """Drop the stack traces of the tracing from a TorchScript file: they name our folders."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(archive) as traced, zipfile.ZipFile(content, "w") as kept:
+        for each in traced.infolist():
+            if not each.filename.endswith(".debug_pkl"):
+                kept.writestr(each, traced.read(each))
+    return content.getvalue()
 
 
 def _example() -> Tensor:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import onnxruntime
 import pytest
 import torch
 
+import export
 from bento.session import open_session
 from export.onnx_graph import (
     IR_VERSION,
@@ -77,6 +79,13 @@ def test_one_file_holds_everything(small, kind, tmp_path):
     ]
     alone = shutil.copy(small.files.path(kind), tmp_path / "alone.onnx")
     onnxruntime.InferenceSession(alone, providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_file_names_no_folder_of_the_machine_that_made_it(small, kind):
+    content = small.files.path(kind).read_bytes()
+    for module in (export, torch):
+        assert str(Path(module.__path__[0]).parent).encode() not in content
 
 
 @pytest.mark.parametrize("kind", KINDS)

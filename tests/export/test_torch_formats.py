@@ -1,10 +1,12 @@
 """TorchScript and pt2: proven like ONNX, for any batch, with what they are inside."""
 
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
+import export as package
 from export.conversion import export
 from export.legs import Reference, compare_file, specs_of
 from export.torch_formats import open_pt2, open_torchscript
@@ -26,7 +28,10 @@ def test_export_is_proven_beside_the_onnx_files(copied, kind, recwarn):
     assert not recwarn.list, "deprecations are not the user's concern"
     with zipfile.ZipFile(copied.path(kind)) as archive:
         names = {name.split("/")[-1] for name in archive.namelist()}
+        content = b"".join(map(archive.read, archive.namelist()))
     assert {"classes", "checkpoint_sha256", "licence"} <= names
+    for module in (package, torch):
+        assert str(Path(module.__path__[0]).parent).encode() not in content, "a folder of ours"
 
 
 @pytest.mark.parametrize("kind", OPENERS)
