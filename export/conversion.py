@@ -27,7 +27,8 @@ from export.verdict import Verdict, merged, without
 from toolkit import manifest
 from toolkit.errors import DataError, HealthError, ManifestError, UsageError
 from toolkit.health import Finding, health
-from toolkit.manifest import Artifact, Leg, Manifest
+from toolkit.manifest import Manifest
+from toolkit.proof import Artifact, Leg
 from toolkit.store import ModelFiles
 
 KINDS = {

@@ -15,7 +15,7 @@ from export.measurement import Measurement
 from export.pipeline import Pipeline
 from export.samples import Samples
 from toolkit.files import sha256
-from toolkit.manifest import Leg, TensorSpec
+from toolkit.proof import Leg, TensorSpec
 from toolkit.tolerance import BOUNDS, Bound
 
 BATCHES = (1, 2, 7, 64)

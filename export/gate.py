@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.manifest import Gate
 from toolkit.metrics import Evaluation, evaluate
+from toolkit.proof import Gate
 
 AGREEMENT = 0.995
 POINTS = 0.5

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from export.equivalence import Arrays
 from export.samples import Samples
 from toolkit.files import sha256, write_bytes
-from toolkit.manifest import GoldenRecord
+from toolkit.proof import GoldenRecord
 from toolkit.store import ModelFiles
 
 _COUNT = 4

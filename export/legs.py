@@ -28,7 +28,8 @@ from export.pipeline import Pipeline
 from export.samples import Samples, samples
 from export.torch_formats import open_pt2, open_torchscript
 from toolkit.files import sha256
-from toolkit.manifest import Leg, Manifest, TensorSpec
+from toolkit.manifest import Manifest
+from toolkit.proof import Leg, TensorSpec
 from toolkit.tolerance import GATED
 
 Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.samples import Samples
-from toolkit.manifest import Flip, OutputDifference, TensorSpec
+from toolkit.proof import Flip, OutputDifference, TensorSpec
 from toolkit.tolerance import Bound, within
 
 HISTOGRAM_EDGES = tuple(10.0**power for power in range(-9, 0))

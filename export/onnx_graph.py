@@ -18,8 +18,9 @@ from export.packing import PackedPipeline
 from export.pipeline import Pipeline
 from toolkit.errors import UsageError
 from toolkit.files import replacing
-from toolkit.manifest import Manifest, TensorSpec
+from toolkit.manifest import Manifest
 from toolkit.network import EDGE_SIZE, IMAGE_SIZE, IntermediarySpaceModel
+from toolkit.proof import TensorSpec
 
 OPSET = 20
 OPSETS = range(18, 24)

@@ -13,7 +13,7 @@ from PIL import Image
 from export.measurement import HISTOGRAM_EDGES
 from export.verdict import Verdict
 from toolkit.files import write_bytes
-from toolkit.manifest import Leg
+from toolkit.proof import Leg
 from toolkit.store import ModelFiles
 
 _SHOWN_FLIPS = 24

@@ -13,7 +13,7 @@ from export.samples import Samples, encoded
 from toolkit.client import Client
 from toolkit.errors import CheckFailedError, ImageError, ServiceError
 from toolkit.images import decode
-from toolkit.manifest import Leg, TensorSpec
+from toolkit.proof import Leg, TensorSpec
 
 _DEADLINE_S = 60.0
 

@@ -8,7 +8,8 @@ import torch
 from export.samples import Samples
 from toolkit.extras import versions
 from toolkit.health import Finding
-from toolkit.manifest import Artifact, EquivalenceRecord, ExportRecord, Leg, Manifest
+from toolkit.manifest import Manifest
+from toolkit.proof import Artifact, EquivalenceRecord, ExportRecord, Leg
 
 # Without them a model is served none the less.
 OPTIONAL = frozenset({"torchscript", "pt2", "fp16", "int8"})

@@ -13,7 +13,7 @@ from toolkit import manifest
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.health import health
-from toolkit.manifest import Artifact, Leg
+from toolkit.proof import Artifact, Leg
 from toolkit.store import ModelFiles
 
 

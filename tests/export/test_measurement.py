@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 
 from export.measurement import HISTOGRAM_EDGES, Measurement
 from export.samples import Samples
-from toolkit.manifest import TensorSpec
+from toolkit.proof import TensorSpec
 from toolkit.tolerance import BOUNDS
 
 # ONNX Runtime, told to flush subnormal numbers, leaves its thread so: none are drawn.

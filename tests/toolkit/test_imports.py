@@ -22,6 +22,7 @@ LIGHT = {
             "dicom_pixels",
             "dicom_tags",
             "manifest",
+            "proof",
             "images",
             "jpeg",
             "labels",

@@ -9,18 +9,20 @@ from toolkit import manifest
 from toolkit.errors import ManifestError, UsageError
 from toolkit.labels import label_map
 from toolkit.manifest import (
-    Artifact,
     DatasetRecord,
+    Manifest,
+    NetworkRecord,
+    PreprocessingConstants,
+    TrainingRecord,
+)
+from toolkit.proof import (
+    Artifact,
     EquivalenceRecord,
     ExportRecord,
     Flip,
     Leg,
-    Manifest,
-    NetworkRecord,
     OutputDifference,
-    PreprocessingConstants,
     TensorSpec,
-    TrainingRecord,
 )
 
 

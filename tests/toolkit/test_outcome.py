@@ -9,17 +9,12 @@ from toolkit import checkpoint, manifest, metrics, scope
 from toolkit.calibration import calibrated
 from toolkit.errors import UsageError
 from toolkit.files import sha256
-from toolkit.manifest import (
-    Artifact,
-    EquivalenceRecord,
-    ExportRecord,
-    Leg,
-    PreprocessingConstants,
-)
+from toolkit.manifest import PreprocessingConstants
 from toolkit.network import IntermediarySpaceModel, initialise
 from toolkit.outcome import keep_previous, permutation, save_outcome
 from toolkit.prediction import predict
 from toolkit.preprocessing import Preprocessing
+from toolkit.proof import Artifact, EquivalenceRecord, ExportRecord, Leg
 from toolkit.recipes import recipe
 from toolkit.store import ModelFiles
 from toolkit.training import Training
