@@ -2,15 +2,9 @@
 
 import asyncio
 import io
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -19,9 +13,6 @@ from PIL import Image
 
 from toolkit.store import ModelFiles
 from toolkit.synthetic import generate
-
-ROOT = Path(__file__).resolve().parents[2]
-DEADLINE = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -168,88 +159,3 @@ def open_interface():
 
 async def _stopped(served):
     served.stop()
-
-
-@pytest.fixture(scope="session")
-def started(free_port):
-    """Return a function that starts `bentoml serve` on a model: its process and its address.
-
-    `within` is a command that runs it.
-    """
-
-    def start(files, home, port=None, stdout=None, stderr=None, within=(), **environment):
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "BENTOML_"))}
-        names = {"TOOLKIT_MODELS": str(files.folder), "TOOLKIT_MODEL": files.name}
-        port = port or free_port()
-        command = [Path(sys.executable).with_name("bentoml"), "serve", "--host", "127.0.0.1"]
-        process = subprocess.Popen(
-            [*within, *command, "--port", str(port)],
-            cwd=ROOT,
-            env=clean | ({"BENTOML_HOME": str(home)} if home else {}) | names | environment,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            start_new_session=True,
-        )
-        return process, f"http://127.0.0.1:{port}"
-
-    return start
-
-
-@pytest.fixture(scope="session")
-def serving(started):
-    """Return a context manager: a real service's process, address and log, once it is ready."""
-
-    @contextmanager
-    def run(files, home, status=200, **environment):
-        log = home / "log"
-        with log.open("wb") as out:
-            process, url = started(files, home, None, out, subprocess.STDOUT, **environment)
-        try:
-            await_status(url, status, process, log)
-            yield process, url, log
-        finally:
-            if process.poll() is None:
-                process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    return run
-
-
-def await_status(url, status, process, log):
-    """Wait until /readyz answers with a status; of any worker."""
-    end = time.monotonic() + DEADLINE
-    while True:
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
-        try:
-            answer = httpx.get(f"{url}/readyz", timeout=2)
-            if answer.status_code == status:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="session")
-def processes_below():
-    """Return a function: the ids of a process and of all below it."""
-
-    def find(root):
-        parents = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = path.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents[int(path.parent.name)] = int(fields[1])
-        found = [root]
-        for process in found:
-            found += [child for child, parent in parents.items() if parent == process]
-        return found
-
-    return find

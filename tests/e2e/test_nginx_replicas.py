@@ -4,77 +4,33 @@ import io
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
 from PIL import Image
 
+from toolkit.store import ModelFiles
 from toolkit.synthetic import generate
 
 ROOT = Path(__file__).resolve().parents[2]
-BENTOML = Path(sys.executable).with_name("bentoml")
 DEADLINE_S = 120.0
 SLOW, CLIENTS = 100, 4
 
 
-def _kill(process):
-    """End a service at once, and its workers: they lead process groups of their own."""
-    parents = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    family = [process.pid]
-    for each in family:
-        family += [child for child, parent in parents.items() if parent == each]
-    for each in family:
-        with suppress(ProcessLookupError):
-            os.kill(each, signal.SIGKILL)
-    process.wait()
-
-
-@contextmanager
-def _serving(port, home):
-    """Start a service with one worker; yield its process at once, and end it afterwards."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "BENTOML_"))}
-    home.mkdir()
-    with (home / "log").open("wb") as out:
-        process = subprocess.Popen(
-            [BENTOML, "serve", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=ROOT,
-            env=clean | {"BENTOML_HOME": str(home), "TOOLKIT_WORKERS": "1"},
-            stdout=out,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            _kill(process)
-
-
 @pytest.fixture
-def services(free_port, tmp_path):
-    """Two running services: their processes and ports."""
+def services(serving, tmp_path):
+    """Two services with one worker each, ready: their processes and ports."""
+    files = ModelFiles(ROOT / "saved_models", "model_saved")
     with ExitStack() as stack:
-        ports = [free_port() for _ in range(2)]
-        processes = [
-            stack.enter_context(_serving(port, tmp_path / f"home-{port}")) for port in ports
-        ]
-        end = time.monotonic() + DEADLINE_S
-        for process, port in zip(processes, ports, strict=True):
-            while not _ready(port):
-                log = (tmp_path / f"home-{port}" / "log").read_text()
-                assert process.poll() is None and time.monotonic() < end, log
-                time.sleep(0.1)
-        yield processes, ports
+        homes = [tmp_path / f"home-{each}" for each in range(2)]
+        for each in homes:
+            each.mkdir()
+        both = [stack.enter_context(serving(files, home, TOOLKIT_WORKERS="1")) for home in homes]
+        yield [each[0] for each in both], [int(each[1].rpartition(":")[2]) for each in both]
 
 
 def _ready(port):
@@ -113,7 +69,7 @@ def _load(url, xray, count):
 
 
 @pytest.mark.full
-def test_killing_a_replica_under_load_loses_no_request(proxy, services, xray):
+def test_killing_a_replica_under_load_loses_no_request(proxy, services, xray, processes_below):
     processes, ports = services
     with proxy(*ports) as (url, *_):
         threads, answers = _load(url, xray, 60)
@@ -121,7 +77,9 @@ def test_killing_a_replica_under_load_loses_no_request(proxy, services, xray):
         while len(answers) < 60:
             assert time.monotonic() < end
             time.sleep(0.005)
-        _kill(processes[0])
+        for each in processes_below(processes[0].pid):
+            os.kill(each, signal.SIGKILL)
+        processes[0].wait()
         before = len(answers)
         for each in threads:
             each.join(DEADLINE_S)
