@@ -72,6 +72,7 @@ def difference(
             furthest = apart.reshape(len(xrays), -1).max(axis=1)
             if not within(furthest, allowed).all():
                 return f"{name} differs by {furthest.max():.3g} (allowed: {bound.text})"
-            if name == "logits" and (found.argmax(axis=1) != golden[name].argmax(axis=1)).any():
-                return "a golden X-ray is put in another class"
+            by_class = name in ("logits", "probabilities")
+            if by_class and (found.argmax(axis=1) != golden[name].argmax(axis=1)).any():
+                return f"a golden X-ray is put in another class by its {name}"
     return ""

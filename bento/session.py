@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from bento.answer import Meaning
 from toolkit import manifest
 from toolkit.errors import ManifestError, ModelRefusedError, ProviderError
-from toolkit.extras import require_onnxruntime
+from toolkit.extras import GPU_FILES, require_onnxruntime
 from toolkit.files import sha256
-from toolkit.store import ModelFiles
+from toolkit.store import PIPELINES, ModelFiles, kind_of, located
 
 if TYPE_CHECKING:
     from toolkit.occlusion import Classify
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _OPTIONS = {kind: f" --precision {kind} --data DIR" for kind in ("fp16", "int8")}
-_DRIVERS = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
 
 
 @dataclass(frozen=True)
@@ -164,11 +163,11 @@ def open_file(path: Path, provider: str = "auto", threads: int = 0) -> tuple[Pre
     """
     if not path.is_file():
         raise ModelRefusedError(f"no model file at {path}: check the path")
-    suffix = ".pipeline.onnx"
-    if path.name.endswith(suffix):
-        files = ModelFiles(path.parent, path.name.removesuffix(suffix))
+    kind = kind_of(path.name)
+    if kind in PIPELINES:
+        files = located(str(path), path.parent)
         if files.manifest.exists():
-            return open_model(files.folder, files.name, provider, threads), True
+            return open_model(files.folder, files.name, provider, threads, kind), True
     session = open_session(path, "cpu", threads)
     if [each.name for each in session.get_inputs()] != ["xray"]:
         raise ModelRefusedError(f"{path} does not take X-rays: give NAME.pipeline.onnx")
@@ -219,7 +218,7 @@ def has_cuda() -> bool:
         MissingExtraError: ONNX Runtime is not installed, or twice.
     """
     built_in = PROVIDERS["cuda"] in require_onnxruntime().get_available_providers()
-    return built_in and any(Path(each).exists() for each in _DRIVERS)
+    return built_in and any(each.exists() for each in GPU_FILES)
 
 
 def open_session(

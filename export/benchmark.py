@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from export.contenders import Classify, Contender
 from export.graded import Graded, graded
 from export.samples import encoded
-from toolkit.errors import ImageError, ToolkitError
+from toolkit.errors import DataError, ImageError, ToolkitError
 from toolkit.folders import scan
 from toolkit.images import decode
 from toolkit.manifest import Manifest
@@ -111,6 +111,8 @@ def xrays_of(data: Path, record: Manifest) -> Xrays:
         except (OSError, ImageError):
             continue
         contents.append(content)
+    if not contents:
+        raise DataError(f"none of the X-rays in {data} can be read: give other ones with --data")
     return Xrays(tuple(contents), np.stack(decoded), graded(data, record))
 
 

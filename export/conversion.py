@@ -26,6 +26,7 @@ from export.torch_formats import export_pt2, export_torchscript
 from export.verdict import Verdict, merged, without
 from toolkit import manifest
 from toolkit.errors import DataError, HealthError, ManifestError, UsageError
+from toolkit.files import held_signals
 from toolkit.health import Finding, health
 from toolkit.manifest import Manifest
 from toolkit.proof import Artifact, Leg
@@ -111,12 +112,14 @@ def export(
             artifacts[kind] = Artifact(
                 legs[kind].file, legs[kind].sha256, format_name, opset, *specs
             )
-        result = merged(_former(target, record), artifacts, legs, inputs)
+        result = merged(_former(source, target, record), artifacts, legs, inputs)
         passed = all(leg.passed for leg in legs.values())
         if "pipeline" in kinds:
-            golden = save_golden(target, inputs, reference.arrays) if passed else None
+            drafts["golden"] = _draft(target.path("golden"))
+            golden = save_golden(drafts["golden"], inputs, reference.arrays) if passed else None
             result = replace(result, golden=golden)
-        _keep(result, drafts, target, passed)
+        with held_signals():
+            _keep(result, drafts, target, passed)
     finally:
         for draft in drafts.values():
             # Where the folder is a file, there is nothing to remove.
@@ -183,12 +186,15 @@ def write(
         export_pt2(pipeline, record, path)
 
 
-def _former(target: ModelFiles, record: Manifest) -> Manifest:
+def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifest:
     """Return the manifest to add to: the target's, where it is of the same checkpoint."""
     with suppress(ManifestError):
         former = manifest.load(target.manifest)
         if former.training == record.training:
             return former
+    # Other files of the source's are not in the target's folder.
+    if target.manifest != source.manifest:
+        return replace(record, export=None, equivalence=None, golden=None)
     return record
 
 
@@ -199,8 +205,6 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
                 draft.replace(target.path(kind))
             else:
                 target.path(kind).unlink(missing_ok=True)
-        if result.golden is None:
-            target.path("golden").unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write to {target.folder}: {error.strerror}") from error
     if passed:

@@ -1,6 +1,7 @@
 """A few generated X-rays with PyTorch's outputs, for a service to prove itself by as it starts."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,17 +10,16 @@ from export.equivalence import Arrays
 from export.samples import Samples
 from toolkit.files import sha256, write_bytes
 from toolkit.proof import GoldenRecord
-from toolkit.store import ModelFiles
 
 _COUNT = 4
 _OUTPUTS = ("logits", "probabilities", "edge_map", "novelty")
 
 
-def save_golden(files: ModelFiles, samples: Samples, arrays: Arrays) -> GoldenRecord:
-    """Write NAME.golden.npz: `xray`, and the outputs that the pipeline has.
+def save_golden(path: Path, samples: Samples, arrays: Arrays) -> GoldenRecord:
+    """Write a .golden.npz: `xray`, and the outputs that the pipeline has.
 
     Args:
-        files: of the model.
+        path: of the file.
         samples: to choose from; only generated ones are taken.
         arrays: what PyTorch makes of them, as `export.equivalence.references` gives it.
 
@@ -31,8 +31,8 @@ def save_golden(files: ModelFiles, samples: Samples, arrays: Arrays) -> GoldenRe
     outputs = {name: arrays[name][places] for name in _OUTPUTS if name in arrays}
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, xray=samples.pixels[places], **outputs)
-    write_bytes(files.path("golden"), stream.getvalue())
-    return GoldenRecord(sha256(files.path("golden")), len(places))
+    write_bytes(path, stream.getvalue())
+    return GoldenRecord(sha256(path), len(places))
 
 
 def _clearest(logits: NDArray[np.float32]) -> NDArray[np.intp]:

@@ -138,7 +138,9 @@ def _of_torchscript(path: Path, taken: Arrays) -> Values:
     """Yield what each layer of a trace gives for what PyTorch's own takes."""
     layers = dict(open_torchscript(path).named_modules())
     for name, value in taken.items():
-        yield name, layers[f"network.{name}"](torch.from_numpy(value)).numpy()
+        # A branch that was left out as dead has no layers.
+        if layer := layers.get(f"network.{name}"):
+            yield name, layer(torch.from_numpy(value)).numpy()
 
 
 @torch.no_grad()

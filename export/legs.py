@@ -24,13 +24,13 @@ from export.gate import NO_XRAYS, gate
 from export.graded import Graded, graded
 from export.layers import first_difference
 from export.onnx_graph import explainer_specs, network_specs, pipeline_specs
-from export.pipeline import Pipeline
+from export.pipeline import Pipeline, probabilities_of
 from export.samples import Samples, samples
 from export.torch_formats import open_pt2, open_torchscript
 from toolkit.files import sha256
 from toolkit.manifest import Manifest
 from toolkit.proof import Leg, TensorSpec
-from toolkit.tolerance import GATED
+from toolkit.tolerance import GATED, PROBABILITY_TOLERANCE
 
 Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 
@@ -128,18 +128,16 @@ def _judged(leg: Leg, path: Path, reference: Reference) -> Leg:
     if reference.graded is None:
         return replace(leg, failures=(*leg.failures, NO_XRAYS), passed=False)
     session = open_session(path, "cpu")
-    pixels = reference.graded.pixels
-    logits = [
-        session.run(["logits"], {"xray": pixels[start : start + 64]})[0]
-        for start in range(0, len(pixels), 64)
-    ]
-    result = gate(
-        reference.graded_logits,
-        np.concatenate(logits),
-        reference.graded.labels,
-        reference.label_names,
-    )
+    batches = torch.split(torch.from_numpy(reference.graded.pixels), 64)
+    ran = [session.run(["logits", "probabilities"], {"xray": each.numpy()}) for each in batches]
+    logits, probabilities = (np.concatenate(each) for each in zip(*ran, strict=True))
+    result = gate(reference.graded_logits, logits, reference.graded.labels, reference.label_names)
+    softmax = probabilities_of(torch.from_numpy(logits), reference.pipeline.temperature).numpy()
     failures = (*leg.failures, *result.failures)
+    # The gate judges logits, and the probabilities are what is served.
+    apart = float(np.abs(probabilities - softmax).max())
+    if not apart <= PROBABILITY_TOLERANCE:
+        failures += (f"probabilities differ by {apart:.3g} from softmax(logits / T)",)
     return replace(leg, failures=failures, passed=leg.passed and not failures, gate=result)
 
 

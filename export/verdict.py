@@ -57,8 +57,8 @@ def merged(
     every = other_legs | legs
     return replace(
         record,
-        export=ExportRecord(other_artifacts | artifacts, _versions()),
-        equivalence=EquivalenceRecord(passed(every), every, inputs.counts(), _versions()),
+        export=ExportRecord(other_artifacts | artifacts, current_versions()),
+        equivalence=EquivalenceRecord(passed(every), every, inputs.counts(), current_versions()),
     )
 
 
@@ -77,6 +77,7 @@ def without(record: Manifest, kinds: Iterable[str]) -> Manifest:
     )
 
 
-def _versions() -> dict[str, str]:
+def current_versions() -> dict[str, str]:
+    """Return the versions of what compares, by name."""
     found = versions("toolkit", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy")
     return {"torch": torch.__version__} | found

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from export.legs import compare_file, reference_of
+from export.legs import LOWER, compare_file, reference_of
 from export.pipeline import load_pipeline
 from export.served import compare_service
-from export.verdict import Verdict, passed
+from export.verdict import Verdict, current_versions, passed
 from toolkit import manifest
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
@@ -20,7 +20,8 @@ from toolkit.store import ModelFiles
 def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
-    The verdict over the files replaces the one in the manifest on disk.
+    The verdict over the files replaces the one in the manifest on disk. A file of lower precision
+    keeps its own where there is no `data` to judge it by, if it is still the file that was judged.
 
     Args:
         files: the model.
@@ -33,34 +34,43 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
         CheckFailedError: the service cannot be reached.
     """
     record = manifest.load(files.manifest)
-    if record.export is None or record.equivalence is None:
+    artifacts = record.export.artifacts if record.export else {}
+    if record.equivalence is None or not artifacts or artifacts.keys() - record.equivalence.legs:
         raise ModelRefusedError(
-            f"{files.name} has no exported files: run `toolkit export onnx {files.name}`"
+            f"{files.name} has no exported files with a verdict: run `toolkit export onnx "
+            f"{files.name}`"
+        )
+    if url and "pipeline" not in artifacts:
+        raise ModelRefusedError(
+            f"{files.name} has no pipeline that a service could serve: run `toolkit export onnx "
+            f"{files.name}`"
         )
     pipeline = load_pipeline(files, record)
-    reference = reference_of(pipeline, record, data, record.export.artifacts)
+    reference = reference_of(pipeline, record, data, artifacts)
     inputs = reference.samples
     legs: dict[str, Leg] = {}
-    for kind, artifact in record.export.artifacts.items():
+    for kind, artifact in artifacts.items():
         path = files.path(kind)
         changed = _changed(path, artifact)
         if changed:
             legs[kind] = replace(
                 record.equivalence.legs[kind], failures=(changed,), outputs=(), passed=False
             )
-            continue
-        legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
+        elif kind in LOWER and reference.graded is None:
+            legs[kind] = record.equivalence.legs[kind]
+        else:
+            legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
     equivalence = replace(
         record.equivalence,
         legs=dict(legs),
         inputs=inputs.counts(),
+        versions=current_versions(),
         passed=passed(legs),
     )
     record = replace(record, equivalence=equivalence)
     manifest.save(record, files.manifest)
     if url:
-        served = record.export.artifacts["pipeline"].sha256 if record.export else ""
-        legs["service"] = compare_service(url, pipeline, inputs, served)
+        legs["service"] = compare_service(url, pipeline, inputs, artifacts["pipeline"].sha256)
     findings = health(
         pipeline.network, pipeline.preprocessing, torch.from_numpy(inputs.pixels), record
     )

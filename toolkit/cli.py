@@ -1,5 +1,6 @@
 """The command line: puts the commands together and turns errors into one line and an exit code."""
 
+import io
 import json
 import os
 import sys
@@ -57,6 +58,10 @@ def main() -> None:
     # Dependencies read these when they are imported; nobody is told what runs here.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
+    # A file's name may hold bytes that the terminal's encoding has no character for.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     code = _run(sys.argv[1:])
     _let_go_of_stdout()
     sys.exit(code)

@@ -18,7 +18,6 @@ ModelsOption = Annotated[
 ]
 LogsOption = Annotated[Path, typer.Option("--logs", metavar="DIR", help="Where the logs go.")]
 NameOption = Annotated[str, typer.Option("--name", help="What the model is called.")]
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 MODELS = Path("saved_models")
 LOGS = Path("logs")

@@ -76,13 +76,13 @@ class Dataset:
     def part_sha256(self, part: str) -> str:
         """Return a hash of the names and classes in a part, whatever their order."""
         rows = sorted(f"{self.names[i]} {int(self.labels[i])}" for i in self.parts[part].tolist())
-        return hashlib.sha256("\n".join(rows).encode()).hexdigest()
+        return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
 
     def _patients(self, indices: Tensor) -> list[str]:
         return [patient_of(self.names[index]) for index in indices.tolist()]
 
     def _content_sha256(self) -> str:
-        digest = hashlib.sha256("\n".join(self.names).encode())
+        digest = hashlib.sha256("\n".join(self.names).encode("utf-8", "surrogateescape"))
         digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()
 

@@ -2,10 +2,14 @@
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from types import ModuleType
 
 from toolkit.errors import MissingExtraError
 
+DRIVER_FILE = Path("/proc/driver/nvidia/version")
+GPU_FILES = (DRIVER_FILE, Path("/dev/nvidiactl"), Path("/dev/dxg"))
+"""One of them is there where NVIDIA's driver is."""
 ONNXRUNTIME_EXTRAS = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
 
 

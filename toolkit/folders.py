@@ -56,7 +56,7 @@ def patient_part(patient: str, seed: int = 0) -> str:
 
     It depends on nothing but the patient's name and the seed, so X-rays added later move nobody.
     """
-    digest = hashlib.sha256(f"{seed}/{patient}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}/{patient}".encode("utf-8", "surrogateescape")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     train, val, _ = FRACTIONS
     if place < train:

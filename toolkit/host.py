@@ -11,17 +11,15 @@ from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 
 from toolkit.doctor import Driver, Probe
-from toolkit.extras import ONNXRUNTIME_EXTRAS, versions
+from toolkit.extras import DRIVER_FILE, GPU_FILES, ONNXRUNTIME_EXTRAS, versions
 
-DRIVER_FILE = Path("/proc/driver/nvidia/version")
-_DEVICES = (DRIVER_FILE, Path("/dev/nvidiactl"), Path("/dev/dxg"))
 _PATIENCE_S = 5.0
 _PROBE_S = 60.0
 
 
 def driver() -> Driver:
     """Return the NVIDIA driver, by what the kernel says or else nvidia-smi."""
-    if not any(each.exists() for each in _DEVICES):
+    if not any(each.exists() for each in GPU_FILES):
         return Driver()
     try:
         text = DRIVER_FILE.read_text(encoding="ascii", errors="replace")

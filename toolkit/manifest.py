@@ -5,7 +5,7 @@ and saves it. The service only reads it.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from toolkit.errors import ManifestError
 from toolkit.files import write_bytes
 from toolkit.labels import LabelMap
 from toolkit.proof import EquivalenceRecord, ExportRecord, GoldenRecord
+from toolkit.store import SUFFIXES
 
 SCHEMA_VERSION = 1
 
@@ -193,10 +194,6 @@ class Manifest:
         """What the logits are divided by before softmax: 1 of a model without calibration."""
         return self.calibration.temperature if self.calibration else 1.0
 
-    def with_export(self, export: ExportRecord, equivalence: EquivalenceRecord) -> "Manifest":
-        """Return the manifest with new exported files and the verdict over them."""
-        return replace(self, export=export, equivalence=equivalence)
-
 
 def load(path: Path) -> Manifest:
     """Read a manifest.
@@ -225,7 +222,16 @@ def load(path: Path) -> Manifest:
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{path} is not a valid manifest: {error}") from error
     assert isinstance(manifest, Manifest)
+    if unknown := _unknown_kinds(manifest):
+        raise ManifestError(f"{path} is not a valid manifest: {unknown[0]!r} is no kind of file")
     return manifest
+
+
+def _unknown_kinds(manifest: Manifest) -> list[str]:
+    """Return the kinds of exported files that no file has."""
+    artifacts = manifest.export.artifacts if manifest.export else {}
+    legs = manifest.equivalence.legs if manifest.equivalence else {}
+    return sorted({*artifacts, *legs} - {*SUFFIXES})
 
 
 def save(manifest: Manifest, path: Path) -> None:

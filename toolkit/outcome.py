@@ -15,7 +15,7 @@ from toolkit.calibration import calibrated
 from toolkit.dataset import Dataset
 from toolkit.errors import ManifestError, TrainingError, UsageError
 from toolkit.extras import versions
-from toolkit.files import sha256
+from toolkit.files import held_signals, sha256
 from toolkit.folding import features_of
 from toolkit.network import IntermediarySpaceModel, parameter_count
 from toolkit.prediction import EVALUATION_BATCH, predict
@@ -32,6 +32,8 @@ def save_outcome(
 ) -> manifest.Manifest:
     """Write NAME.pt, NAME.scope.pt and NAME.json; remove the state that resuming would need.
 
+    All is worked out before anything is written; a former model is kept as NAME.previous.*.
+
     Args:
         training: a finished one.
         files: of the model.
@@ -46,8 +48,7 @@ def save_outcome(
         part: _logits(training.result, training.preprocessing, dataset, part)
         for part in dataset.parts
     }
-    checkpoint.save(training.result.state_dict(), files.checkpoint)
-    result = manifest.Manifest(
+    record = manifest.Manifest(
         name=files.name,
         labels=dataset.label_map,
         preprocessing=training.recipe.constants,
@@ -58,7 +59,7 @@ def save_outcome(
             parameters=parameter_count(training.network),
         ),
         training=manifest.TrainingRecord(
-            checkpoint_sha256=sha256(files.checkpoint),
+            checkpoint_sha256="",
             recipe=_settings(training.recipe),
             seed=training.seed,
             device=_device_name(training.device),
@@ -70,11 +71,32 @@ def save_outcome(
         ),
         tuning=tuning,
         calibration=_calibration(dataset, logits),
-        scope=_scope(training, files),
     )
-    manifest.save(result, files.manifest)
+    in_scope = _scope(training)
+    with held_signals():
+        keep_previous(files)
+        result = _written(record, training.result.state_dict(), in_scope, files)
     files.resume.unlink(missing_ok=True)
     return result
+
+
+def _written(
+    record: manifest.Manifest,
+    state: dict[str, Any],
+    in_scope: tuple[scope.Scope, manifest.ScopeRecord] | None,
+    files: ModelFiles,
+) -> manifest.Manifest:
+    """Write a model's files; return the manifest with their hashes."""
+    checkpoint.save(state, files.checkpoint)
+    trained = replace(record.training, checkpoint_sha256=sha256(files.checkpoint))
+    record = replace(record, training=trained)
+    if in_scope:
+        found, limits = in_scope
+        record = replace(record, scope=replace(limits, sha256=scope.save(found, files)))
+    else:
+        files.path("scope").unlink(missing_ok=True)
+    manifest.save(record, files.manifest)
+    return record
 
 
 def _logits(
@@ -110,14 +132,13 @@ def _calibration(
     return calibrated(logits["val"], _labels(dataset, "val"), "val")
 
 
-def _scope(training: Training, files: ModelFiles) -> manifest.ScopeRecord | None:
+def _scope(training: Training) -> tuple[scope.Scope, manifest.ScopeRecord] | None:
+    """Return the scope of what was trained, and its record without the file's hash."""
     dataset = training.dataset
     if "val" not in dataset.parts:
-        files.path("scope").unlink(missing_ok=True)
         return None
     found, limit, within = scope.fitted(training.result, training.preprocessing, dataset)
-    digest = scope.save(found, files)
-    return manifest.ScopeRecord(digest, "val", len(dataset.parts["val"]), limit, within)
+    return found, manifest.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
 
 
 @torch.no_grad()
@@ -158,17 +179,28 @@ def permutation(
 def keep_previous(files: ModelFiles) -> bool:
     """Rename the files of a finished model to NAME.previous.*; return whether there were any.
 
+    A checkpoint without a manifest is no finished model: it becomes NAME.unfinished.pt where there
+    is a former model already. What was stopped half-way is finished by the next call.
+
     Raises:
         UsageError: they cannot be renamed.
     """
-    if not files.checkpoint.exists():
-        return False
     former = files.previous
+    # The manifest goes last, away and along: where it lies, its files may still be elsewhere.
+    kinds = [*(kind for kind in SUFFIXES if kind != "manifest"), "manifest"]
     try:
-        for kind in SUFFIXES:
-            former.path(kind).unlink(missing_ok=True)
-            if files.path(kind).exists():
-                files.path(kind).rename(former.path(kind))
+        if not files.manifest.exists() and former.manifest.exists():
+            if files.checkpoint.exists():
+                files.checkpoint.replace(files.unfinished)
+            return False
+        found = [kind for kind in kinds if files.path(kind).exists()]
+        if "checkpoint" not in found and former.manifest.exists():
+            return False
+        if former.manifest.exists():
+            for kind in kinds:
+                former.path(kind).unlink(missing_ok=True)
+        for kind in found:
+            files.path(kind).replace(former.path(kind))
     except OSError as error:
         raise UsageError(f"cannot keep the former {files.name}: {error.strerror}") from error
     if former.manifest.exists():
@@ -176,7 +208,7 @@ def keep_previous(files: ModelFiles) -> bool:
         # cost a finished training.
         with suppress(ManifestError, KeyError):
             _rename(former)
-    return True
+    return bool(found)
 
 
 def _rename(files: ModelFiles) -> None:

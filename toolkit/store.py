@@ -9,7 +9,7 @@ from toolkit.errors import UsageError
 DEFAULT_NAME = "model_saved"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
 _RESERVED = re.compile(
-    r"\.((pipeline|explainer|scope|resume|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
+    r"\.((pipeline|explainer|scope|resume|unfinished|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
 )
 SUFFIXES = {
     "manifest": ".json",
@@ -26,6 +26,8 @@ SUFFIXES = {
     "report": ".equivalence.json",
     "page": ".equivalence.html",
 }
+PIPELINES = ("pipeline", "fp16", "int8")
+"""The kinds that take X-rays and give probabilities with ONNX Runtime."""
 
 
 def checked_name(name: str) -> str:
@@ -73,6 +75,11 @@ class ModelFiles:
         return self.folder / f"{self.name}.resume.pt"
 
     @property
+    def unfinished(self) -> Path:
+        """A checkpoint that was in the way and had no manifest: NAME.unfinished.pt."""
+        return self.folder / f"{self.name}.unfinished.pt"
+
+    @property
     def previous(self) -> "ModelFiles":
         """The files that a new training over this name leaves behind: NAME.previous.*."""
         return ModelFiles(self.folder, f"{self.name}.previous")
@@ -84,8 +91,13 @@ def located(name_or_path: str, models: Path) -> ModelFiles:
     Raises:
         UsageError: it is neither a name nor a path with one of the suffixes.
     """
-    path = Path(name_or_path)
-    for suffix in sorted(SUFFIXES.values(), key=len, reverse=True):
-        if path.name.endswith(suffix):
-            return ModelFiles(path.parent, path.name.removesuffix(suffix))
-    return ModelFiles(models, name_or_path)
+    path, kind = Path(name_or_path), kind_of(name_or_path)
+    if kind is None:
+        return ModelFiles(models, name_or_path)
+    return ModelFiles(path.parent, path.name.removesuffix(SUFFIXES[kind]))
+
+
+def kind_of(name_or_path: str) -> str | None:
+    """Return which kind of file a path is of, a key of `SUFFIXES`; None of a name."""
+    kinds = [kind for kind, suffix in SUFFIXES.items() if name_or_path.endswith(suffix)]
+    return max(kinds, key=lambda kind: len(SUFFIXES[kind]), default=None)

@@ -45,7 +45,11 @@ def open_storage(location: str, *, make: bool) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if "://" not in location:
         return _journal(Path(location).absolute(), make)
-    scheme = urlsplit(location).scheme
+    try:
+        scheme = urlsplit(location).scheme
+    except ValueError:
+        # It may hold a password, so it is not said.
+        raise UsageError("--storage is not a URL: its host cannot be read") from None
     if scheme == "grpc":
         return _grpc(location)
     if scheme.partition("+")[0] in _DRIVERS:

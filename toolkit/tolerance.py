@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 LOGIT_TOLERANCE = 1e-5
 PROBABILITY_TOLERANCE = 1e-5
+UNNATURAL_TOLERANCE = 1e-2
 NOVELTY_TOLERANCE = 1e-4
 
 
@@ -42,7 +43,7 @@ def _logit_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray
 
 def _probability_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
     del reference
-    return np.where(natural, PROBABILITY_TOLERANCE, np.inf)
+    return np.where(natural, PROBABILITY_TOLERANCE, UNNATURAL_TOLERANCE)
 
 
 def _identical(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -63,7 +64,7 @@ def _finite(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.f
 
 BOUNDS = {
     "logits": Bound("1e-5 * max(1, max |logit| of that X-ray)", _logit_bound),
-    "probabilities": Bound("1e-5 on real and generated X-rays", _probability_bound),
+    "probabilities": Bound("1e-5 on real and generated X-rays, 0.01 on others", _probability_bound),
     "edge_map": Bound("identical", _identical),
     "novelty": Bound("1e-4 * max(1, novelty of that X-ray)", _novelty_bound),
 }

@@ -170,3 +170,8 @@ def test_serving_imports_neither_torch_nor_onnx(served):
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_a_path_of_lower_precision_is_opened_with_its_own_proof(copied):
+    with pytest.raises(ModelRefusedError, match="has no exported fp16"):
+        open_file(shutil.copy(copied.path("pipeline"), copied.path("fp16")))

@@ -215,3 +215,27 @@ def test_folder_that_cannot_be_written_is_one_clear_error(small, exporters, tmp_
     target = ModelFiles(tmp_path / "file" / "out", "small")
     with pytest.raises(UsageError, match="cannot write"):
         conversion.export("onnx", small.files, target)
+
+
+def test_an_export_stopped_before_it_is_named_leaves_the_former_one_served(copied, monkeypatch):
+    """Also when only the golden X-rays are new."""
+    before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
+    saved = conversion.save_golden
+
+    def stopped(*arguments):
+        saved(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(conversion, "save_golden", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        conversion.export("onnx", copied, copied, conversion.Options(opset=21))
+    assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
+    open_model(copied.folder, copied.name)
+
+
+def test_one_format_in_a_new_folder_claims_no_other(copied, tmp_path):
+    target = ModelFiles(tmp_path / "new", copied.name)
+    record = conversion.export("torchscript", copied, target).record
+    assert set(record.export.artifacts) == set(record.equivalence.legs) == {"torchscript"}
+    assert record.golden is None
+    assert manifest.load(target.manifest) == record

@@ -11,6 +11,7 @@ from onnx import helper
 
 from export.layers import first_difference
 from export.legs import Reference, compare_file, specs_of
+from export.mending import mended
 from export.onnx_graph import export_network, export_pipeline
 from export.pipeline import Pipeline
 from export.torch_formats import export_pt2, export_torchscript
@@ -106,3 +107,17 @@ def test_live_dropout_is_found_by_name_in_onnx_and_in_a_trace(small, copied, tmp
         "torchscript", tmp_path / "live.pt", small.pipeline, small.inputs.pixels
     )
     assert found.startswith("the first layer that differs is edgesClassifier.3, by ")
+
+
+def test_a_trace_without_a_dead_branch_is_compared_by_the_layers_that_it_has(small, tmp_path):
+    dead, path = copy.deepcopy(small.pipeline), tmp_path / "dropped"
+    xrays = torch.from_numpy(small.inputs.pixels)
+    with torch.no_grad():
+        for parameter in dead.network.imagesClassifier.parameters():
+            parameter.zero_()
+        dropped, names = mended(dead, xrays, drop_dead=True)
+        assert names == ("imagesClassifier",)
+        dropped.network.outputCombiner[5].weight *= 1.5
+    export_torchscript(dropped, small.record, path)
+    found = first_difference("torchscript", path, dead, small.inputs.pixels)
+    assert found.startswith("the first layer that differs is outputCombiner.5, by ")

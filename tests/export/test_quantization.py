@@ -8,11 +8,13 @@ import onnx
 import pytest
 import torch
 
+from bento.golden import difference, load_golden
 from bento.session import open_model, open_session
 from export.conversion import Options, export
 from export.equalisation import equalised
 from export.gate import NO_XRAYS, gate
 from export.graded import graded
+from export.legs import compare_file, reference_of, specs_of
 from export.onnx_graph import export_packed
 from export.packing import PackedPipeline
 from export.pipeline import Pipeline
@@ -20,7 +22,7 @@ from export.quantization import quantize_int8
 from export.verification import verify
 from toolkit import manifest
 from toolkit.commands import data as generation
-from toolkit.errors import DataError, UsageError
+from toolkit.errors import DataError, ModelRefusedError, UsageError
 from toolkit.preprocessing import Preprocessing
 
 CLASSES = ("none", "minimal", "moderate", "severe")
@@ -56,12 +58,43 @@ def test_half_precision_is_proven_by_its_classes_and_edges(copied, xrays):
     assert properties["precision"] == "fp16" and properties["name"] == "small"
 
 
-def test_a_lower_precision_that_cannot_be_judged_fails_and_blocks_no_other(copied, xrays):
-    export("onnx", copied, copied, Options(data=xrays, precision="fp16"))
+def test_verifying_without_graded_xrays_keeps_the_verdict_over_the_file_that_had_them(
+    copied, xrays
+):
+    before = export("onnx", copied, copied, Options(data=xrays, precision="fp16")).legs["fp16"]
     verdict = verify(copied, None, None)
-    assert not verdict.passed and NO_XRAYS in verdict.legs["fp16"].failures
-    assert verdict.legs["pipeline"].passed
+    assert verdict.passed and verdict.legs["fp16"] == before
+    open_model(copied.folder, copied.name, kind="fp16")
+    copied.path("fp16").write_bytes(copied.path("fp16").read_bytes()[:-1])
+    assert not verify(copied, None, None).legs["fp16"].passed
+    with pytest.raises(ModelRefusedError):
+        open_model(copied.folder, copied.name, kind="fp16")
     open_model(copied.folder, copied.name)
+
+
+def test_probabilities_that_are_not_the_softmax_of_the_logits_are_never_proven(
+    copied, small, xrays
+):
+    """The gate judges logits; what is served are probabilities."""
+    record = export("onnx", copied, copied, Options(data=xrays, precision="fp16")).record
+    path = copied.path("fp16")
+    model = onnx.load(path)
+    (softmax,) = [node for node in model.graph.node if node.op_type == "Softmax"]
+    place = list(model.graph.node).index(softmax)
+    model.graph.node.insert(place, onnx.helper.make_node("Neg", [softmax.input[0]], ["negative"]))
+    softmax.input[0] = "negative"
+    onnx.save(model, path)
+    reference = reference_of(small.pipeline, record, xrays, ["fp16"])
+    leg = compare_file("fp16", path, specs_of("fp16", small.pipeline), reference)
+    assert not leg.passed and "softmax(logits / T)" in leg.failures[-1]
+    session = open_session(path, "cpu")
+    found = difference(
+        load_golden(copied, record),
+        ["logits", "probabilities"],
+        lambda names, batch: dict(zip(names, session.run(names, {"xray": batch}), strict=True)),
+        gated=True,
+    )
+    assert found == "a golden X-ray is put in another class by its probabilities"
 
 
 def test_a_lower_precision_without_xrays_or_format_is_refused(copied):

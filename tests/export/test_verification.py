@@ -11,7 +11,7 @@ from bento.session import open_model
 from export.report import write_report
 from export.verification import verify
 from toolkit import manifest
-from toolkit.errors import CheckFailedError, ModelRefusedError, UsageError
+from toolkit.errors import CheckFailedError, ManifestError, ModelRefusedError, UsageError
 from toolkit.images import decode
 
 
@@ -62,7 +62,10 @@ def service(copied):
 
         def do_POST(self):
             content = self.rfile.read(int(self.headers["content-length"]))
-            shares = predictor.predict(decode(content)[None]).probabilities[0]
+            xray = decode(content)
+            shares = predictor.predict(xray[None]).probabilities[0]
+            if spoiled.get("unnatural") and not 20 < xray.mean() < 120:
+                shares = shares[::-1]
             answer = {
                 "probabilities": [float(each) + spoiled.get("by", 0.0) for each in shares],
                 "class": int(shares.argmax()),
@@ -96,6 +99,13 @@ def test_a_service_is_compared_from_the_files_bytes_on(copied, service):
     assert not leg.passed and leg.failures[0].startswith("probabilities one file a request")
 
 
+def test_a_service_that_is_wrong_on_what_is_no_xray_fails(copied, service):
+    url, spoiled = service
+    spoiled["unnatural"] = True
+    leg = verify(copied, None, url).legs["service"]
+    assert not leg.passed and "0.01 on others" in leg.failures[0]
+
+
 def test_a_service_with_another_model_fails(copied, service):
     url, spoiled = service
     spoiled["sha256"] = "f" * 64
@@ -114,3 +124,21 @@ def test_a_service_that_refuses_or_cannot_be_reached_is_one_line(copied, service
         verify(copied, None, "http://127.0.0.1:9")
     with pytest.raises(UsageError, match="address"):
         verify(copied, None, "file:///etc/passwd")
+
+
+def test_a_manifest_whose_export_does_not_hang_together_is_never_called_equal(copied):
+    content = copied.manifest.read_text()
+
+    def spoiled(change):
+        parts = json.loads(content)
+        change(parts["export"]["artifacts"], parts["equivalence"]["legs"])
+        copied.manifest.write_text(json.dumps(parts))
+        return verify
+
+    for change in (lambda files, _: files.clear(), lambda _, legs: legs.pop("pipeline")):
+        with pytest.raises(ModelRefusedError, match="no exported files with a verdict"):
+            spoiled(change)(copied, None, None)
+    with pytest.raises(ModelRefusedError, match="no pipeline that a service could serve"):
+        spoiled(lambda files, _: files.pop("pipeline"))(copied, None, "http://127.0.0.1:9")
+    with pytest.raises(ManifestError, match="'foo' is no kind of file"):
+        spoiled(lambda files, _: files.update(foo=files["pipeline"]))(copied, None, None)

@@ -478,6 +478,23 @@ def test_evaluation_has_every_figure_and_torch_and_onnx_agree(exported, xrays):
     assert path == content
 
 
+def test_a_file_is_judged_itself_or_refused(models, xrays):
+    arguments = ("--data", xrays, "--part", "all")
+    shutil.copy(models / "tiny.pipeline.onnx", models / "tiny.fp16.pipeline.onnx")
+    line = refused("evaluate", models / "tiny.fp16.pipeline.onnx", *arguments, runner=here)
+    assert "no exported fp16" in line
+    for ending in ("onnx", "explainer.onnx", "golden.npz"):
+        line = refused("evaluate", models / f"tiny.{ending}", *arguments, runner=here)
+        assert "takes no X-rays" in line
+
+
+def test_parts_that_the_training_did_not_draw_are_never_taken_for_its_own(exported, png_folder):
+    """The model was trained on a split by patient; the parts of other data are not its parts."""
+    flat = png_folder(*(f"{grade}/{9000000 + place}L" for grade in (0, 2) for place in range(20)))
+    line = refused("evaluate", "tiny", "--data", flat, "--models", exported[0], runner=here)
+    assert "not the data that tiny's parts were drawn from: use --part all" in line
+
+
 def test_part_that_is_missing_is_named_and_missing_classes_are_null(exported, png_folder):
     models = exported[0]
     folder = png_folder("val/0/1L", "val/0/2L", "val/3/3L")
@@ -723,3 +740,36 @@ def test_sixteen_bit_and_odd_sizes_are_predicted(exported, tmp_path):
     Image.fromarray(values).save(tmp_path / "deep.png")
     content, _ = ok("predict", "tiny", tmp_path / "deep.png", "--models", exported[0])
     assert "class" in content["results"][0]
+
+
+# --- names of files that are no text
+
+
+def test_a_file_whose_name_is_no_text_is_listed_and_trained_on(png_folder, tmp_path):
+    folder = png_folder(
+        *(f"{part}/{each}/{each}L" for part in ("train", "val") for each in (0, 2, 3, 4))
+    )
+    name = os.fsencode(folder / "train" / "0") + b"/\xff5L.png"
+    os.rename(folder / "train" / "0" / "0L.png", name)
+    (folder / "train" / "2" / os.fsdecode(b"\xfe.png")).write_bytes(b"no picture")
+    strict = {"PYTHONIOENCODING": "utf-8:strict"}
+    done = run("data", "inspect", folder, **strict)
+    assert done.returncode == 0, done.stderr
+    arguments = ("--models", tmp_path / "m", "--logs", tmp_path / "l", "--epochs", 1)
+    content, _ = ok("train", "--data", folder, *arguments, "--layer-size", 1, **strict)
+    assert content["epochs"] == 1
+
+
+def test_a_benchmark_of_xrays_of_which_none_can_be_read_is_one_line(models, tmp_path):
+    (tmp_path / "xrays" / "0").mkdir(parents=True)
+    (tmp_path / "xrays" / "0" / "1L.png").write_bytes(b"no picture")
+    arguments = ("--data", tmp_path / "xrays", "--logs", tmp_path, "--models", models)
+    assert "can be read" in refused("benchmark", "tiny", *arguments, runner=here)
+
+
+def test_a_card_of_a_manifest_without_its_figures_is_one_line(models):
+    path = models / "tiny.json"
+    content = json.loads(path.read_text())
+    del content["training"]["metrics"]["val"]["accuracy"]
+    path.write_text(json.dumps(content))
+    assert "lacks figures" in refused("card", "tiny", "--models", models, runner=here)

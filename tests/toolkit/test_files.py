@@ -1,11 +1,13 @@
 import hashlib
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from toolkit.errors import UsageError
-from toolkit.files import replacing, sha256, write_bytes
+from toolkit.files import held_signals, replacing, sha256, write_bytes
 
 
 def names(folder):
@@ -98,3 +100,16 @@ def test_the_hash_is_the_sha256_of_the_bytes(tmp_path):
     content = bytes(range(256)) * 5000
     path.write_bytes(content)
     assert sha256(path) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held here")
+def test_files_that_belong_together_are_all_written_before_ctrl_c_is_heard(tmp_path):
+    def write():
+        with held_signals():
+            write_bytes(tmp_path / "first", b"1")
+            os.kill(os.getpid(), signal.SIGINT)
+            write_bytes(tmp_path / "second", b"2")
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]

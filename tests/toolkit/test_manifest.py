@@ -264,10 +264,3 @@ def test_a_folder_that_cannot_be_is_one_clear_line(full, tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot write"):
         manifest.save(full, tmp_path / "file" / "knee.json")
-
-
-def test_a_new_export_replaces_the_verdict_as_well(full):
-    fresh = replace(full, export=None, equivalence=None)
-    assert full.export
-    assert full.equivalence
-    assert fresh.with_export(full.export, full.equivalence) == full

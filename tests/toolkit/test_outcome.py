@@ -1,6 +1,8 @@
 import copy
 import json
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -43,7 +45,8 @@ def finished(training, files):
         path.write_bytes(b"onnx of the " + kind.encode())
         artifacts[kind] = Artifact(path.name, sha256(path), "onnx", 20, (), ())
         legs[kind] = Leg(path.name, sha256(path), 1, (1,), (), "CPU", 1.0, 0.0, (), (), (), True)
-    record = record.with_export(ExportRecord(artifacts, {}), EquivalenceRecord(True, legs, {}, {}))
+    verdict = EquivalenceRecord(True, legs, {}, {})
+    record = replace(record, export=ExportRecord(artifacts, {}), equivalence=verdict)
     manifest.save(record, files.manifest)
     return record
 
@@ -269,3 +272,67 @@ def test_a_training_over_generated_xrays_with_empty_parts_is_saved(training, fil
     finally:
         training.dataset = kept
     assert record.training.metrics.keys() == {"train"}
+
+
+@pytest.mark.usefixtures("finished")
+@pytest.mark.parametrize("stage", ["permutation", "calibrated", "scope.fitted"])
+def test_a_stop_while_a_training_is_judged_leaves_the_former_model(
+    training, files, monkeypatch, stage
+):
+    before = {path.name: path.read_bytes() for path in files.folder.iterdir()}
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"toolkit.outcome.{stage}", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            save_outcome(training, files)
+    assert {path.name: path.read_bytes() for path in files.folder.iterdir()} == before
+    save_outcome(training, files)
+    assert files.previous.checkpoint.read_bytes() == before["knee.pt"]
+
+
+@pytest.mark.usefixtures("finished")
+def test_a_fragment_never_takes_the_place_of_the_former_model(training, files):
+    """A kill between the checkpoint and the manifest leaves the one without the other."""
+    kept = files.checkpoint.read_bytes()
+    keep_previous(files)
+    files.checkpoint.write_bytes(b"a fragment")
+    save_outcome(training, files)
+    assert files.previous.checkpoint.read_bytes() == kept
+    assert manifest.load(files.previous.manifest).export
+    assert files.unfinished.read_bytes() == b"a fragment"
+
+
+@pytest.mark.usefixtures("finished")
+@pytest.mark.parametrize("after", range(9))
+def test_renaming_that_was_killed_is_finished_by_the_next(training, files, monkeypatch, after):
+    """Whatever was renamed or removed before: all of the one model is kept, none of another."""
+    keep_previous(files)
+    save_outcome(training, files)
+    files.path("pipeline").write_bytes(b"of the second")
+    kept = {path.name for path in files.folder.glob("knee.[!p]*")}
+    kept = {name: (files.folder / name).read_bytes() for name in kept | {"knee.pt"}}
+    kept["knee.pipeline.onnx"] = b"of the second"
+    done = []
+
+    def counted(method):
+        def call(path, *arguments, **more):
+            done.append(path)
+            if len(done) > after:
+                raise KeyboardInterrupt
+            return method(path, *arguments, **more)
+
+        return call
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "replace"):
+            patch.setattr(Path, name, counted(getattr(Path, name)))
+        with suppress(KeyboardInterrupt):
+            keep_previous(files)
+    keep_previous(files)
+    found = {path.name: path.read_bytes() for path in files.folder.iterdir()}
+    found.pop("knee.previous.json")
+    kept.pop("knee.json")
+    assert found == {name.replace("knee", "knee.previous", 1): each for name, each in kept.items()}

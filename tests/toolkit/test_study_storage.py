@@ -108,6 +108,9 @@ def test_a_proxy_needs_a_host_and_a_port(url):
 def test_a_database_url_that_makes_no_sense_is_refused():
     with pytest.raises((UsageError, MissingExtraError)):
         open_storage("postgresql://u:p@host:port/x", make=True)
+    with pytest.raises(UsageError, match="host cannot be read") as caught:
+        open_storage("postgresql://u:secret@[", make=True)
+    assert "secret" not in str(caught.value)
 
 
 def test_a_storage_is_shown_without_user_and_password():

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
+from toolkit.errors import ManifestError
 from toolkit.store import ModelFiles
 
 
@@ -18,5 +19,10 @@ def card(
     from toolkit import manifest
     from toolkit.model_card import figures
 
-    text = figures(manifest.load(ModelFiles(models, name).manifest), part)
+    path = ModelFiles(models, name).manifest
+    record = manifest.load(path)
+    try:
+        text = figures(record, part)
+    except (KeyError, TypeError) as error:
+        raise ManifestError(f"{path} lacks figures of a card: {error!r}") from error
     Console(as_json).result({"name": name, "part": part, "markdown": text}, text)

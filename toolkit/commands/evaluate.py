@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
-from toolkit.errors import DataError
+from toolkit.errors import DataError, UsageError
 from toolkit.extras import require
-from toolkit.store import ModelFiles, located
+from toolkit.store import PIPELINES, ModelFiles, kind_of, located
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from toolkit.dataset import Dataset
     from toolkit.manifest import Manifest
     from toolkit.metrics import Evaluation
+
+
+_TRAINED = (None, "checkpoint", "manifest")
 
 
 class Part(StrEnum):
@@ -40,9 +43,13 @@ def evaluate(
 ) -> None:
     """Print accuracy, kappa, recall and precision per class, with 95 % intervals.
 
-    A path that ends in .pipeline.onnx is judged with ONNX Runtime, anything else with PyTorch.
+    A path that ends in .pipeline.onnx, of any precision, is judged with ONNX Runtime, a name with
+    PyTorch.
     """
     require("torch", "train")
+    kind = kind_of(model)
+    if kind not in (*_TRAINED, *PIPELINES):
+        raise UsageError(f"{model} takes no X-rays: give NAME, or the path of a .pipeline.onnx")
     from toolkit import manifest, metrics
 
     console = Console(as_json)
@@ -51,8 +58,8 @@ def evaluate(
     dataset = _dataset(data, record, part, console)
     indices = _indices(dataset, part)
     pixels = dataset.pixels[indices].numpy()
-    if model.endswith(".onnx"):
-        predicted = _with_onnx(files, pixels)
+    if kind in PIPELINES:
+        predicted = _with_onnx(files, pixels, kind)
     else:
         predicted = _with_torch(files, record, pixels)
     truth = dataset.labels[indices].numpy()
@@ -70,10 +77,12 @@ def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "D
     if record.dataset is None:
         return _unknown(data, record, part, has_parts, console)
     split: str | None = record.dataset.split
-    if record.dataset.source == "generated" or (split == "published" and not has_parts):
+    if record.dataset.source == "generated" or part is Part.ALL:
         split = None
+    elif split == "published" and not has_parts:
+        raise _not_its_own(data, record)
     dataset = load_folder(data, record.labels, split, record.training.seed or 0)
-    if split == "study" and part is not Part.ALL:
+    if split in ("study", "patient"):
         here = {name: dataset.part_sha256(name) for name in dataset.parts}
         if here != record.dataset.part_sha256:
             dataset = _by_folder(data, record, has_parts)
@@ -110,10 +119,14 @@ def _by_folder(data: Path, record: "Manifest", has_parts: bool) -> "Dataset":
     from toolkit.dataset import load_folder
 
     if not has_parts:
-        raise DataError(
-            f"{data} is not the data that {record.name}'s parts were drawn from: use --part all"
-        )
+        raise _not_its_own(data, record)
     return load_folder(data, record.labels, "published")
+
+
+def _not_its_own(data: Path, record: "Manifest") -> DataError:
+    return DataError(
+        f"{data} is not the data that {record.name}'s parts were drawn from: use --part all"
+    )
 
 
 def _indices(dataset: "Dataset", part: Part) -> Any:
@@ -144,14 +157,16 @@ def _with_torch(
     return predicted
 
 
-def _with_onnx(files: ModelFiles, pixels: "NDArray[np.uint8]") -> "NDArray[np.int64]":
+def _with_onnx(files: ModelFiles, pixels: "NDArray[np.uint8]", kind: str) -> "NDArray[np.int64]":
     import numpy as np
 
     from bento.session import open_model
 
-    predictor = open_model(files.folder, files.name)
+    predictor = open_model(files.folder, files.name, kind=kind)
     batches = np.array_split(pixels, range(64, len(pixels), 64))
-    return np.concatenate([predictor.predict(each).logits.argmax(axis=1) for each in batches])
+    return np.concatenate(
+        [predictor.predict(each).probabilities.argmax(axis=1) for each in batches]
+    )
 
 
 def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:

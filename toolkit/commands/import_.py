@@ -34,6 +34,7 @@ def import_(
     """Read the study's IntermediarySpaceModel as torch.save(model) wrote it; none of it is run."""
     require("torch", "train")
     from toolkit.checkpoint import save
+    from toolkit.files import held_signals
     from toolkit.foreign import read_foreign
     from toolkit.manifest import save as save_manifest
     from toolkit.outcome import keep_previous
@@ -49,11 +50,12 @@ def import_(
             f"{foreign.classes} classes, taken to be {', '.join(chosen.classes)}: --labels says "
             "otherwise"
         )
-    if keep_previous(files):
-        console.notice(f"the former {files.name} is kept as {files.previous.name}.*")
-    save(foreign.state, files.checkpoint)
-    record = _manifest(foreign, files, chosen, file)
-    save_manifest(record, files.manifest)
+    with held_signals():
+        if keep_previous(files):
+            console.notice(f"the former {files.name} is kept as {files.previous.name}.*")
+        save(foreign.state, files.checkpoint)
+        record = _manifest(foreign, files, chosen, file)
+        save_manifest(record, files.manifest)
     console.result(
         {
             "name": files.name,

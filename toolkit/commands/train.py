@@ -86,7 +86,7 @@ def train(
     require("tensorboard", "train")
     from toolkit.commands.data_option import load
     from toolkit.curves import Curves
-    from toolkit.outcome import keep_previous, save_outcome
+    from toolkit.outcome import save_outcome
     from toolkit.recipes import changed
     from toolkit.training import Training, device_of
 
@@ -116,7 +116,7 @@ def train(
                 f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
                 "--resume goes on"
             ) from None
-        if keep_previous(files):
+        if files.manifest.exists():
             console.notice(f"the former {name} is kept as {files.previous.name}.*")
         manifest = save_outcome(training, files, tuning)
         curves.add_hparams(manifest.training.recipe, _final(manifest))
