@@ -2,6 +2,7 @@
 
 import json
 import os
+import py_compile
 import re
 import shutil
 import subprocess
@@ -95,6 +96,22 @@ def test_a_bento_holds_the_model_and_what_serves_it_and_nothing_else(bento):
     assert "bento/page/index.html" in held and "bento/Dockerfile" in held
     assert held - code - {each for each in held if each.startswith(("saved_models", "bento/"))} == {
         "bentofile.yaml"
+    }
+
+
+def test_a_bento_holds_nothing_that_the_interpreter_compiled(bento, model, tmp_path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "toolkit", checkout / "toolkit")
+    shutil.copytree(ROOT / "bento", checkout / "bento")
+    shutil.copy(ROOT / bundle.BENTOFILE, checkout)
+    page = checkout / "bento/page"
+    (page / "__pycache__").mkdir(exist_ok=True)
+    py_compile.compile(page / "__init__.py")
+    py_compile.compile(page / "__init__.py", page / "__init__.pyc")
+    built = bundle.build(model, checkout, tmp_path / "home")
+    assert (built.path / "src/bento/page/__init__.py").is_file()
+    assert {name for name in files_of(built) if name.startswith("src/bento/page")} == {
+        name for name in files_of(bento) if name.startswith("src/bento/page")
     }
 
 
