@@ -173,18 +173,27 @@ def test_metrics_are_not_to_be_had_from_outside(front, replicas, path):
     assert b"application/problem+json" in answer and not asked(replicas)
 
 
+def logged(log, count):
+    """The first lines of the access log, once there are so many."""
+    end = time.monotonic() + 20
+    while True:
+        # What cannot be read or written is told between them.
+        found = [line for line in log.read_text().splitlines(True) if line.startswith("{")]
+        if len(found) >= count and found[-1].endswith("\n"):
+            return [json.loads(line) for line in found]
+        assert time.monotonic() < end, found
+        time.sleep(0.02)
+
+
 def test_the_log_has_neither_query_nor_file_name(client, front):
     client.get("/info?patient=Doe", headers={"x-request-id": "abc-1"})
     client.post("/predict?patient=Doe", files={"xray": ("Doe.png", bytes(300_000))})
     client.get("/metrics?patient=Doe")
     client.post("/predict?patient=Doe", content=bytes(22 * MIB))
-    end = time.monotonic() + 20
-    while (text := front[1].read_text()).count("\n") < 4:
-        assert time.monotonic() < end, text
-        time.sleep(0.02)
+    lines, text = logged(front[1], 4), front[1].read_text()
     assert "Doe" not in text and "?" not in text
-    lines = [json.loads(line) for line in text.splitlines()]
     assert [each["status"] for each in lines] == [200, 200, 404, 413]
+    assert [each["method"] for each in lines] == ["GET", "POST", "GET", "POST"]
     assert lines[0]["id"] == "abc-1" and lines[0]["path"] == "/info"
 
 
@@ -290,6 +299,30 @@ def test_no_replica_at_all_is_a_502_problem_that_says_when_to_ask_again(client, 
     answer = client.post("/predict", content=b"knee")
     problem(answer, 502, "no_replica")
     assert answer.headers.get_list("retry-after") == ["1"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict_batch"])
+@pytest.mark.parametrize("code", ["no_replica", "no_answer", "proxy_failed"])
+def test_a_proxys_failure_is_a_problem_however_large_the_body(
+    proxy, replicas, tmp_path, path, code
+):
+    replica, ended = replicas[0], threading.Event()
+    replica.act = lambda _: ended.wait(30)
+    changes = {"proxy_read_timeout 30s": "proxy_read_timeout 1s"}
+    size = {"/predict": MAX_BYTES, "/predict_batch": 64 * MIB}[path]
+    try:
+        with proxy(replica.port, changes=changes) as (url, _, log):
+            if code == "no_replica":
+                replica.close()
+            if code == "proxy_failed":
+                (tmp_path / "client_body").rmdir()
+            answer = httpx.post(f"{url}{path}", content=bytes(size), timeout=20)
+            (line,) = logged(log, 1)
+    finally:
+        ended.set()
+    status = {"no_replica": 502, "no_answer": 504, "proxy_failed": 500}[code]
+    problem(answer, status, code)
+    assert (line["method"], line["path"], line["status"]) == ("POST", path, status)
 
 
 def test_replicas_that_do_not_answer_are_a_504_problem(proxy, replicas):
