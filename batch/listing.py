@@ -127,7 +127,8 @@ def _identity(path: bytes) -> tuple[int, int]:
 def _names(found: Iterator["os.DirEntry[bytes]"]) -> Iterator[bytes]:
     """Names of files, of links to nowhere and, with a slash at their end, of folders.
 
-    With the slash, names in order give paths in order.
+    With the slash, names in order give paths in order. Pipes, sockets and devices, by whatever
+    link, are left out: to open one may take for ever.
     """
     for entry in found:
         if entry.name.startswith(b"."):
@@ -138,7 +139,7 @@ def _names(found: Iterator["os.DirEntry[bytes]"]) -> Iterator[bytes]:
             folder, file = False, True
         if folder:
             yield entry.name + b"/"
-        elif file or entry.is_symlink():
+        elif file or (entry.is_symlink() and not os.path.exists(entry.path)):
             yield entry.name
 
 

@@ -146,12 +146,17 @@ def _fill(stage: Path, root: Path, files: ModelFiles) -> None:
             source = files.folder / pattern.replace(shipped, own).removeprefix(f"{_MODELS}/")
             sources = {_MODELS / source.name: source} if source.is_file() else {}
         else:
-            sources = {each.relative_to(root): each for each in root.glob(pattern)}
+            found = (each for each in root.glob(pattern) if _goes_in(each))
+            sources = {each.relative_to(root): each for each in found}
         for target, source in sources.items():
             (stage / target).parent.mkdir(parents=True, exist_ok=True)
             (stage / target).write_bytes(source.read_bytes())
     text = (root / BENTOFILE).read_text(encoding="utf-8")
     (stage / BENTOFILE).write_text(text.replace(shipped, own), encoding="utf-8")
+
+
+def _goes_in(path: Path) -> bool:
+    return path.is_file() and path.suffix != ".pyc"
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -260,9 +260,18 @@ def test_settings_are_those_of_the_service_and_a_change_rolls_out(objects):
     name = source["configMapRef"]["name"]
     assert name.startswith("settings-")
     settings = one(objects, "ConfigMap", name)["data"]
-    assert set(settings) == {"TOOLKIT_MODEL", "TOOLKIT_PROVIDER", "TOOLKIT_WORKERS"}
+    assert set(settings) == {"TOOLKIT_PROVIDER", "TOOLKIT_WORKERS"}
     on_gpu = "nvidia.com/gpu" in container["resources"]["limits"]
     assert settings["TOOLKIT_PROVIDER"] == ("cuda" if on_gpu else "cpu")
+
+
+def test_a_pod_serves_the_model_that_its_image_names(objects):
+    assert "TOOLKIT_MODEL=${MODEL}" in (ROOT / "bento/Dockerfile").read_text()
+    (container,) = pods(objects)["toolkit"]["spec"]["containers"]
+    (source,) = container["envFrom"]
+    settings = one(objects, "ConfigMap", source["configMapRef"]["name"])["data"]
+    given = settings.keys() | environment_of(objects).keys()
+    assert not given & {"TOOLKIT_MODEL", "TOOLKIT_MODELS"}
 
 
 def test_images_are_named_without_a_host(objects):

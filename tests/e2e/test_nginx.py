@@ -13,11 +13,13 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from toolkit.images import MAX_BYTES
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "nginx"
 MIB = 1024 * 1024
+NOT_COUNTED = 249_999
 
 
 class _Server(ThreadingHTTPServer):
@@ -118,6 +120,61 @@ def test_limits_leave_room_for_the_largest_requests_of_the_service():
     assert 64 * MIB + overhead <= batch * MIB < 70 * MIB
 
 
+def test_all_bodies_that_may_wait_at_once_fit_into_tmp():
+    text = (CONFIGURATION / "nginx.conf").read_text()
+    one, batch = sorted(int(each) for each in re.findall(r"client_max_body_size (\d+)m;", text))
+    most = {zone: int(count) for zone, count in re.findall(r"limit_conn (\w+) (\d+);", text)}
+    held = most["uploads"] * one + most["batches"] * batch
+    manifest = (CONFIGURATION / "deployment.yaml").read_text()
+    spec = yaml.safe_load(manifest)["spec"]["template"]["spec"]
+    (tmp,) = [each["emptyDir"]["sizeLimit"] for each in spec["volumes"] if each["name"] == "tmp"]
+    memory = spec["containers"][0]["resources"]["limits"]["memory"]
+    tmp, memory = (int(re.fullmatch(r"(\d+)Gi", each)[1]) for each in (tmp, memory))
+    assert held < tmp * 1024 and tmp + 1 <= memory
+    for said in (text, manifest, (CONFIGURATION.parent / "README.md").read_text()):
+        assert f"{held} MiB" in said
+
+
+def test_bodies_that_are_not_counted_as_uploads_are_held_in_memory(client, tmp_path):
+    (tmp_path / "client_body").rmdir()
+    assert client.post("/predict", content=bytes(NOT_COUNTED)).status_code == 200
+    problem(client.post("/predict", content=bytes(2 * NOT_COUNTED)), 500, "proxy_failed")
+
+
+def _trickling(url, path, source, stack):
+    """Begin an upload of 20 MB, and return once nginx waits for its body."""
+    host, port = url.removeprefix("http://").split(":")
+    each = stack.enter_context(socket.create_connection((host, int(port)), 20, (source, 0)))
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n"
+    each.sendall(f"{head}Content-Length: {MAX_BYTES}\r\n\r\n".encode())
+    assert each.recv(20).startswith(b"HTTP/1.1 100 "), "the upload is refused"
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict_batch"])
+def test_no_address_nor_all_of_them_may_hold_more_uploads_than_fit(front, replicas, path):
+    url = front[0]
+    own, every = {"/predict": (16, 48), "/predict_batch": (4, 12)}[path]
+    addresses = [f"127.0.0.{index + 2}" for index in range(every // own + 1)]
+    with ExitStack() as stack:
+        clients = [
+            stack.enter_context(
+                httpx.Client(transport=httpx.HTTPTransport(local_address=each), base_url=url)
+            )
+            for each in addresses
+        ]
+        for address, client in zip(addresses[:-1], clients, strict=False):
+            for _ in range(own):
+                _trickling(url, path, address, stack)
+            problem(client.post(path, content=bytes(MAX_BYTES)), 429, "too_many")
+        answer = clients[-1].post(path, content=(bytes(MIB) for _ in range(2)))
+        problem(answer, 429, "too_many")
+        assert answer.headers["retry-after"] == "1" and not asked(replicas)
+        for client in clients:
+            assert client.post(path, content=bytes(NOT_COUNTED)).status_code == 200
+        other = {"/predict": "/predict_batch", "/predict_batch": "/predict"}[path]
+        assert clients[0].post(other, content=bytes(MAX_BYTES)).status_code == 200
+
+
 def test_a_large_body_passes_and_a_larger_one_is_a_413_that_no_replica_hears_of(client, replicas):
     assert client.post("/predict", content=bytes(MAX_BYTES)).status_code == 200
     assert client.post("/predict_batch", content=bytes(64 * MIB)).status_code == 200
@@ -173,18 +230,27 @@ def test_metrics_are_not_to_be_had_from_outside(front, replicas, path):
     assert b"application/problem+json" in answer and not asked(replicas)
 
 
+def logged(log, count):
+    """The first lines of the access log, once there are so many."""
+    end = time.monotonic() + 20
+    while True:
+        # What cannot be read or written is told between them.
+        found = [line for line in log.read_text().splitlines(True) if line.startswith("{")]
+        if len(found) >= count and found[-1].endswith("\n"):
+            return [json.loads(line) for line in found]
+        assert time.monotonic() < end, found
+        time.sleep(0.02)
+
+
 def test_the_log_has_neither_query_nor_file_name(client, front):
     client.get("/info?patient=Doe", headers={"x-request-id": "abc-1"})
     client.post("/predict?patient=Doe", files={"xray": ("Doe.png", bytes(300_000))})
     client.get("/metrics?patient=Doe")
     client.post("/predict?patient=Doe", content=bytes(22 * MIB))
-    end = time.monotonic() + 20
-    while (text := front[1].read_text()).count("\n") < 4:
-        assert time.monotonic() < end, text
-        time.sleep(0.02)
+    lines, text = logged(front[1], 4), front[1].read_text()
     assert "Doe" not in text and "?" not in text
-    lines = [json.loads(line) for line in text.splitlines()]
     assert [each["status"] for each in lines] == [200, 200, 404, 413]
+    assert [each["method"] for each in lines] == ["GET", "POST", "GET", "POST"]
     assert lines[0]["id"] == "abc-1" and lines[0]["path"] == "/info"
 
 
@@ -290,6 +356,30 @@ def test_no_replica_at_all_is_a_502_problem_that_says_when_to_ask_again(client, 
     answer = client.post("/predict", content=b"knee")
     problem(answer, 502, "no_replica")
     assert answer.headers.get_list("retry-after") == ["1"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict_batch"])
+@pytest.mark.parametrize("code", ["no_replica", "no_answer", "proxy_failed"])
+def test_a_proxys_failure_is_a_problem_however_large_the_body(
+    proxy, replicas, tmp_path, path, code
+):
+    replica, ended = replicas[0], threading.Event()
+    replica.act = lambda _: ended.wait(30)
+    changes = {"proxy_read_timeout 30s": "proxy_read_timeout 1s"}
+    size = {"/predict": MAX_BYTES, "/predict_batch": 64 * MIB}[path]
+    try:
+        with proxy(replica.port, changes=changes) as (url, _, log):
+            if code == "no_replica":
+                replica.close()
+            if code == "proxy_failed":
+                (tmp_path / "client_body").rmdir()
+            answer = httpx.post(f"{url}{path}", content=bytes(size), timeout=20)
+            (line,) = logged(log, 1)
+    finally:
+        ended.set()
+    status = {"no_replica": 502, "no_answer": 504, "proxy_failed": 500}[code]
+    problem(answer, status, code)
+    assert (line["method"], line["path"], line["status"]) == ("POST", path, status)
 
 
 def test_replicas_that_do_not_answer_are_a_504_problem(proxy, replicas):

@@ -406,6 +406,17 @@ def test_a_folder_that_cannot_be_listed_is_named(tree, tmp_path, monkeypatch):
     assert found == [b"B/", b"a-b.png", b"a-b/c/d.png", b"a.png", b"link/c/d.png"]
 
 
+def test_what_would_hold_its_reader_is_not_listed_by_whatever_link(tree, tmp_path):
+    usual = list(scan(tree, "**/*", tmp_path))
+    os.mkfifo(tree / "pipe.png")
+    (tree / "link.png").symlink_to("pipe.png")
+    (tree / "twice.png").symlink_to("link.png")
+    (tree / "device.png").symlink_to("/dev/tty")
+    (tree / "gone.png").symlink_to("nowhere")
+    (tree / "loop.png").symlink_to("loop.png")
+    assert set(scan(tree, "**/*", tmp_path)) == {*usual, b"gone.png", b"loop.png"}
+
+
 def test_what_is_frozen_comes_back_shard_by_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(listing, "SHARD", 4)
     paths = [os.fsencode(f"{index:03d}/") + bytes([255, 10, index]) for index in range(1, 10)]

@@ -2,11 +2,13 @@
 
 import json
 import os
+import py_compile
 import re
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -95,6 +97,22 @@ def test_a_bento_holds_the_model_and_what_serves_it_and_nothing_else(bento):
     assert "bento/page/index.html" in held and "bento/Dockerfile" in held
     assert held - code - {each for each in held if each.startswith(("saved_models", "bento/"))} == {
         "bentofile.yaml"
+    }
+
+
+def test_a_bento_holds_nothing_that_the_interpreter_compiled(bento, model, tmp_path):
+    checkout = tmp_path / "checkout"
+    shutil.copytree(ROOT / "toolkit", checkout / "toolkit")
+    shutil.copytree(ROOT / "bento", checkout / "bento")
+    shutil.copy(ROOT / bundle.BENTOFILE, checkout)
+    page = checkout / "bento/page"
+    (page / "__pycache__").mkdir(exist_ok=True)
+    py_compile.compile(page / "__init__.py")
+    py_compile.compile(page / "__init__.py", page / "__init__.pyc")
+    built = bundle.build(model, checkout, tmp_path / "home")
+    assert (built.path / "src/bento/page/__init__.py").is_file()
+    assert {name for name in files_of(built) if name.startswith("src/bento/page")} == {
+        name for name in files_of(bento) if name.startswith("src/bento/page")
     }
 
 
@@ -367,3 +385,26 @@ def test_the_health_check_says_yes_only_to_a_service_that_is_ready(monkeypatch, 
         thread.join()
     monkeypatch.setenv("BENTOML_PORT", str(free_port()))
     assert health.main() == 1
+
+
+def test_the_health_check_asks_the_port_that_bentoml_port_gives_the_service(
+    bento, monkeypatch, free_port, tmp_path
+):
+    assert "`-e BENTOML_PORT=4000`" in (ROOT / "docs/images.md").read_text()
+    dockerfile = (ROOT / "bento/Dockerfile").read_text()
+    bentoml, *words = json.loads(re.search("^ENTRYPOINT (.+)$", dockerfile, re.MULTILINE)[1])
+    command = [TOOLKIT.with_name(bentoml), *(each.replace("/app", ".") for each in words)]
+    shutil.copytree(bento.path / "src", tmp_path / "app")
+    monkeypatch.setenv("BENTOML_PORT", str(free_port()))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    monkeypatch.setenv("TOOLKIT_WORKERS", "1")
+    with (tmp_path / "log").open("wb") as out:
+        service = subprocess.Popen(command, cwd=tmp_path / "app", stdout=out, stderr=out)
+    try:
+        end = time.monotonic() + 60
+        while health.main() != 0:
+            assert service.poll() is None and time.monotonic() < end, Path(out.name).read_text()
+            time.sleep(0.1)
+    finally:
+        service.terminate()
+        service.wait(30)
