@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto.event_pb2 import Event
 
 from bento.session import open_model
 from toolkit import manifest
@@ -17,6 +19,19 @@ def test_the_shipped_model_carries_its_proof():
     record = manifest.load(MODELS / "model_saved.json")
     assert record.equivalence.passed
     assert record.equivalence.inputs["real"] >= 64
+
+
+def test_what_is_shipped_holds_no_xray_of_the_data_and_no_folder_of_a_machine(shared):
+    (log,) = (MODELS.parent / "logs" / "hyperparameters_tunned" / "final").glob("events.*")
+    tags = [
+        value.tag
+        for raw in RawEventFileLoader(str(log)).Load()
+        for value in Event.FromString(raw).summary.value
+    ]
+    assert any(tag.startswith("accuracy") for tag in tags)
+    assert not [tag for tag in tags if tag.startswith("samples")]
+    for path in (log, *MODELS.glob("model_saved.*")):
+        assert str(shared.parent).encode() + b"/" not in path.read_bytes(), path
 
 
 @pytest.mark.full
