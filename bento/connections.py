@@ -9,6 +9,7 @@ gets a problem document as everything else does.
 import asyncio
 import secrets
 import signal
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -29,12 +30,14 @@ def running_server() -> Any | None:
     return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
 
 
-def protect(server: Any, application: Any, metrics: Metrics) -> "asyncio.Task[None]":
+def protect(
+    server: Any, application: Any, metrics: Metrics, beat: Callable[[], None]
+) -> "asyncio.Task[None]":
     """Put the limits on every connection to come; return the task that watches them.
 
     Their requests go straight to `application`, past the middleware that believes forwarded
     addresses: nothing here asks for one. Once the server listens, the task spreads its
-    connections over the workers.
+    connections over the workers, and calls `beat` every second.
     """
     config = server.config
     config.timeout_keep_alive = _IDLE_S
@@ -42,17 +45,17 @@ def protect(server: Any, application: Any, metrics: Metrics) -> "asyncio.Task[No
     config.loaded_app = application
     config.ws_protocol_class = None
     config.http_protocol_class = _protocol(config.http_protocol_class)
-    return asyncio.get_running_loop().create_task(_watch(server, metrics))
+    return asyncio.get_running_loop().create_task(_watch(server, metrics, beat))
 
 
-async def _watch(server: Any, metrics: Metrics) -> None:
+async def _watch(server: Any, metrics: Metrics, beat: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     while not server.started:
         await asyncio.sleep(0.01)
     acceptor = Acceptor(server, metrics)
     try:
         while True:
-            metrics.alive()
+            beat()
             acceptor.count()
             for connection in list(server.server_state.connections):
                 _check(connection, loop)

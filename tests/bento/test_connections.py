@@ -1,6 +1,7 @@
 """What one connection may do to a worker: the real service, and uvicorn in this process."""
 
 import asyncio
+import os
 import re
 import socket
 import time
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from bento.metrics import Metrics, share
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket\r\nHTTP2-Settings: AAA\r\n"
@@ -99,35 +102,49 @@ def test_connection_that_reads_no_answers_and_asks_for_websocket_stops_no_worker
 
 
 @asynccontextmanager
-async def _uvicorn(application):
-    """A uvicorn.Server in this process, with the limits on its connections, and its address."""
+async def _uvicorn(listener, metrics, taken):
+    """A uvicorn.Server in this process, with the limits on its connections.
+
+    It answers 200, and notes itself in `taken`.
+    """
     import uvicorn
 
     from bento import connections
-    from bento.metrics import Metrics
 
-    config = uvicorn.Config(application, port=0, log_config=None, lifespan="off")
+    async def application(scope, receive, send):
+        del scope, receive
+        taken.append(server)
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = uvicorn.Config(application, log_config=None, lifespan="off")
     config.load()
     server = uvicorn.Server(config)
-    watch = connections.protect(server, application, Metrics((), ("other",)))
-    serving = asyncio.create_task(server.serve())
+    watch = connections.protect(server, application, metrics, metrics.alive)
+    serving = asyncio.create_task(server.serve([listener.dup()]))
     while not server.started:
         await asyncio.sleep(0)
-    host, port = server.servers[0].sockets[0].getsockname()
-    yield server, f"http://{host}:{port}"
+    yield server
     server.should_exit = True
     watch.cancel()
     await serving
 
 
-async def _hello(scope, receive, send):
-    del scope, receive
-    headers = [(b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
 
 
-def test_connection_that_cannot_be_checked_keeps_none_from_being_taken():
+async def _asked(listener):
+    """Ask over a connection of its own."""
+    url = "http://{}:{}".format(*listener.getsockname())
+    async with httpx.AsyncClient(timeout=30) as client:
+        assert (await client.get(url)).status_code == 200
+
+
+def test_connection_that_cannot_be_checked_keeps_none_from_being_taken(listener):
     class Broken:
         checked = 0
 
@@ -139,15 +156,48 @@ def test_connection_that_cannot_be_checked_keeps_none_from_being_taken():
     async def run():
         said = []
         asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
-        async with _uvicorn(_hello) as (server, url), httpx.AsyncClient() as client:
+        async with _uvicorn(listener, Metrics((), ()), []) as server:
             broken = Broken()
             server.server_state.connections.add(broken)
             while broken.checked < 2:
-                assert (await client.get(url, headers={"connection": "close"})).status_code == 200
+                await _asked(listener)
             server.server_state.connections.remove(broken)
         assert isinstance(said[0]["exception"], AttributeError)
 
-    asyncio.run(asyncio.wait_for(run(), 30))
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_connections_go_to_the_workers_that_are_ready_and_to_any_while_none_is(
+    listener, monkeypatch
+):
+    monkeypatch.setenv("TOOLKIT_METRICS_MEMORY", "")
+    share()
+    told = [Metrics((), (), worker, 2) for worker in range(2)]
+
+    async def takers(*ready):
+        for each, is_ready in zip(told, ready, strict=True):
+            each.set("ready", float(is_ready))
+        taken.clear()
+        for _ in range(8):
+            await _asked(listener)
+        assert len(taken) == 8
+        return set(taken)
+
+    async def run():
+        async with (
+            _uvicorn(listener, told[0], taken) as first,
+            _uvicorn(listener, told[1], taken) as second,
+        ):
+            # Both have to have said that they take connections.
+            while min(each._row[each._starts["accepting"]] for each in told) == 0:
+                await asyncio.sleep(0)
+            assert await takers(True, False) == {first}
+            assert await takers(False, True) == {second}
+            assert await takers(False, False) <= {first, second}
+
+    taken = []
+    asyncio.run(asyncio.wait_for(run(), 60))
+    os.close(int(os.environ["TOOLKIT_METRICS_MEMORY"]))
 
 
 def test_trailers_of_a_chunked_body_are_left_out_and_the_body_is_answered(
