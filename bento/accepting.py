@@ -3,7 +3,8 @@
 Left alone, whichever worker wakes first takes every connection that waits, and the others idle.
 Here a worker takes one only while no other has fewer. It gives one that has, and is busy, time to
 take it; one that let a whole quarter of a second pass is not waited for again until it shows that
-it lives.
+it lives. Workers that are not ready take connections only while none is ready: they refuse at once,
+and would nearly always have the fewest.
 """
 
 import asyncio
@@ -57,7 +58,8 @@ class Acceptor:
         made = self._server.server_state.connections
         mine = len(made) + sum(each not in made for each in self._coming)
         self._metrics.set("connections", mine)
-        self._metrics.accepting()
+        if self._sockets:
+            self._metrics.accepting()
         return mine
 
     def _ready(self, listener: socket.socket) -> None:
@@ -78,6 +80,8 @@ class Acceptor:
 
     def _is_anothers(self, mine: int) -> bool:
         """Whether to leave the next connection to a worker that has fewer than `mine`."""
+        if not self._metrics.takes():
+            return True
         if mine <= self._metrics.fewest_connections(self._gave_up):
             return False
         now = monotonic()

@@ -77,7 +77,7 @@ class Interface:
             "/metrics": ("metrics", {"GET": self._counted, "HEAD": self._counted}),
             "/docs.json": ("docs", {"GET": self._docs, "HEAD": self._docs}),
         }
-        self._others = other_routes(information, engine)
+        self._others = other_routes(information, engine, self.check_live)
 
     async def start(self) -> None:
         """Start the threads, and wait until the model is open or cannot be opened."""
@@ -89,6 +89,22 @@ class Interface:
         self.engine.stop()
         self._explainer.stop()
         self._log.stop()
+
+    def beat(self) -> None:
+        """Say that this worker runs, and how its model is."""
+        self.metrics.alive()
+        self.engine.tell()
+
+    def check_live(self) -> None:
+        """Check that no worker's model is given up: only a new start would bring it back.
+
+        Raises:
+            RequestError: 503, one is.
+        """
+        self.beat()
+        if self.metrics.any_stuck():
+            message = "a worker's model does not come back: start the service anew"
+            raise RequestError(503, "stuck", message, retry_after="5")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -222,12 +238,14 @@ class Interface:
 
     async def _livez(self, call: Call) -> Reply:
         del call
+        self.check_live()
         return in_json({"live": True})
 
     async def _readyz(self, call: Call) -> Reply:
         del call
-        if self.engine.reason:
-            raise RequestError(503, "not_ready", self.engine.reason, retry_after="5")
+        reason = self.engine.reason
+        if reason:
+            raise RequestError(503, "not_ready", reason, retry_after="5")
         return in_json({"ready": True})
 
     async def _counted(self, call: Call) -> Reply:

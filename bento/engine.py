@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from queue import Empty, SimpleQueue
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,6 +28,9 @@ MOST_WAITING = 64
 TURN = 4
 """X-rays of one request that run in one turn: others' requests come in between."""
 _PROVE_AGAIN_S = 10.0
+# The longest that decoding a file or running the model may take: then it is not ready, and then it
+# is given up. Files are decoded in a second or two, and slow machines are to be spared.
+_SLOW_S, _STUCK_S = 30.0, 60.0
 _EIGHTHS = (SIZE // 8) ** 2
 # X-rays that wait are run together; nothing waits for others to come. A core of a CPU gains little
 # by it but that its caches hold either the network or the rest, not both by turns.
@@ -71,13 +74,14 @@ class Engine:
         log: to say there whether the model is ready.
 
     Attributes:
-        reason: why the model does not answer; empty when it does.
         predictor: the model; None before it was opened.
     """
 
     def __init__(self, opener: Callable[[], Predictor], metrics: Metrics, log: Log) -> None:
-        self.reason = "starting"
         self.predictor: Predictor | None = None
+        self._reason = self._told = "starting"
+        # When the running step began, by the machine's clock.
+        self._step_since: float | None = None
         self._opener = opener
         self._metrics = metrics
         self._log = log
@@ -86,6 +90,28 @@ class Engine:
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tried: Future[None] = Future()
+
+    @property
+    def reason(self) -> str:
+        """Why the model does not answer; empty when it does."""
+        if not self._reason and self._step_s() > _SLOW_S:
+            return f"the model has been at one step for over {_SLOW_S:g} seconds"
+        return self._reason
+
+    def tell(self) -> None:
+        """Say in the metrics, and where it has changed in the log, how the model is."""
+        reason = self.reason
+        self._metrics.set("ready", float(not reason))
+        self._metrics.set("stuck", float(self._step_s() > _STUCK_S))
+        if reason and reason != self._told:
+            self._log.line("not ready", "error", reason=reason)
+        elif reason != self._told and self.predictor:
+            self._log.line("ready", model=self.predictor.name, provider=self.predictor.provider)
+        self._told = reason
+
+    def _step_s(self) -> float:
+        since = self._step_since
+        return 0.0 if since is None else monotonic() - since
 
     async def start(self) -> None:
         """Start the thread, and wait until it has opened the model or could not."""
@@ -104,8 +130,9 @@ class Engine:
         Raises:
             RequestError: 503, it does not, or too many requests wait.
         """
-        if self.reason:
-            raise _not_ready(self.reason)
+        reason = self.reason
+        if reason:
+            raise _not_ready(reason)
         if self._waiting > MOST_WAITING:
             message = f"{MOST_WAITING} requests wait already: try again in a second"
             raise RequestError(503, "overloaded", message, retry_after="1")
@@ -148,27 +175,25 @@ class Engine:
                 self._attempt(files, self._answered)
 
     def _prove(self) -> None:
+        self._step_since = monotonic()
         try:
-            predictor = self._opener()
+            self.predictor = self._opener()
         except Exception as error:  # whatever it is, this thread must live to try again
             self._lost(error)
         else:
-            self.predictor, self.reason = predictor, ""
-            self._metrics.set("ready", 1)
-            self._log.line("ready", model=predictor.name, provider=predictor.provider)
+            self._reason = ""
+        self._step_since = None
+        self.tell()
 
     def _lost(self, error: Exception) -> None:
-        reason = str(error) if isinstance(error, ToolkitError) else repr(error)
-        if reason != self.reason:
-            self._log.line("not ready", "error", reason=reason)
-        self.reason = reason
-        self._metrics.set("ready", 0)
+        self._reason = str(error) if isinstance(error, ToolkitError) else repr(error)
+        self.tell()
 
     def _next(self) -> list[_Job]:
         """Wait for the next job, and return it with those to run with it; none at the end."""
         while True:
             try:
-                job = self._jobs.get(timeout=_PROVE_AGAIN_S if self.reason else None)
+                job = self._jobs.get(timeout=_PROVE_AGAIN_S if self._reason else None)
                 break
             except Empty:
                 self._prove()
@@ -186,16 +211,18 @@ class Engine:
     def _attempt(self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], _Done]) -> None:
         """Do the work of some jobs, and deliver what came of it."""
         done = _Done([])
-        if self.reason or self.predictor is None:
-            done.results = [_not_ready(self.reason)] * len(jobs)
+        self._step_since = monotonic()
+        if self._reason or self.predictor is None:
+            done.results = [_not_ready(self._reason)] * len(jobs)
         else:
             try:
                 done = work(self.predictor, jobs)
             except ProviderError as error:
                 self._lost(error)
-                done.results = [_not_ready(self.reason)] * len(jobs)
+                done.results = [_not_ready(self._reason)] * len(jobs)
             except Exception as error:  # of these jobs alone
                 done.results = [error] * len(jobs)
+        self._step_since = None
         assert self._loop
         # At the very end of a worker, nobody is left to tell.
         with suppress(RuntimeError):
@@ -210,9 +237,11 @@ class Engine:
         decoded: list[NDArray[np.uint8] | ImageError] = []
         for job in jobs:
             for content in () if callable(job.content) else job.content:
+                self._step_since = monotonic()
                 decoded.append(_decoded(content))
                 times.append(perf_counter())
         xrays = [each for each in decoded if not isinstance(each, ImageError)]
+        self._step_since = monotonic()
         answers = iter(predictor.answers(xrays))
         each_one = iter(
             [each if isinstance(each, ImageError) else next(answers) for each in decoded]

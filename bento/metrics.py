@@ -64,6 +64,7 @@ def families(classes: tuple[str, ...], routes: tuple[str, ...]) -> tuple[Family,
         Family("seen", "hidden", "When the worker was last seen, by the machine's clock."),
         Family("accepting", "hidden", "When it last said that it takes connections, likewise."),
         Family("ready", "gauge", "Workers that answer."),
+        Family("stuck", "hidden", "Whether its model is given up as it does not come back."),
         Family("request_seconds", "histogram", "From head to answer.", buckets=_SECONDS),
         Family("queue_seconds", "histogram", "An X-ray's wait for its turn.", buckets=_SECONDS),
         Family("decode_seconds", "histogram", "Decoding an X-ray.", buckets=_SECONDS),
@@ -139,6 +140,10 @@ class Metrics:
         """Say that this worker takes connections now."""
         self.set("accepting", monotonic())
 
+    def takes(self) -> bool:
+        """Whether this worker is one to take connections: it is ready, or none is."""
+        return bool(self._row[self._starts["ready"]]) or not self._ready(self._taking(0.0)).any()
+
     def fewest_connections(self, since: float) -> float:
         """Return how many connections the worker with the fewest has, of those that take them.
 
@@ -146,9 +151,14 @@ class Metrics:
             since: a worker that has said so for the last time before this, or seconds ago, does
                 not count; by the machine's monotonic clock.
         """
-        said = self._cells[:, self._starts["accepting"]]
-        taking = said > max(since, monotonic() - _ALIVE_S)
-        return float(self._cells[taking, self._starts["connections"]].min(initial=np.inf))
+        taking = self._taking(since)
+        ready = self._ready(taking)
+        those = ready if ready.any() else taking
+        return float(self._cells[those, self._starts["connections"]].min(initial=np.inf))
+
+    def any_stuck(self) -> bool:
+        """Whether the model of a worker that runs is given up."""
+        return bool(self._running(self._starts["stuck"]).any())
 
     def answered(self, route: str, status: int) -> None:
         """Count an answer."""
@@ -164,6 +174,15 @@ class Metrics:
                 place = self._starts[family.name]
                 cells[place] = self._running(place).sum()
         return "".join(f"{line}\n" for each in shown for line in self._lines(each, cells))
+
+    def _taking(self, since: float) -> NDArray[np.bool_]:
+        """Return which workers have said since then, and lately, that they take connections."""
+        said = self._cells[:, self._starts["accepting"]]
+        taking: NDArray[np.bool_] = said > max(since, monotonic() - _ALIVE_S)
+        return taking
+
+    def _ready(self, of: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return of & (self._cells[:, self._starts["ready"]] > 0)
 
     def _running(self, place: int) -> NDArray[np.float64]:
         """Return a cell of each worker that runs."""

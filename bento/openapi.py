@@ -49,7 +49,7 @@ def document(meaning: Meaning) -> dict[str, Any]:
         "/predict_batch": {"post": _predict_batch(batch)},
         "/explain": {"post": _explain(explained)},
         "/info": {"get": _get("What is served, its proof, and whether it is ready.", "Info")},
-        "/livez": {"get": _open("200 while the process lives.", "application/json")},
+        "/livez": {"get": _open("200 while no model is stuck.", "application/json", "503")},
         "/readyz": {"get": _open("200 while the model answers.", "application/json", "503")},
         "/metrics": {"get": _read("Counters in Prometheus' text format.", "text/plain")},
         "/docs.json": {"get": _read("This document.", "application/json")},

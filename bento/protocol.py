@@ -64,7 +64,12 @@ class Served(Protocol):
         """The names of what its graph gives."""
 
 
-def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) -> "list[Route]":
+def routes(
+    model: Served,
+    run: Run,
+    ready: Callable[[], bool] = lambda: True,
+    check_live: Callable[[], None] = lambda: None,
+) -> "list[Route]":
     """Return the routes below /v2; each takes every method, and all else there is a 404.
 
     They raise what they refuse, as a RequestError, and leave its answer to the caller.
@@ -73,10 +78,11 @@ def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) ->
         model: the one that is served.
         run: what computes the outputs, or raises an error that is a refusal.
         ready: whether the service takes requests.
+        check_live: raises an error that is a refusal where it should be started anew.
     """
     from starlette.routing import Route
 
-    answers = _Answers(model, run, ready)
+    answers = _Answers(model, run, ready, check_live)
     found = [
         ("/v2", "GET", answers.server),
         ("/v2/health/live", "GET", answers.live),
@@ -99,8 +105,11 @@ def routes(model: Served, run: Run, ready: Callable[[], bool] = lambda: True) ->
 class _Answers:
     """The handlers over one model."""
 
-    def __init__(self, model: Served, run: Run, ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, model: Served, run: Run, ready: Callable[[], bool], check_live: Callable[[], None]
+    ) -> None:
         self._model, self._run, self._is_ready = model, run, ready
+        self._check_live = check_live
         self._version = model.sha256[:12]
         # Reading JSON keeps the interpreter to itself: several at once would only take memory.
         self._turn: Any = None
@@ -113,6 +122,7 @@ class _Answers:
 
     async def live(self, request: "Request") -> "Response":
         del request
+        self._check_live()
         return _json({"live": True})
 
     async def ready(self, request: "Request") -> "Response":

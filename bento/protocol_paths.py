@@ -12,7 +12,7 @@ def paths() -> dict[str, Any]:
     """Return the OpenAPI path items of these routes."""
     found: dict[str, Any] = {
         "/v2": _item("Name, version and extensions of the server."),
-        "/v2/health/live": _item("200 while the process lives."),
+        "/v2/health/live": _item("200 while no model is stuck, else 503.", (), "503"),
         "/v2/health/ready": _item("200 once it takes requests, else 503.", ready=True),
     }
     for path in (MODEL, VERSION):

@@ -1,5 +1,6 @@
 """The routes of other modules, which Starlette tells apart: the page's and those under /v2."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ OTHERS = ("app", "v2", "other")
 """What metrics and logs call these routes."""
 
 
-def other_routes(information: Information, engine: Engine) -> Asgi:
+def other_routes(information: Information, engine: Engine, check_live: Callable[[], None]) -> Asgi:
     """Return the application of other modules' routes; this is the one place to add them.
 
     They get what the interface's own handlers get: the token is checked, bodies are limited, what
@@ -34,7 +35,8 @@ def other_routes(information: Information, engine: Engine) -> Asgi:
             found.append(await engine.run(partial(_outputs, list(names), turn)))
         return {name: np.concatenate([each[name] for each in found]) for name in names}
 
-    return _router([*page.routes(), *protocol.routes(information, run, lambda: not engine.reason)])
+    served = protocol.routes(information, run, lambda: not engine.reason, check_live)
+    return _router([*page.routes(), *served])
 
 
 def name_of(path: str) -> str:

@@ -94,7 +94,8 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
             await requests(scope, receive, send)
             return
         server = connections.running_server()
-        watch = connections.protect(server, requests, interface.metrics) if server else None
+        counted, beat = interface.metrics, interface.beat
+        watch = connections.protect(server, requests, counted, beat) if server else None
         # A worker that is not ready takes no connection that another could answer.
         await interface.start()
         # What was loaded stays: looking through it again and again for garbage would cost.

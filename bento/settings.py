@@ -43,16 +43,13 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         UsageError: one of them cannot be used.
     """
-    token = environment.get("TOOLKIT_TOKEN")
-    if token is not None and not token.strip():
-        raise UsageError("TOOLKIT_TOKEN is empty: give a token, or unset it for an open service")
     folder = Path(environment.get("TOOLKIT_MODELS", "saved_models"))
     return Settings(
         ModelFiles(folder, environment.get("TOOLKIT_MODEL", _only_model(folder))),
         _workers(environment.get("TOOLKIT_WORKERS", str(os.cpu_count() or 1))),
         _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
         _one_of(environment, "TOOLKIT_PRECISION", tuple(PRECISIONS)),
-        None if token is None else os.fsencode(token),
+        _token(environment.get("TOOLKIT_TOKEN")),
     )
 
 
@@ -61,6 +58,19 @@ def _only_model(folder: Path) -> str:
     manifests = [each for each in folder.glob("*.json") if not each.stem.endswith(".equivalence")]
     names = [each.stem for each in manifests]
     return names[0] if len(names) == 1 else DEFAULT_NAME
+
+
+def _token(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    if not text.strip():
+        raise UsageError("TOOLKIT_TOKEN is empty: give a token, or unset it for an open service")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise UsageError(
+            "TOOLKIT_TOKEN holds a blank, the end of a line or a letter beyond ASCII: "
+            "give printable ASCII alone"
+        )
+    return text.encode("ascii")
 
 
 def _workers(text: str) -> int:

@@ -5,6 +5,7 @@ import io
 import shutil
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 import numpy as np
@@ -57,6 +58,23 @@ def copied(served, tmp_path):
     folder = tmp_path / "models"
     shutil.copytree(served.folder, folder)
     return ModelFiles(folder, served.name)
+
+
+@pytest.fixture(scope="session")
+def plant():
+    """Return a function that changes the golden X-rays, and lets the manifest know of it."""
+    from toolkit import manifest
+    from toolkit.files import sha256
+
+    def planted(files, change):
+        golden = dict(np.load(files.path("golden"), allow_pickle=False))
+        change(golden)
+        np.savez_compressed(files.path("golden"), **golden)
+        record = manifest.load(files.manifest)
+        digest = sha256(files.path("golden"))
+        manifest.save(replace(record, golden=replace(record.golden, sha256=digest)), files.manifest)
+
+    return planted
 
 
 @pytest.fixture(scope="session")

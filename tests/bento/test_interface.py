@@ -4,14 +4,16 @@ import asyncio
 import base64
 import io
 import json
+import os
 import threading
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bento.app import ROUTES
 from bento.engine import MOST_WAITING
+from bento.metrics import Metrics, share
 from toolkit import manifest
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
@@ -160,8 +162,8 @@ def test_information_is_the_manifests(client, served):
 
 
 def test_token_guards_all_but_the_probes(served, open_interface, encoded, xrays):
-    with open_interface(served, TOOLKIT_TOKEN="schlüssel") as client:
-        for headers in ({}, {"authorization": "Bearer x"}, {"authorization": "schlüssel".encode()}):
+    with open_interface(served, TOOLKIT_TOKEN="key") as client:
+        for headers in ({}, {"authorization": "Bearer x"}, {"authorization": b"key"}):
             for path in ("/info", "/metrics", "/docs.json", "/predict", "/nowhere"):
                 answer = client.get(path, headers=headers)
                 is_problem(answer, 401, "unauthorized")
@@ -169,20 +171,10 @@ def test_token_guards_all_but_the_probes(served, open_interface, encoded, xrays)
             answer = client.get("/v2/models/served", headers=headers)
             assert answer.json()["error"] == is_problem(answer, 401, "unauthorized")
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
-        bearer = {"authorization": "Bearer schlüssel".encode()}
+        bearer = {"authorization": b"Bearer key"}
         assert client.get("/info", headers=bearer).status_code == 200
         png = encoded(xrays[0])
         assert client.post("/predict", content=png, headers=RAW | bearer).status_code == 200
-
-
-def _planted(files, change):
-    """Change the golden X-rays, and let the manifest know of it."""
-    golden = dict(np.load(files.path("golden"), allow_pickle=False))
-    change(golden)
-    np.savez_compressed(files.path("golden"), **golden)
-    record = manifest.load(files.manifest)
-    digest = sha256(files.path("golden"))
-    manifest.save(replace(record, golden=replace(record.golden, sha256=digest)), files.manifest)
 
 
 def _logit(golden):
@@ -202,9 +194,9 @@ def _not_a_number(golden):
     [(_logit, "logits"), (_edge, "edge_map"), (_not_a_number, "probabilities")],
 )
 def test_planted_golden_mismatch_keeps_it_from_answering(
-    copied, open_interface, encoded, xrays, change, output
+    copied, plant, open_interface, encoded, xrays, change, output
 ):
-    _planted(copied, change)
+    plant(copied, change)
     with open_interface(copied) as client:
         assert f"{output} differs by" in is_problem(client.get("/readyz"), 503, "not_ready")
         answer = client.post("/predict", content=encoded(xrays[0]), headers=RAW)
@@ -251,6 +243,60 @@ def test_failing_runtime_is_a_503_until_it_has_proven_itself_again(
 
         client.do(asyncio.wait_for(mended(), 30))
         assert client.post("/predict", content=png, headers=RAW).status_code == 200
+
+
+def test_model_that_hangs_is_not_ready_and_in_the_end_not_live_until_it_comes_back(
+    served, open_interface, encoded, xrays, monkeypatch
+):
+    png, begun, held = encoded(xrays[0]), threading.Event(), threading.Event()
+
+    def hang(_):
+        begun.set()
+        held.wait(60)
+
+    with open_interface(served) as client:
+
+        async def begin():
+            return asyncio.create_task(client.interface.engine.run(hang))
+
+        async def ended(task):
+            await task
+
+        turn = client.do(begin())
+        begun.wait(60)
+        assert client.get("/readyz").status_code == client.get("/livez").status_code == 200
+        monkeypatch.setattr("bento.engine._SLOW_S", 0.0)
+        assert "at one step" in is_problem(client.get("/readyz"), 503, "not_ready")
+        answer = client.post("/predict", content=png, headers=RAW)
+        is_problem(answer, 503, "not_ready")
+        assert client.get("/v2/health/ready").status_code == 503
+        assert client.get("/v2/health/live").status_code == client.get("/livez").status_code == 200
+        assert "toolkit_ready 0\n" in client.get("/metrics").text
+        monkeypatch.setattr("bento.engine._STUCK_S", 0.0)
+        is_problem(client.get("/livez"), 503, "stuck")
+        is_problem(client.get("/v2/health/live"), 503, "stuck")
+        held.set()
+        client.do(ended(turn))
+        assert client.get("/readyz").status_code == client.get("/livez").status_code == 200
+        assert client.post("/predict", content=png, headers=RAW).status_code == 200
+
+
+def test_worker_is_not_live_while_the_model_of_another_is_stuck(
+    served, open_interface, monkeypatch
+):
+    monkeypatch.setenv("TOOLKIT_METRICS_MEMORY", "")
+    share()
+    with open_interface(served) as client:
+        one = client.interface.information
+        other = Metrics(one.meaning.classes, ROUTES, 1, 2)
+        assert client.get("/livez").status_code == 200
+        other.set("stuck", 1.0)
+        other.alive()
+        is_problem(client.get("/livez"), 503, "stuck")
+        assert client.get("/readyz").status_code == 200
+        other.set("stuck", 0.0)
+        assert client.get("/livez").status_code == 200
+    os.close(int(os.environ["TOOLKIT_METRICS_MEMORY"]))
 
 
 def _raising(message):

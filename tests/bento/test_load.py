@@ -265,3 +265,36 @@ def test_worker_that_hangs_keeps_no_new_connection_waiting_for_long(
                 assert answer.status_code == 200
             assert time.monotonic() - begun < 30 * 0.25 / 2
             os.kill(hung, signal.SIGCONT)
+
+
+@pytest.mark.full
+def test_worker_that_cannot_open_its_model_gets_no_request_while_another_is_ready(
+    copied, plant, serving, processes_below, encoded, xrays, tmp_path
+):
+    def spoil(golden):
+        golden["logits"] += 1
+
+    png = encoded(xrays[0])
+    with serving(copied, tmp_path, TOOLKIT_WORKERS="2") as (process, url, log):
+        _await_workers(url, 2)
+        bad, good = _workers(process, processes_below)
+        plant(copied, spoil)
+        os.kill(bad, signal.SIGKILL)
+        end = time.monotonic() + 60
+        while '"event": "not ready"' not in log.read_text():
+            assert time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        # It listens soon after it has said so.
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            answer = httpx.post(f"{url}/predict", content=png, headers=RAW, timeout=30)
+            assert answer.status_code == 200, answer.text
+            assert httpx.get(f"{url}/readyz", timeout=30).status_code == 200
+        os.kill(good, signal.SIGKILL)
+        end, status = time.monotonic() + 60, 0
+        while status != 503:
+            assert time.monotonic() < end, log.read_text()
+            try:
+                status = httpx.get(f"{url}/readyz", timeout=30).status_code
+            except httpx.HTTPError:
+                time.sleep(0.05)

@@ -7,7 +7,7 @@ WRONG = {
     "TOOLKIT_WORKERS": ["nonsense", "0", "²", "1025", ""],
     "TOOLKIT_PROVIDER": ["tpu", "", "CUDA"],
     "TOOLKIT_PRECISION": ["fp64", ""],
-    "TOOLKIT_TOKEN": ["", " "],
+    "TOOLKIT_TOKEN": ["", " ", "abc\n", "one two", "a\tb", "a\x7f", "schlüssel", "\udcfc", "\x00"],
     "TOOLKIT_MODEL": ["a/b", "../x", ""],
 }
 
@@ -19,6 +19,12 @@ def test_setting_that_cannot_be_used_is_refused_in_one_line(name, value):
     with pytest.raises(UsageError) as refused:
         settings({name: value})
     assert "\n" not in str(refused.value)
+    assert name != "TOOLKIT_TOKEN" or not value.strip() or value not in str(refused.value)
+
+
+def test_token_of_any_printable_ascii_is_taken_as_it_is():
+    every = "".join(chr(each) for each in range(33, 127))
+    assert settings({"TOOLKIT_TOKEN": every}).token == every.encode()
 
 
 def test_nothing_set_is_the_shipped_model_on_whatever_is_there():
