@@ -31,7 +31,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Memory:
-    """How many bytes of bodies a worker holds."""
+    """How many bytes a worker holds for bodies, and for the copies that reading them makes."""
 
     def __init__(self, most: int = _HELD) -> None:
         self.held = 0
@@ -68,6 +68,8 @@ class Body:
         self._declared = int(declared) if declared.isdigit() else 0
         self._receive = receive
         self._memory = memory
+        # Pieces and the whole; of a form, the files in it as well.
+        self._copies = 3 if self.media == _MULTIPART else 2
         self._until = asyncio.get_running_loop().time() + _WHOLE_S
         self._ended = False
 
@@ -136,7 +138,7 @@ class Body:
             raise RequestError(400, "cut_off", "the connection ended before the body did")
         size = len(message.get("body", b""))
         self.size += size
-        self._memory.take(size)
+        self._memory.take(size * self._copies)
         if self.size > self.limit:
             raise self._too_large()
         self._ended = not message.get("more_body", False)
@@ -144,7 +146,7 @@ class Body:
 
     def release(self) -> None:
         """Give back the memory that the body was counted for."""
-        self._memory.held -= self.size
+        self._memory.held -= self.size * self._copies
 
     def _too_large(self) -> ImageError:
         return ImageError("too_large", f"the body is over {self.limit} bytes: send less", 413)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import secrets
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,14 +52,22 @@ def write_bytes(path: Path, content: bytes) -> None:
 @contextmanager
 def held_signals() -> Iterator[None]:
     """Hold back Ctrl-C and SIGTERM until the block is done: its files belong together."""
-    if not hasattr(signal, "pthread_sigmask"):
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    heard: list[int] = []
+    # A mask would not do: another thread, such as one of PyTorch's, would be given the signal.
+    former = {
+        each: signal.signal(each, lambda number, _: heard.append(number))
+        for each in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, former)
+        for each, handler in former.items():
+            signal.signal(each, handler)
+        for number in heard[:1]:
+            signal.raise_signal(number)
 
 
 def require_writable(folder: Path) -> None:

@@ -1,5 +1,6 @@
 """The HTTP interface in this process: whatever the body, a reason and never a 500."""
 
+import asyncio
 import io
 import random
 import socket
@@ -7,7 +8,8 @@ import socket
 import pytest
 from PIL import Image
 
-from bento.upload import MAX_FILES
+from bento.upload import MAX_FILES, Body, Memory
+from toolkit.errors import RequestError
 from toolkit.images import MAX_BYTES
 
 
@@ -235,3 +237,21 @@ def test_text_in_a_batch_is_refused_by_itself_and_too_many_files_as_a_whole(clie
     assert _is_problem(client.post("/predict_batch", files={"other": png})) == "no_xray"
     raw = {"content": png, "headers": {"content-type": "image/png"}}
     assert _is_problem(client.post("/predict_batch", **raw), 415) == "unsupported_media_type"
+
+
+@pytest.mark.parametrize(("kind", "copies"), [(b"image/png", 2), (b"multipart/form-data", 3)])
+def test_a_body_counts_with_the_copies_that_reading_it_makes(kind, copies):
+    async def received():
+        return {"type": "http.request", "body": bytes(100), "more_body": False}
+
+    async def read():
+        memory = Memory(100 * copies)
+        body = Body(received, kind, b"", memory)
+        await body.read(1000)
+        assert memory.held == 100 * copies
+        with pytest.raises(RequestError, match="too many bodies"):
+            await Body(received, kind, b"", memory).read(1000)
+        body.release()
+        assert memory.held == 100 * copies, "what the refused one took is given back by itself"
+
+    asyncio.run(read())

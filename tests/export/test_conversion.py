@@ -217,6 +217,7 @@ def test_folder_that_cannot_be_written_is_one_clear_error(small, exporters, tmp_
         conversion.export("onnx", small.files, target)
 
 
+@pytest.mark.full
 def test_an_export_stopped_before_it_is_named_leaves_the_former_one_served(copied, monkeypatch):
     """Also when only the golden X-rays are new."""
     before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}

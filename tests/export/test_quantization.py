@@ -1,5 +1,6 @@
 """Half precision and 8-bit integers: the same function, and kept only where the gate passes."""
 
+import shutil
 from collections import Counter
 from dataclasses import replace
 
@@ -24,6 +25,7 @@ from toolkit import manifest
 from toolkit.commands import data as generation
 from toolkit.errors import DataError, ModelRefusedError, UsageError
 from toolkit.preprocessing import Preprocessing
+from toolkit.store import ModelFiles
 
 CLASSES = ("none", "minimal", "moderate", "severe")
 
@@ -36,13 +38,28 @@ def xrays(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def halved(small, xrays, tmp_path_factory):
+    """The model with a proven file of half precision, and what its export came to."""
+    folder = tmp_path_factory.mktemp("halved") / "models"
+    shutil.copytree(small.files.folder, folder)
+    files = ModelFiles(folder, small.files.name)
+    return files, export("onnx", files, files, Options(data=xrays, precision="fp16"))
+
+
+@pytest.fixture
+def half(halved, tmp_path):
+    """Its files in a folder of their own, to be changed."""
+    return ModelFiles(shutil.copytree(halved[0].folder, tmp_path / "models"), halved[0].name)
+
+
 def _run(path, pixels):
     names = ["logits", "probabilities", "edge_map"]
     return dict(zip(names, open_session(path, "cpu").run(names, {"xray": pixels}), strict=True))
 
 
-def test_half_precision_is_proven_by_its_classes_and_edges(copied, xrays):
-    verdict = export("onnx", copied, copied, Options(data=xrays, precision="fp16"))
+def test_half_precision_is_proven_by_its_classes_and_edges(halved, xrays):
+    copied, verdict = halved
     leg = verdict.legs["fp16"]
     assert verdict.passed, leg.failures
     assert leg.gate.samples == len(graded(xrays, verdict.record).labels) > 10
@@ -58,10 +75,8 @@ def test_half_precision_is_proven_by_its_classes_and_edges(copied, xrays):
     assert properties["precision"] == "fp16" and properties["name"] == "small"
 
 
-def test_verifying_without_graded_xrays_keeps_the_verdict_over_the_file_that_had_them(
-    copied, xrays
-):
-    before = export("onnx", copied, copied, Options(data=xrays, precision="fp16")).legs["fp16"]
+def test_verifying_without_graded_xrays_keeps_the_verdict_over_the_file_that_had_them(halved, half):
+    before, copied = halved[1].legs["fp16"], half
     verdict = verify(copied, None, None)
     assert verdict.passed and verdict.legs["fp16"] == before
     open_model(copied.folder, copied.name, kind="fp16")
@@ -73,10 +88,10 @@ def test_verifying_without_graded_xrays_keeps_the_verdict_over_the_file_that_had
 
 
 def test_probabilities_that_are_not_the_softmax_of_the_logits_are_never_proven(
-    copied, small, xrays
+    halved, half, small, xrays
 ):
     """The gate judges logits; what is served are probabilities."""
-    record = export("onnx", copied, copied, Options(data=xrays, precision="fp16")).record
+    record, copied = halved[1].record, half
     path = copied.path("fp16")
     model = onnx.load(path)
     (softmax,) = [node for node in model.graph.node if node.op_type == "Softmax"]
@@ -124,7 +139,7 @@ def test_int8_computes_all_but_the_last_convolutions_in_integers(small, xrays, t
     assert any(each.ndim == 0 and float(each) == 1.0 for each in scales if each.dtype == "float32")
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.full)])
 def test_a_file_that_changes_classes_is_not_kept(copied, xrays, monkeypatch, precision):
     def wrong(source, target, calibration=None):
         del calibration

@@ -34,7 +34,7 @@ def test_export_is_proven_beside_the_onnx_files(copied, kind, recwarn):
         assert str(Path(module.__path__[0]).parent).encode() not in content, "a folder of ours"
 
 
-@pytest.mark.parametrize("kind", OPENERS)
+@pytest.mark.parametrize("kind", ["torchscript", pytest.param("pt2", marks=pytest.mark.full)])
 def test_perturbed_weight_is_found(small, copied, kind):
     export(kind, copied, copied)
     other = small.pipeline.network.outputCombiner[8].bias
