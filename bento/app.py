@@ -147,18 +147,22 @@ class Interface:
                 raise wrong_method(call.method, ", ".join(found[1]))
             return await handler(call)
         except (ImageError, RequestError) as error:
-            known = error
+            return await self._refused(error, call, sender)
         except CancelledError:
             raise
         except Exception as error:
-            known = self._unknown(error, call)
+            return await self._refused(self._unknown(error, call), call, sender)
+
+    async def _refused(self, error: ImageError | RequestError, call: Call, sender: Sender) -> Reply:
         if sender.status:
-            raise known
-        call.noted["code"] = known.code
-        if known.code == "overloaded":
+            raise error
+        # Its frames hold what was read.
+        error.__traceback__ = None
+        call.noted["code"] = error.code
+        if error.code == "overloaded":
             # Who asks again at once would take the time of those that wait their turn.
             await sleep(_HELD_BACK_S)
-        return refusal(known) if name_of(call.path) != "v2" else protocol_refusal(known)
+        return refusal(error) if name_of(call.path) != "v2" else protocol_refusal(error)
 
     def _route(self, path: str) -> str:
         found = self._handlers.get(path)

@@ -161,7 +161,11 @@ class Engine:
         job = _Job(content, self._loop.create_future(), perf_counter())
         self._waiting += 1
         self._jobs.put(job)
-        return await job.future
+        try:
+            return await job.future
+        finally:
+            # An error's traceback would hold the job, which holds the error.
+            del job
 
     def _work(self) -> None:
         self._prove()
@@ -173,6 +177,8 @@ class Engine:
                     self._attempt([job], self._called)
             if files:
                 self._attempt(files, self._answered)
+            # Nothing of a request is held until the next one.
+            del jobs, files, job
 
     def _prove(self) -> None:
         self._step_since = monotonic()
@@ -282,4 +288,5 @@ def _decoded(content: bytes) -> NDArray[np.uint8] | ImageError:
     try:
         return decode(content)
     except ImageError as error:
-        return error
+        # A new one: the traceback of this one would hold the file until it is collected.
+        return ImageError(error.code, str(error), error.status)

@@ -43,11 +43,11 @@ class Memory:
         Raises:
             RequestError: 503, there is no room for them.
         """
-        self.held += count
-        if self.held > self._most:
+        if self.held + count > self._most:
             raise RequestError(
                 503, "overloaded", "too many bodies at once: try again in a second", retry_after="1"
             )
+        self.held += count
 
 
 class Body:
@@ -65,6 +65,7 @@ class Body:
         self.media = kind.partition(b";")[0].strip().lower()
         self.limit = MAX_BYTES
         self.size = 0
+        self._counted = 0
         self._declared = int(declared) if declared.isdigit() else 0
         self._receive = receive
         self._memory = memory
@@ -138,7 +139,13 @@ class Body:
             raise RequestError(400, "cut_off", "the connection ended before the body did")
         size = len(message.get("body", b""))
         self.size += size
-        self._memory.take(size * self._copies)
+        try:
+            self._memory.take(size * self._copies)
+        except RequestError:
+            # At once, or it would be in the way of those that are not refused yet.
+            self.release()
+            raise
+        self._counted += size * self._copies
         if self.size > self.limit:
             raise self._too_large()
         self._ended = not message.get("more_body", False)
@@ -146,7 +153,8 @@ class Body:
 
     def release(self) -> None:
         """Give back the memory that the body was counted for."""
-        self._memory.held -= self.size * self._copies
+        self._memory.held -= self._counted
+        self._counted = 0
 
     def _too_large(self) -> ImageError:
         return ImageError("too_large", f"the body is over {self.limit} bytes: send less", 413)

@@ -1,6 +1,7 @@
 """The HTTP interface in this process: whatever the body, a reason and never a 500."""
 
 import asyncio
+import gc
 import io
 import random
 import socket
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bento.upload import MAX_FILES, Body, Memory
-from toolkit.errors import RequestError
+from toolkit.errors import ImageError, RequestError
 from toolkit.images import MAX_BYTES
 
 
@@ -251,7 +252,26 @@ def test_a_body_counts_with_the_copies_that_reading_it_makes(kind, copies):
         assert memory.held == 100 * copies
         with pytest.raises(RequestError, match="too many bodies"):
             await Body(received, kind, b"", memory).read(1000)
+        assert memory.held == 100 * copies, "a refused one is in nobody's way"
         body.release()
-        assert memory.held == 100 * copies, "what the refused one took is given back by itself"
+        assert memory.held == 0
 
     asyncio.run(read())
+
+
+def test_nothing_of_a_refused_request_waits_for_the_garbage_collector(client):
+    """It would be megabytes, held until the collector comes round to them."""
+    several = [("xray", bytes(1000))] * 3
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            assert client.post("/predict_batch", files=several).status_code == 200
+            assert client.post("/predict", files={"xray": bytes(1000)}).status_code == 415
+            assert client.post("/predict", content=b"", headers=MULTIPART).status_code == 422
+        gc.collect()
+        held = [each for each in gc.garbage if isinstance(each, ImageError | RequestError)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not held
