@@ -18,7 +18,7 @@ from toolkit import manifest
 from toolkit.errors import ManifestError, ModelRefusedError, ProviderError
 from toolkit.extras import GPU_FILES, require_onnxruntime
 from toolkit.files import sha256
-from toolkit.store import PIPELINES, ModelFiles, kind_of, located
+from toolkit.store import LOWER, PIPELINES, ModelFiles, kind_of, located
 
 if TYPE_CHECKING:
     from toolkit.occlusion import Classify
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 # TF32 would round the products to ten bits.
 NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_OPTIONS = {kind: f" --precision {kind} --data DIR" for kind in ("fp16", "int8")}
+_OPTIONS = {kind: f" --precision {kind} --data DIR" for kind in LOWER}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from bento.session import NO_TF32, has_cuda, open_session
 from export.conversion import write
 from export.graded import Graded
-from export.legs import LOWER
 from export.onnx_graph import OPSET
 from export.pipeline import Pipeline
 from export.reference_path import preprocessed
@@ -22,7 +21,7 @@ from toolkit.calibration import softmax
 from toolkit.extras import require, require_onnxruntime
 from toolkit.images import decode
 from toolkit.manifest import Manifest
-from toolkit.store import ModelFiles
+from toolkit.store import LOWER, ModelFiles
 
 Classify = Callable[[Any], NDArray[np.float32]]
 """X-rays, uint8 (N, 224, 224), or the bytes of N files, to probabilities, float32 (N, C)."""

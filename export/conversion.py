@@ -11,7 +11,7 @@ import torch
 
 from export.golden import save_golden
 from export.graded import Graded
-from export.legs import LOWER, compare_file, reference_of, specs_of
+from export.legs import compare_file, reference_of, specs_of
 from export.mending import mended
 from export.onnx_graph import (
     OPSET,
@@ -30,7 +30,7 @@ from toolkit.files import held_signals
 from toolkit.health import Finding, health
 from toolkit.manifest import Manifest
 from toolkit.proof import Artifact, Leg
-from toolkit.store import ModelFiles
+from toolkit.store import LOWER, ModelFiles
 
 KINDS = {
     ("onnx", "fp32"): ("network", "pipeline", "explainer"),

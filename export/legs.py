@@ -30,12 +30,10 @@ from export.torch_formats import open_pt2, open_torchscript
 from toolkit.files import sha256
 from toolkit.manifest import Manifest
 from toolkit.proof import Leg, TensorSpec
+from toolkit.store import LOWER
 from toolkit.tolerance import GATED, PROBABILITY_TOLERANCE
 
 Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
-
-LOWER = ("fp16", "int8")
-"""Precisions lower than float32; each is a kind of artifact, a pipeline graph."""
 
 _TORCH_FORMATS: dict[str, Callable[[Path], Any]] = {
     "torchscript": open_torchscript,

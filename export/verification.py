@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from export.legs import LOWER, compare_file, reference_of
+from export.legs import compare_file, reference_of
 from export.pipeline import load_pipeline
 from export.served import compare_service
 from export.verdict import Verdict, current_versions, passed
@@ -14,7 +14,7 @@ from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.health import health
 from toolkit.proof import Artifact, Leg
-from toolkit.store import ModelFiles
+from toolkit.store import LOWER, ModelFiles
 
 
 def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:

@@ -189,14 +189,12 @@ def keep_previous(files: ModelFiles) -> bool:
     # The manifest goes last, away and along: where it lies, its files may still be elsewhere.
     kinds = [*(kind for kind in SUFFIXES if kind != "manifest"), "manifest"]
     try:
-        if not files.manifest.exists() and former.manifest.exists():
-            if files.checkpoint.exists():
-                files.checkpoint.replace(files.unfinished)
-            return False
         found = [kind for kind in kinds if files.path(kind).exists()]
-        if "checkpoint" not in found and former.manifest.exists():
-            return False
         if former.manifest.exists():
+            if "manifest" not in found and "checkpoint" in found:
+                files.checkpoint.replace(files.unfinished)
+            if not {"manifest", "checkpoint"} <= {*found}:
+                return False
             for kind in kinds:
                 former.path(kind).unlink(missing_ok=True)
         for kind in found:

@@ -26,7 +26,9 @@ SUFFIXES = {
     "report": ".equivalence.json",
     "page": ".equivalence.html",
 }
-PIPELINES = ("pipeline", "fp16", "int8")
+LOWER = ("fp16", "int8")
+"""Precisions lower than float32; each is a kind of file, a pipeline graph."""
+PIPELINES = ("pipeline", *LOWER)
 """The kinds that take X-rays and give probabilities with ONNX Runtime."""
 
 

@@ -116,9 +116,10 @@ def train(
                 f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
                 "--resume goes on"
             ) from None
-        if files.manifest.exists():
-            console.notice(f"the former {name} is kept as {files.previous.name}.*")
+        replaced = files.manifest.exists()
         manifest = save_outcome(training, files, tuning)
+        if replaced:
+            console.notice(f"the former {name} is kept as {files.previous.name}.*")
         curves.add_hparams(manifest.training.recipe, _final(manifest))
     findings = _findings(training, manifest)
     for finding in findings:
