@@ -1,0 +1,66 @@
+import pytest
+
+from toolkit.errors import UsageError
+from toolkit.model.manifest import PreprocessingConstants
+from toolkit.train.recipes import recipe
+
+
+def test_the_study_preset_is_the_studys_final_model():
+    study = recipe("study")
+    assert (study.layer_size, study.dropout) == (28, 0.5)
+    assert (study.schedule, study.lr_decay, study.lr) == ("exponential", 0.5, 0.0001)
+    assert (study.l2, study.weight_decay) == (0.027, 0)
+    assert (study.batch_size, study.epochs) == (512, 500)
+    assert study.class_weights == "counts_first_seen"
+    assert (study.constants.edge_mean, study.constants.edge_std) == (0.449, 0.226)
+    assert (study.constants.image_mean, study.constants.image_std) == (
+        (0.485, 0.456, 0.406),
+        (0.229, 0.224, 0.225),
+    )
+    assert study.constants.edge_threshold == 10
+    # The study had none of these.
+    assert study.augmentation == study.average_decay == study.label_smoothing == 0
+
+
+def test_the_default_mends_what_the_study_got_wrong():
+    default = recipe("default")
+    assert default.class_weights == "inverse_sqrt"
+    assert default.l2 == 0
+    assert default.constants == PreprocessingConstants()
+    # On the scale of the edge map, 0 to 255, not on the study's 0 to 1.
+    assert default.constants.edge_mean > 1
+    assert default.constants.edge_std > 1
+
+
+def test_given_options_win_and_others_stay():
+    changed = recipe("study", lr=0.5, epochs=None, dropout=0.0)
+    assert (changed.lr, changed.epochs, changed.dropout) == (0.5, 500, 0.0)
+    assert recipe("study").lr == 0.0001
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layer_size", 0),
+        ("layer_size", -1),
+        ("epochs", 0),
+        ("batch_size", 0),
+        ("batch_size", -5),
+        ("dropout", 1.0),
+        ("dropout", -0.1),
+        ("dropout", float("nan")),
+        ("lr", 0.0),
+        ("lr", -1.0),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", 1e300),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_name(name, value):
+    with pytest.raises(UsageError, match=f"{name} is .*: give"):
+        recipe("default", **{name: value})
+
+
+def test_a_preset_that_does_not_exist_is_refused_with_the_ones_that_do():
+    with pytest.raises(UsageError, match=r"'best'.*study, default"):
+        recipe("best")
