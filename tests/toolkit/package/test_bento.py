@@ -135,12 +135,12 @@ def test_a_bento_serves_its_model_without_the_checkout(bento, tmp_path):
         "sys.meta_path = [f for f in sys.meta_path if '__editable__' not in f.__module__]\n"
         "sys.path.insert(0, '.')\n"
         "sys.modules['torch'] = None\n"
-        "for path in pathlib.Path('.').glob('*/*.py'):\n"
+        "for path in pathlib.Path('.').glob('*/**/*.py'):\n"
         "    if path.stem not in ('__init__', 'service', 'home'):\n"
-        "        importlib.import_module(f'{path.parent}.{path.stem}')\n"
-        "from bento import assembly, settings\n"
+        "        importlib.import_module('.'.join(path.with_suffix('').parts))\n"
+        "from bento.worker import assembly, settings\n"
         "found = assembly.check(settings.settings({'TOOLKIT_WORKERS': '1'}))\n"
-        "print(found.name, assembly.__file__)"
+        "print(found.record.name, assembly.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-B", "-c", script],
@@ -152,7 +152,7 @@ def test_a_bento_serves_its_model_without_the_checkout(bento, tmp_path):
     assert done.returncode == 0, done.stderr
     name, file = done.stdout.split()
     assert name == "knee.v2"
-    assert bento.path.samefile(Path(bento.path / "src", file).parents[2])
+    assert bento.path.samefile(Path(bento.path / "src", file).parents[3])
 
 
 def test_a_bento_carries_the_chain_from_the_run_to_the_verdict(bento):
