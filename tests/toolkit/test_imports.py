@@ -1,6 +1,7 @@
 """A folder says what its files may import; every file is held against it."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ import yaml
 import toolkit
 
 ROOT = Path(__file__).resolve().parents[2]
+WALLS = (ROOT / "docs/architecture.md").read_text()
 PUBLIC = set(toolkit.__all__) - {"__version__"}
 PACKAGES = ("toolkit", "export", "bento")
 HEAVY = {"torch", "optuna", "onnx", "onnxruntime", "onnxscript", "bentoml", "tensorboard"}
@@ -75,6 +77,16 @@ def imports_of(path, nodes=ast.walk):
 def module_path(name):
     path = Path(name.replace(".", "/"))
     return path if (ROOT / path).is_dir() else path.with_suffix(".py")
+
+
+def test_the_walls_in_the_docs_are_those_that_stand():
+    rows = re.findall(r"^\| (`.*?) \| (yes|no) \| (yes|no) \|", WALLS, re.MULTILINE)
+    told = {
+        room: PLAIN + (runtime == "yes") + (torch == "yes")
+        for rooms, torch, runtime in rows
+        for room in re.findall("`(.+?)`", rooms)
+    }
+    assert told == ROOMS
 
 
 @pytest.mark.parametrize("path", sources(), ids=str)
