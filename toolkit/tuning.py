@@ -22,6 +22,7 @@ import torch
 from toolkit.dataset import Dataset
 from toolkit.errors import TrainingError
 from toolkit.ledger import INTERRUPTED, LOST, Ledger, opened
+from toolkit.recipes import PRESETS
 from toolkit.search_space import SPACE
 from toolkit.study_storage import going_away, open_storage
 from toolkit.trial_run import TrialPlan, run_trial
@@ -78,6 +79,7 @@ def setup(dataset: Dataset, plan: TrialPlan, seed: int) -> dict[str, Any]:
         "preset": plan.preset,
         "search space": {name: repr(each) for name, each in SPACE.items()},
         "epochs": plan.epochs,
+        "dropout_epochs": PRESETS[plan.preset].dropout_epochs,
         "seed": seed,
         "stale_after": plan.stale_after,
         "labels": dataset.label_map.name,

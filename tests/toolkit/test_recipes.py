@@ -18,6 +18,7 @@ def test_the_study_preset_is_the_studys_final_model():
         (0.229, 0.224, 0.225),
     )
     assert study.constants.edge_threshold == 10
+    assert study.dropout_epochs == 1
     # The study had none of these.
     assert study.augmentation == study.average_decay == study.label_smoothing == 0
 
@@ -26,6 +27,7 @@ def test_the_default_mends_what_the_study_got_wrong():
     default = recipe("default")
     assert default.class_weights == "inverse_sqrt"
     assert default.l2 == 0
+    assert default.dropout_epochs is None
     assert default.constants == PreprocessingConstants()
     # On the scale of the edge map, 0 to 255, not on the study's 0 to 1.
     assert default.constants.edge_mean > 1
@@ -46,6 +48,7 @@ def test_given_options_win_and_others_stay():
         ("epochs", 0),
         ("batch_size", 0),
         ("batch_size", -5),
+        ("dropout_epochs", 0),
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("dropout", float("nan")),

@@ -78,6 +78,7 @@ def test_a_trial_stops_when_it_overfits(ledger, tmp_path, tiny, monkeypatch):
             val_accuracy=0.5,
             train_loss=1.0,
             val_loss=1.0,
+            last_batch_loss=1.0,
             lr=0.001,
         )
 
@@ -173,14 +174,16 @@ def test_the_preset_study_trains_as_the_notebook_did():
     assert (recipe.layer_size, recipe.dropout, recipe.lr_decay) == (9, 0.4, 0.6)
     assert not (recipe.augmentation or recipe.average_decay or recipe.label_smoothing)
     assert not recipe.weight_decay
+    assert recipe.dropout_epochs == 1
 
 
 def test_the_default_mends_the_faults_and_keeps_the_rest():
     study, mended = (trial_recipe(each, PARAMETERS, 50) for each in ("study", "default"))
     changed = {name for name, value in vars(mended).items() if value != getattr(study, name)}
-    assert changed == {"preset", "l2", "class_weights", "constants"}
+    assert changed == {"preset", "l2", "class_weights", "constants", "dropout_epochs"}
     assert mended.l2 == PARAMETERS[LAMBDA]
     assert mended.class_weights == "inverse"
+    assert mended.dropout_epochs is None
 
 
 def test_the_final_training_of_the_preset_study_is_the_studys():
