@@ -173,9 +173,11 @@ def _tell(study: "Study", folder: Path, console: Console) -> None:
     from toolkit.study_figures import draw
 
     pictures = draw(study, folder)
+    intervals = findings.importance_intervals(study)
     console.result(
-        findings.summary(study) | {"figures": [str(path) for path in pictures]},
-        "\n".join([findings.text(study), f"figures  {folder}"]),
+        findings.summary(study)
+        | {"importance_intervals": intervals, "figures": [str(path) for path in pictures]},
+        "\n".join([findings.text(study, intervals), f"figures  {folder}"]),
     )
 
 
