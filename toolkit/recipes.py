@@ -118,6 +118,34 @@ PRESETS = {
 }
 
 
+def faults(recipe: Recipe, split: str) -> list[str]:
+    """Return the study's faults that a training repeats, each a sentence with its number.
+
+    The numbers are those of the README's list. What the recipe does not decide is not here: the
+    X-rays of 0 edges, and the penalty that the tuning leaves unused.
+
+    Args:
+        recipe: of the training.
+        split: how the X-rays were split, as in `toolkit.dataset.SPLITS`.
+    """
+    found = {
+        "1, the split is drawn over X-rays, so that a patient's other knee may be in training": (
+            split == "study"
+        ),
+        "2, the class weights are counts, in order of first appearance, so that common classes "
+        "weigh most": recipe.class_weights == "counts_first_seen",
+        "4 and 5, the penalty on all weights lets the X-ray's branch decay to nothing in a long "
+        "training, in denormal numbers": recipe.l2 > 0,
+        "6, the edge map is normalised as if on 0..1 while on 0..255": (
+            recipe.constants.edge_mean == STUDY_EDGES.edge_mean
+        ),
+        "8, dropout is on in the first epochs only, so that it hardly matters": (
+            recipe.dropout_epochs is not None
+        ),
+    }
+    return [text for text, repeated in found.items() if repeated]
+
+
 def recipe(preset: str, **changes: Any) -> Recipe:
     """Return a preset, with those of `changes` that are not None.
 
