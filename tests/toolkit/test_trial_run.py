@@ -9,13 +9,14 @@ import torch
 from optuna.trial import TrialState
 
 from toolkit import trial_run
-from toolkit.errors import TrainingError
+from toolkit.errors import TrainingError, UsageError
 from toolkit.ledger import FAILURE, HEARTBEAT, opened
 from toolkit.objective import overfits, score
 from toolkit.search_space import LAMBDA, SPACE, final_recipe, trial_recipe
 from toolkit.study_storage import open_storage
 from toolkit.training import Training
 from toolkit.trial_run import TrialPlan, run_trial
+from toolkit.tuning import setup
 
 CPU = torch.device("cpu")
 PARAMETERS = {"layer_size": 9, "dropout_main": 0.4, "lr_decay_rate_100": 0.6, "reg_lambda": 0.02}
@@ -53,6 +54,8 @@ def test_a_trial_is_scored_by_its_last_epoch_and_logged_for_hparams(ledger, tmp_
     assert scalars["score"] == pytest.approx(trial.value)
     assert scalars["step"] == 2
     assert [each.step for each in events.Scalars("accuracy/val")] == [0, 1]
+    for name in ("loss/train_mean", "loss/train_last_batch"):
+        assert [each.step for each in events.Scalars(name)] == [0, 1]
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     logged = {name: value.number_value for name, value in start.hparams.items()}
@@ -184,6 +187,18 @@ def test_the_default_mends_the_faults_and_keeps_the_rest():
     assert mended.l2 == PARAMETERS[LAMBDA]
     assert mended.class_weights == "inverse"
     assert mended.dropout_epochs is None
+
+
+def test_a_study_begun_with_dropout_in_every_epoch_does_not_go_on_without(tmp_path, tiny):
+    storage = open_storage(str(tmp_path / "study.journal"), make=True)
+    for preset in ("default", "study"):
+        now = setup(tiny, plan(tmp_path, preset=preset), 0)
+        opened(storage, preset, {k: v for k, v in now.items() if k != "dropout_epochs"}, 3, 0)
+        if preset == "study":
+            with pytest.raises(UsageError, match="dropout_epochs was None, now 1"):
+                opened(storage, preset, now, 3, 0)
+        else:
+            opened(storage, preset, now, 3, 0)
 
 
 def test_the_final_training_of_the_preset_study_is_the_studys():
