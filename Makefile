@@ -63,7 +63,7 @@ lock: $(VENV)/dev
 	@for runtime in cpu gpu; do \
 	  $(BIN)/uv pip compile pyproject.toml --extra serve --extra dicom --extra $$runtime \
 	    --universal --python-version 3.11 --generate-hashes --upgrade --no-header --no-annotate \
-	    --quiet --output-file bento/requirements-$$runtime.txt || exit 1; \
+	    --quiet --output-file bento/image/requirements-$$runtime.txt || exit 1; \
 	done
 
 clean:

@@ -20,12 +20,12 @@ from statistics import mean, stdev
 
 import torch
 
-from toolkit import metrics
-from toolkit.dataset import load_folder
-from toolkit.labels import label_map
-from toolkit.prediction import predict
-from toolkit.recipes import STUDY_EDGES, recipe
-from toolkit.training import Training
+from toolkit.model import metrics
+from toolkit.train.dataset import load_folder
+from toolkit.train.prediction import predict
+from toolkit.train.recipes import STUDY_EDGES, recipe
+from toolkit.train.training import Training
+from toolkit.xray.labels import label_map
 
 KEY = ("row", "seed", "epochs", "precision")
 ROWS = {

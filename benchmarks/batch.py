@@ -66,7 +66,7 @@ def drawn(folder):
     """Write 200 generated X-rays as PNG files."""
     from PIL import Image
 
-    from toolkit.synthetic import generate
+    from toolkit.xray.synthetic import generate
 
     (folder / "drawn").mkdir()
     paths = [folder / "drawn" / f"{index:03d}.png" for index in range(200)]
@@ -79,8 +79,8 @@ def bare(folder, index, batch):
     """Be one bare process: judge every file that is its own."""
     import numpy as np
 
-    from bento.session import open_model
-    from toolkit.images import read
+    from toolkit.runtime.session import open_model
+    from toolkit.xray.reading import read
 
     predictor = open_model(MODELS, "model_saved", "cpu", threads=1)
     paths = sorted(Path(folder).iterdir())[index::CORES]

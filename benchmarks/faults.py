@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ablation import main
 
-from toolkit.recipes import recipe
+from toolkit.train.recipes import recipe
 
 DEFAULT = recipe("default")
 ROWS = {

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from bento.session import open_model
-from toolkit import manifest
-from toolkit.folders import scan
-from toolkit.images import read
-from toolkit.store import ModelFiles
+from toolkit.model import manifest
+from toolkit.model.files import ModelFiles
+from toolkit.runtime.session import open_model
+from toolkit.xray.folders import scan
+from toolkit.xray.reading import read
 
 COUNT = 100
 SIDE = 224

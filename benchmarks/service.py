@@ -67,7 +67,7 @@ def drawn(folder):
     sys.path.append(str(CONTENDERS))
     from model import Model
 
-    from toolkit.synthetic import generate
+    from toolkit.xray.synthetic import generate
 
     contents = {}
     for index, xray in enumerate(generate(32, seed=0)):

@@ -62,7 +62,7 @@ def traffic():
     """
     from PIL import Image
 
-    from toolkit.synthetic import generate
+    from toolkit.xray.synthetic import generate
 
     files = []
     for number, xray in enumerate(generate(12, seed=1)):

@@ -22,14 +22,14 @@ import torch
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from toolkit.dataset import Dataset
-from toolkit.labels import label_map
-from toolkit.network import IntermediarySpaceModel
-from toolkit.preprocessing import Preprocessing
-from toolkit.schedule import class_weights
-from toolkit.search_space import trial_recipe
-from toolkit.synthetic import generate
-from toolkit.training import Training
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.train.dataset import Dataset
+from toolkit.train.schedule import class_weights
+from toolkit.train.training import Training
+from toolkit.tune.space import trial_recipe
+from toolkit.xray.labels import label_map
+from toolkit.xray.synthetic import generate
 
 BATCH = 128
 WARM_UP = 2

@@ -12,18 +12,22 @@ from pathlib import Path
 
 import click
 
-from bento import home_folder
+from toolkit import bentoml_home
 
 
 def _prepare() -> None:
     try:
         tempfile.gettempdir()
     except OSError:
-        os.environ["TMPDIR"] = home_folder.IN_MEMORY
+        os.environ["TMPDIR"] = bentoml_home.IN_MEMORY
     given = os.environ.get("BENTOML_HOME")
-    if home_folder.has_folders(Path(given)) if given else home_folder.usable(home_folder.default()):
+    if (
+        bentoml_home.has_folders(Path(given))
+        if given
+        else bentoml_home.usable(bentoml_home.default())
+    ):
         return
-    made = home_folder.substitute()
+    made = bentoml_home.substitute()
     if made:
         os.environ["BENTOML_HOME"] = str(made)
         atexit.register(shutil.rmtree, made, ignore_errors=True)
@@ -35,4 +39,4 @@ _prepare()
 @click.command("toolkit", hidden=True)
 def command() -> None:
     """Say where BentoML keeps its files."""
-    click.echo(os.environ.get("BENTOML_HOME") or home_folder.default())
+    click.echo(os.environ.get("BENTOML_HOME") or bentoml_home.default())

@@ -22,12 +22,13 @@ import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.utils import circus
 
-from bento import assembly, connections, metrics
-from bento.app import Interface
-from bento.exchange import Asgi
-from bento.information import Information
-from bento.log import Log
-from bento.settings import settings
+from bento.http import connections
+from bento.http.app import Interface
+from bento.http.exchange import Asgi
+from bento.worker import assembly, counters
+from bento.worker.information import Information
+from bento.worker.log import Log
+from bento.worker.settings import settings
 from toolkit.errors import ToolkitError, UsageError
 
 
@@ -61,7 +62,7 @@ def _check_port() -> None:
 def _prepare() -> None:
     """Prepare the process that starts the workers and minds them."""
     _check_port()
-    metrics.share()
+    counters.share()
     # BentoML looks for dead workers every 10 seconds, and in a container it leaves them dead.
     circus.create_standalone_arbiter = partial(circus.create_standalone_arbiter, check_delay=1.0)
     os.environ.pop("BENTOML_CONTAINERIZED", None)

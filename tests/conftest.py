@@ -30,7 +30,7 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def real_xrays(shared):
     """About 200 real X-rays, of every part and grade that is there: uint8 (N, 224, 224)."""
-    from toolkit.images import read
+    from toolkit.xray.reading import read
 
     folders = sorted((shared / "data" / "knee").glob("*/[0-4]"))
     paths = [path for folder in folders for path in sorted(folder.glob("*.jpg"))[::3][:20]]
@@ -42,7 +42,7 @@ def real_xrays(shared):
 @pytest.fixture(scope="session")
 def drawn_xrays():
     """Generated X-rays of every grade: uint8 (N, 224, 224)."""
-    from toolkit.synthetic import generate
+    from toolkit.xray.synthetic import generate
 
     return np.stack([each.pixels for each in generate(60, seed=3, grades=(0, 1, 2, 3, 4))])
 
@@ -50,8 +50,8 @@ def drawn_xrays():
 @pytest.fixture(scope="session")
 def tiny():
     """A small generated Dataset with every class in its training part, and a val part."""
-    from toolkit.dataset import generated
-    from toolkit.labels import label_map
+    from toolkit.train.dataset import generated
+    from toolkit.xray.labels import label_map
 
     return generated(32, label_map("study"))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from toolkit.decoding import decoded
 from toolkit.errors import ImageError, ServiceError
-from toolkit.images import MAX_BYTES, file_content
+from toolkit.model.decoding import decoded
 from toolkit.transport import BUSY, Transport, plain
+from toolkit.xray.reading import MAX_BYTES, file_content
 
 _OF_THE_FILE = (400, 413, 415, 422)
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from bento.session import open_model
-from toolkit.images import decode
+from toolkit.runtime.session import open_model
+from toolkit.xray.reading import decode
 
 MODELS = Path(__file__).resolve().parents[2] / "saved_models"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from toolkit.manifest import Manifest
+    from toolkit.model.manifest import Manifest
 
 MARK = "<!-- routes -->"
 MODEL = Path(__file__).parents[2] / "saved_models/model_saved.json"
@@ -16,9 +16,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put every route and every schema in the place of the mark."""
     if MARK not in markdown:
         return markdown
-    from bento.openapi import document
-    from bento.session import meaning_of
-    from toolkit import manifest
+    from bento.http.openapi import document
+    from toolkit.model import manifest
+    from toolkit.model.answer import meaning_of
 
     record = manifest.load(MODEL)
     described = document(meaning_of(record))
@@ -29,9 +29,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _information(record: "Manifest") -> dict[str, Any]:
     """Return what a service on a CPU says of a model, without the versions of this machine."""
-    from bento.information import Information
-    from bento.session import meaning_of
-    from bento.settings import settings
+    from bento.worker.information import Information
+    from bento.worker.settings import settings
+    from toolkit.model.answer import meaning_of
 
     assert record.export
     served = record.export.artifacts["pipeline"].sha256

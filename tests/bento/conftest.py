@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.store import ModelFiles
-from toolkit.synthetic import generate
+from toolkit.model.files import ModelFiles
+from toolkit.xray.synthetic import generate
 
 
 @pytest.fixture(scope="session")
@@ -21,11 +21,12 @@ def served(tmp_path_factory):
     """The model's files; they are not to be changed: ask for `copied` to do that."""
     import torch
 
-    from export.conversion import export
-    from toolkit import checkpoint, manifest
+    from export.export import export
     from toolkit.files import sha256
-    from toolkit.labels import label_map
-    from toolkit.network import IntermediarySpaceModel, parameter_count
+    from toolkit.model import manifest
+    from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+    from toolkit.train import checkpoint
+    from toolkit.xray.labels import label_map
 
     files = ModelFiles(tmp_path_factory.mktemp("served"), "served")
     torch.manual_seed(1)
@@ -63,8 +64,8 @@ def copied(served, tmp_path):
 @pytest.fixture(scope="session")
 def plant():
     """Return a function that changes the golden X-rays, and lets the manifest know of it."""
-    from toolkit import manifest
     from toolkit.files import sha256
+    from toolkit.model import manifest
 
     def planted(files, change):
         golden = dict(np.load(files.path("golden"), allow_pickle=False))
@@ -150,9 +151,9 @@ class Client:
 @pytest.fixture(scope="session")
 def open_interface():
     """Return a context manager that serves a model in this process, once it says if it is ready."""
-    from bento.assembly import check, interface
-    from bento.log import Log
-    from bento.settings import settings
+    from bento.worker.assembly import check, interface
+    from bento.worker.log import Log
+    from bento.worker.settings import settings
 
     @contextmanager
     def opened(files, **environment):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bento.answer import Meaning
+from toolkit.model.answer import Meaning
 
 CLASSES = ("none", "minimal", "moderate", "severe")
 GRADES = ((0,), (2,), (3,), (4,))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bento.app import ROUTES
-from bento.engine import MOST_WAITING
-from bento.metrics import Metrics, share
-from toolkit import manifest
+from bento.http.app import ROUTES
+from bento.worker.counters import Metrics, share
+from bento.worker.engine import MOST_WAITING
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
+from toolkit.model import manifest
 
 RAW = {"content-type": "image/png"}
 
@@ -91,7 +91,7 @@ def test_document_lists_every_route_with_an_example_that_is_like_the_answers(
 
 
 def test_explanation_shows_the_edge_map_as_served_and_the_heat(client, served, encoded, xrays):
-    from bento.session import open_model
+    from toolkit.runtime.session import open_model
 
     png = encoded(xrays[1])
     answer = client.post("/explain", content=png, headers=RAW).json()
@@ -218,7 +218,7 @@ def test_golden_xrays_of_another_export_are_refused(copied, open_interface):
 def test_failing_runtime_is_a_503_until_it_has_proven_itself_again(
     served, open_interface, encoded, xrays, monkeypatch
 ):
-    monkeypatch.setattr("bento.engine._PROVE_AGAIN_S", 0.05)
+    monkeypatch.setattr("bento.worker.engine._PROVE_AGAIN_S", 0.05)
     png = encoded(xrays[0])
     with open_interface(served) as client:
         session = client.interface.engine.predictor._session
@@ -265,14 +265,14 @@ def test_model_that_hangs_is_not_ready_and_in_the_end_not_live_until_it_comes_ba
         turn = client.do(begin())
         begun.wait(60)
         assert client.get("/readyz").status_code == client.get("/livez").status_code == 200
-        monkeypatch.setattr("bento.engine._SLOW_S", 0.0)
+        monkeypatch.setattr("bento.worker.engine._SLOW_S", 0.0)
         assert "at one step" in is_problem(client.get("/readyz"), 503, "not_ready")
         answer = client.post("/predict", content=png, headers=RAW)
         is_problem(answer, 503, "not_ready")
         assert client.get("/v2/health/ready").status_code == 503
         assert client.get("/v2/health/live").status_code == client.get("/livez").status_code == 200
         assert "toolkit_ready 0\n" in client.get("/metrics").text
-        monkeypatch.setattr("bento.engine._STUCK_S", 0.0)
+        monkeypatch.setattr("bento.worker.engine._STUCK_S", 0.0)
         is_problem(client.get("/livez"), 503, "stuck")
         is_problem(client.get("/v2/health/live"), 503, "stuck")
         held.set()

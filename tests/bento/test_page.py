@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from devtools import CHROMIUM, Browser, Page
 
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [

@@ -4,8 +4,8 @@ import httpx
 import numpy as np
 import pytest
 
-from bento.session import open_model
-from toolkit.images import decode
+from toolkit.runtime.session import open_model
+from toolkit.xray.reading import decode
 
 
 @pytest.mark.full
@@ -13,7 +13,7 @@ from toolkit.images import decode
 def test_lower_precision_is_proven_and_answers_nearly_as_the_full_one(
     copied, serving, encoded, xrays, tmp_path, precision
 ):
-    from export.conversion import Options, export
+    from export.export import Options, export
     from toolkit.commands import data as generation
 
     generation.generate(tmp_path / "graded", count=160, seed=3)

@@ -20,13 +20,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from tritonclient.utils import InferenceServerException
 
-from bento.answer import Meaning
-from bento.protocol import _limited, routes
-from bento.protocol_paths import paths
-from bento.reply import protocol_refusal
-from bento.session import open_model
-from bento.tensors import MAX_BATCH, MAX_BODY, OUTPUT_TYPES, Inference, parse, render
+from bento.http.reply import protocol_refusal
+from bento.v2.paths import paths
+from bento.v2.protocol import _limited, routes
+from bento.v2.tensors import MAX_BATCH, MAX_BODY, OUTPUT_TYPES, Inference, parse, render
 from toolkit.errors import RequestError
+from toolkit.model.answer import Meaning
+from toolkit.runtime.session import open_model
 
 MODELS = Path(__file__).resolve().parents[2] / "saved_models"
 KNOWN = tuple(OUTPUT_TYPES)

@@ -15,9 +15,9 @@ import httpx
 import numpy as np
 import pytest
 
-from toolkit import manifest
 from toolkit.files import sha256
-from toolkit.images import MAX_BYTES, decode
+from toolkit.model import manifest
+from toolkit.xray.reading import MAX_BYTES, decode
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def torch_says(served):
     """Return a function from a file's bytes to what PyTorch makes of them."""
     import torch
 
-    from export.pipeline import load_pipeline
+    from export.convert.pipeline import load_pipeline
 
     pipeline = load_pipeline(served, manifest.load(served.manifest))
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from bento.session import open_file, open_model, open_session
-from toolkit import manifest
 from toolkit.errors import ManifestError, ModelRefusedError, ProviderError, UsageError
 from toolkit.files import sha256
+from toolkit.model import manifest
+from toolkit.runtime.session import open_file, open_model, open_session
 
 
 def test_proven_model_opens_with_its_classes_and_hash(served, xrays):
@@ -162,8 +162,8 @@ def test_unknown_provider_and_missing_cuda_are_refused(served):
 
 def test_serving_imports_neither_torch_nor_onnx(served):
     script = (
-        "import sys; from pathlib import Path; import bento.app, bento.upload\n"
-        "from bento.session import open_model\n"
+        "import sys; from pathlib import Path; import bento.http.app, bento.http.upload\n"
+        "from toolkit.runtime.session import open_model\n"
         f"open_model(Path({str(served.folder)!r}), 'served')\n"
         "heavy = {'torch', 'onnx', 'onnxscript', 'optuna', 'tensorboard', 'cv2', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -1,6 +1,6 @@
 import pytest
 
-from bento.settings import settings
+from bento.worker.settings import settings
 from toolkit.errors import UsageError
 
 WRONG = {

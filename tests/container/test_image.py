@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from toolkit import cuda, elf
+from toolkit.doctor import cuda
+from toolkit.runtime import elf
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLKIT = Path(sys.executable).with_name("toolkit")
 BASE = "localhost/python:3.11-slim"
-GPU_LOCK = ROOT / "bento/requirements-gpu.txt"
+GPU_LOCK = ROOT / "bento/image/requirements-gpu.txt"
 LARGEST = 450 * 1000**2
 """Bytes that the image may add to its base."""
 DRAIN_S = 15
@@ -98,9 +99,9 @@ def test_telemetry_is_off_and_the_provider_is_the_processor(inside):
 
 def test_its_health_check_asks_the_service(podman, running, packaged, inside):
     check = inspected(podman, packaged["image"])["Healthcheck"]["Test"]
-    assert check == ["CMD", "python", "-m", "bento.health"]
+    assert check == ["CMD", "python", "-m", "bento.image.health"]
     assert podman("healthcheck", "run", running[0], check=False) == 0
-    assert inside("BENTOML_PORT=1 python -m bento.health; echo $?") == "1\n"
+    assert inside("BENTOML_PORT=1 python -m bento.image.health; echo $?") == "1\n"
 
 
 def test_the_image_carries_the_chain_and_what_it_is_made_of(podman, packaged):
@@ -115,7 +116,7 @@ def test_the_image_carries_the_chain_and_what_it_is_made_of(podman, packaged):
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
     parts = json.loads(text)["components"]
     wheels = [each for each in parts if each["type"] == "library"]
-    lock = (ROOT / "bento/requirements-cpu.txt").read_text()
+    lock = (ROOT / "bento/image/requirements-cpu.txt").read_text()
     assert {"numpy", "onnxruntime", "bentoml"} <= {each["name"] for each in wheels}
     for each in wheels:
         assert f"sha256:{each['hashes'][0]['content']}" in lock, each["name"]

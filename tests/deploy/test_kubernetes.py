@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from bento.metrics import families
+from bento.worker.counters import families
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -266,7 +266,7 @@ def test_settings_are_those_of_the_service_and_a_change_rolls_out(objects):
 
 
 def test_a_pod_serves_the_model_that_its_image_names(objects):
-    assert "TOOLKIT_MODEL=${MODEL}" in (ROOT / "bento/Dockerfile").read_text()
+    assert "TOOLKIT_MODEL=${MODEL}" in (ROOT / "bento/image/Dockerfile").read_text()
     (container,) = pods(objects)["toolkit"]["spec"]["containers"]
     (source,) = container["envFrom"]
     settings = one(objects, "ConfigMap", source["configMapRef"]["name"])["data"]

@@ -103,8 +103,8 @@ def test_every_error_is_in_the_reference(pages):
 
 
 def test_every_route_is_in_the_reference(site):
-    from bento.answer import Meaning
-    from bento.openapi import document
+    from bento.http.openapi import document
+    from toolkit.model.answer import Meaning
 
     text = (site / "reference/http.html").read_text()
     paths = document(Meaning(("a", "b")))["paths"]

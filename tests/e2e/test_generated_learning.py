@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from toolkit.dataset import generated
-from toolkit.labels import label_map
-from toolkit.prediction import predict
-from toolkit.recipes import recipe
-from toolkit.training import Training
+from toolkit.train.dataset import generated
+from toolkit.train.prediction import predict
+from toolkit.train.recipes import recipe
+from toolkit.train.training import Training
+from toolkit.xray.labels import label_map
 
 EPOCHS, LAYER_SIZE, BATCH = 12, 16, 16
 

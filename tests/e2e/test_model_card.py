@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from toolkit import cli, manifest
+from toolkit import cli
 from toolkit.errors import ToolkitError
-from toolkit.model_card import figures
+from toolkit.model import manifest
+from toolkit.model.card import figures
 
 ROOT = Path(__file__).resolve().parents[2]
 

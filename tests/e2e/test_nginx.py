@@ -15,7 +15,7 @@ import httpx
 import pytest
 import yaml
 
-from toolkit.images import MAX_BYTES
+from toolkit.xray.reading import MAX_BYTES
 
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "nginx"
 MIB = 1024 * 1024

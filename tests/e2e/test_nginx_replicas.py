@@ -13,8 +13,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from toolkit.store import ModelFiles
-from toolkit.synthetic import generate
+from toolkit.model.files import ModelFiles
+from toolkit.xray.synthetic import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 120.0

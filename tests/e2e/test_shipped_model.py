@@ -7,8 +7,8 @@ import pytest
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
-from bento.session import open_model
-from toolkit import manifest
+from toolkit.model import manifest
+from toolkit.runtime.session import open_model
 
 MODELS = Path(__file__).resolve().parents[2] / "saved_models"
 

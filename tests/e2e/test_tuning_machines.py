@@ -13,8 +13,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from toolkit.ledger import placed
-from toolkit.study_storage import open_storage
+from toolkit.tune.ledger import placed
+from toolkit.tune.storage import open_storage
 
 pytestmark = pytest.mark.full
 TOOLKIT = Path(sys.executable).with_name("toolkit")

@@ -10,17 +10,18 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from export import conversion
-from export.equivalence import references
-from export.pipeline import Pipeline, load_pipeline
-from export.samples import Samples, samples
-from toolkit import checkpoint, manifest, scope
-from toolkit.dataset import generated
+from export import export
+from export.compare.equivalence import references
+from export.compare.samples import Samples, samples
+from export.convert.pipeline import Pipeline, load_pipeline
 from toolkit.files import sha256
-from toolkit.labels import label_map
-from toolkit.network import IntermediarySpaceModel, parameter_count
-from toolkit.preprocessing import Preprocessing
-from toolkit.store import ModelFiles
+from toolkit.model import manifest
+from toolkit.model.files import ModelFiles
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+from toolkit.train import checkpoint, novelty
+from toolkit.train.dataset import generated
+from toolkit.xray.labels import label_map
 
 TEMPERATURE = 1.7
 
@@ -50,7 +51,7 @@ def save_model(files, network):
     """Write the checkpoint, scope and manifest that a training would have left."""
     checkpoint.save(network.state_dict(), files.checkpoint)
     constants = manifest.PreprocessingConstants()
-    found, limit, within = scope.fitted(
+    found, limit, within = novelty.fitted(
         network, Preprocessing(constants), generated(32, label_map("study"))
     )
     record = manifest.Manifest(
@@ -61,7 +62,7 @@ def save_model(files, network):
         network=manifest.NetworkRecord(network.layer_size, 0.5, parameter_count(network)),
         training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
         calibration=manifest.CalibrationRecord("val", 9, TEMPERATURE, 0.2, 0.1, 0.5, 0.3, 0.05),
-        scope=manifest.ScopeRecord(scope.save(found, files), "val", 9, limit, within),
+        scope=manifest.ScopeRecord(novelty.save(found, files), "val", 9, limit, within),
     )
     manifest.save(record, files.manifest)
 
@@ -71,7 +72,7 @@ def small(tmp_path_factory):
     """The model; its files are not to be changed: ask for `copied` to do that."""
     files = ModelFiles(tmp_path_factory.mktemp("small"), "small")
     save_model(files, small_network())
-    record = conversion.export("onnx", files, files).record
+    record = export.export("onnx", files, files).record
     assert record.equivalence.passed, record.equivalence
     pipeline = load_pipeline(files, record)
     # Two of each kind are enough where a fault is planted.

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from export.mending import flush_denormals
-from toolkit.health import health
-from toolkit.network import IntermediarySpaceModel
+from export.convert.clean_up import flush_denormals
+from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.train.health import health
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def place(tmp_path):
     """A folder with the shipped model and an X-ray, xray.png, and nothing of the source."""
     from PIL import Image
 
-    from toolkit.synthetic import generate
+    from toolkit.xray.synthetic import generate
 
     shutil.copytree(
         ROOT / "saved_models",

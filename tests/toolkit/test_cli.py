@@ -571,10 +571,10 @@ def test_predict_needs_no_torch_and_takes_a_file(models, xrays, tmp_path, withou
 
 
 def test_predict_equals_torch(models, xrays):
-    from export.pipeline import load_pipeline
-    from toolkit import manifest
-    from toolkit.images import read
-    from toolkit.store import ModelFiles
+    from export.convert.pipeline import load_pipeline
+    from toolkit.model import manifest
+    from toolkit.model.files import ModelFiles
+    from toolkit.xray.reading import read
 
     torch = pytest.importorskip("torch")
     files = sorted(xrays.rglob("*.png"))[:3]

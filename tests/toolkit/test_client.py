@@ -17,7 +17,7 @@ from PIL import Image
 
 from toolkit.client import Client, Prediction
 from toolkit.errors import ImageError, ServiceError, ToolkitError, UsageError
-from toolkit.images import MAX_BYTES
+from toolkit.xray.reading import MAX_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLKIT = Path(sys.executable).with_name("toolkit")
@@ -484,8 +484,8 @@ def run(*arguments, **environment):
 @pytest.fixture(scope="module")
 def shipped():
     """What the service would answer with the model that the repository ships."""
-    from bento.session import open_model
-    from toolkit.images import decode
+    from toolkit.runtime.session import open_model
+    from toolkit.xray.reading import decode
 
     predictor = open_model(ROOT / "saved_models", "model_saved", "cpu", threads=1)
     named = {"model": predictor.name, "model_sha256": predictor.sha256}

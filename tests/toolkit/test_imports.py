@@ -1,54 +1,94 @@
+"""A folder says what its files may import; every file is held against it."""
+
 import ast
-import re
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("toolkit", "export", "bento")
 HEAVY = {"torch", "optuna", "onnx", "onnxruntime", "onnxscript", "bentoml", "tensorboard"}
-HEAVY |= {"pyarrow", "ray"}
-# Files that serving may use: no torch, and nothing of a file that holds torch.
-LIGHT = {
-    "toolkit",
-    *(
-        f"toolkit.{name}"
-        for name in (
-            "errors",
-            "decoding",
-            "dicom",
-            "dicom_display",
-            "dicom_pixels",
-            "dicom_tags",
-            "manifest",
-            "proof",
-            "images",
-            "jpeg",
-            "labels",
-            "limits",
-            "folders",
-            "files",
-            "scaling",
-            "store",
-        )
-    ),
-    *(
-        f"toolkit.{name}"
-        for name in ("extras", "metrics", "occlusion", "heat_picture", "synthetic")
-    ),
-    *(f"toolkit.{name}" for name in ("client", "transport", "tolerance")),
+HEAVY |= {"matplotlib", "pyarrow", "ray", "starlette"}
+# What a folder may import of these, at any time; a folder that is not here may not be.
+PLAIN, RUNTIME, TORCH = range(3)
+ROOMS = {
+    "toolkit": PLAIN,
+    "toolkit/xray": PLAIN,
+    "toolkit/model": PLAIN,
+    "toolkit/package": PLAIN,
+    "toolkit/doctor": PLAIN,
+    "toolkit/runtime": RUNTIME,
+    "toolkit/batch": RUNTIME,
+    "toolkit/networks": TORCH,
+    "toolkit/train": TORCH,
+    "toolkit/tune": TORCH,
+    "toolkit/original": TORCH,
+    "export": TORCH,
+    "bento": RUNTIME,
 }
-# All of bento but the service itself, which is BentoML's, and what prepares BentoML before it.
-SERVING = {
-    "bento",
-    "bento.page",
-    *(f"bento.{path.stem}" for path in (ROOT / "bento").glob("[a-z]*.py")),
-} - {"bento.service", "bento.home"}
-BATCH = {
-    f"batch.{name}"
-    for name in ("cluster", "crew", "judging", "listing", "progress", "run", "table", "workspace")
-}
+# Commands put the rooms together, and import what they need as they run.
+ROOF = {"toolkit/commands", "toolkit/cli.py"}
+
+
+def sources():
+    paths = [path for name in PACKAGES for path in sorted((ROOT / name).rglob("*.py"))]
+    assert len(paths) > 100
+    return [path.relative_to(ROOT) for path in paths]
+
+
+def on_the_roof(path):
+    return path.as_posix() in ROOF or path.parent.as_posix() in ROOF
+
+
+def room_of(path):
+    """The longest folder of ROOMS that a file or module lies in."""
+    names = [path.as_posix(), *(parent.as_posix() for parent in path.parents)]
+    return next((name for name in names if name in ROOMS), None)
+
+
+def imports_of(path, nodes=ast.walk):
+    """Every module that a file imports, at its top or later."""
+    for node in nodes(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: imports name the whole package"
+            yield node.module
+            yield from (
+                f"{node.module}.{alias.name}"
+                for alias in node.names
+                if (ROOT / node.module.replace(".", "/") / alias.name).is_dir()
+                or (ROOT / node.module.replace(".", "/") / f"{alias.name}.py").is_file()
+            )
+
+
+def module_path(name):
+    path = Path(name.replace(".", "/"))
+    return path if (ROOT / path).is_dir() else path.with_suffix(".py")
+
+
+@pytest.mark.parametrize("path", sources(), ids=str)
+def test_a_file_imports_only_what_its_room_may(path):
+    if on_the_roof(path):
+        return
+    room = room_of(path)
+    assert room, f"{path} lies in no room"
+    for name in imports_of(path):
+        top = name.partition(".")[0]
+        if top == "torch":
+            assert ROOMS[room] == TORCH, name
+        elif top == "onnxruntime":
+            assert ROOMS[room] >= RUNTIME, name
+        elif top in PACKAGES:
+            other = module_path(name)
+            assert not on_the_roof(other), name
+            assert top in ("toolkit", path.parts[0]), f"{name} is beyond the wall"
+            assert ROOMS[room_of(other)] <= ROOMS[room], f"{name} is further up"
 
 
 def imported_by(module):
@@ -65,103 +105,46 @@ def heavy_of(modules):
     return {name.partition(".")[0] for name in modules} & HEAVY
 
 
-def ours(modules):
-    return {
-        name
-        for name in modules
-        if name.partition(".")[0] in ("toolkit", "export", "bento", "batch")
-    }
-
-
 def test_the_command_line_starts_without_anything_heavy():
     modules = imported_by("toolkit.cli")
     assert not heavy_of(modules)
     assert not {"numpy", "PIL", "rich.progress"} & modules
 
 
-@pytest.mark.parametrize("module", sorted((LIGHT | SERVING) - {"toolkit", "bento"}))
-def test_a_light_file_brings_in_no_torch_and_nothing_that_holds_it(module):
-    modules = imported_by(module)
-    assert not heavy_of(modules)
-    assert ours(modules) <= LIGHT | SERVING
-
-
-@pytest.mark.parametrize("module", sorted(BATCH))
-def test_predicting_many_brings_in_no_torch_and_nothing_heavy_before_it_is_needed(module):
-    modules = imported_by(module)
-    assert not heavy_of(modules)
-    assert ours(modules) <= LIGHT | BATCH | {"batch"}
-
-
-def test_serving_uses_only_light_files_of_the_toolkit():
-    modules = set().union(*(imported_by(module) for module in SERVING - {"bento"}))
-    assert ours(modules) <= LIGHT | SERVING
-    assert "toolkit.images" in modules
-
-
-def test_the_bento_holds_every_file_of_the_toolkit_that_serving_uses():
-    listed = re.findall(r'- "(toolkit/.*\.py)"', (ROOT / "bentofile.yaml").read_text())
-    held = {path.stem for pattern in listed for path in ROOT.glob(pattern)}
-    modules = set().union(*(imported_by(module) for module in SERVING - {"bento"}))
-    used = {name.partition(".")[2] for name in ours(modules) if name.startswith("toolkit.")}
-    assert used and used <= held
-
-
-def sources():
-    paths = [
-        p for name in ("toolkit", "export", "bento", "batch") for p in (ROOT / name).rglob("*.py")
+@pytest.mark.parametrize("level", [PLAIN, RUNTIME])
+def test_files_without_torch_bring_in_nothing_heavy_before_it_is_needed(level):
+    own = {"bento/service.py", "bento/home.py"}
+    modules = [
+        ".".join(path.with_suffix("").parts)
+        for path in sources()
+        if not on_the_roof(path)
+        and ROOMS[room_of(path)] == level
+        and path.name != "__init__.py"
+        and path.as_posix() not in own
     ]
-    assert len(paths) > 25
-    return {path.relative_to(ROOT): ast.parse(path.read_text()) for path in paths}
+    assert not heavy_of(imported_by(", ".join(modules)))
 
 
-def imports_of(tree, package):
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                base = ".".join([*package.split(".")[: 1 - node.level or None], base]).strip(".")
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def test_nobody_imports_the_command_line():
-    for path, tree in sources().items():
-        found = set(imports_of(tree, ".".join(path.parent.parts)))
-        assert not {name for name in found if f"{name}.".startswith("toolkit.cli.")}, path
-
-
-def test_serving_never_imports_a_file_that_holds_torch_not_even_later():
-    for path, tree in sources().items():
-        if path.parts[0] in ("bento", "batch"):
-            found = set(imports_of(tree, path.parts[0]))
-            mine = {".".join(each.split(".")[:2]) for each in found if each.startswith("toolkit")}
-            known = {
-                each
-                for each in mine
-                if each in LIGHT or (ROOT / f"{each.replace('.', '/')}.py").exists()
-            }
-            assert known <= LIGHT, path
-            assert not {each for each in found if each.partition(".")[0] in ("torch", "export")}, (
-                path
-            )
-
-
-def test_the_toolkit_never_imports_export_or_serving_at_the_top_of_a_file():
-    for path, tree in sources().items():
-        if path.parts[0] == "toolkit":
-            top = ast.Module([node for node in tree.body if not isinstance(node, ast.If)], [])
-            top.body = [n for n in top.body if isinstance(n, ast.Import | ast.ImportFrom)]
-            found = set(imports_of(top, "toolkit"))
-            assert not {
-                each for each in found if each.split(".")[0] in ("export", "bento", "batch")
-            }, path
+def test_the_bento_holds_every_file_that_serving_uses():
+    patterns = yaml.safe_load((ROOT / "bentofile.yaml").read_text())["include"]
+    assert not [each for each in patterns if each.startswith("toolkit/") and "*" not in each]
+    waiting, used = {path for path in sources() if path.parts[0] == "bento"}, set()
+    while waiting:
+        path = waiting.pop()
+        used.add(path)
+        for name in imports_of(path):
+            if name.partition(".")[0] in PACKAGES:
+                other = module_path(name)
+                other = other / "__init__.py" if (ROOT / other).is_dir() else other
+                waiting |= {other} - used
+    missing = [
+        str(each)
+        for each in used
+        if not any(fnmatch(each.as_posix(), p.replace("**/", "*")) for p in patterns)
+    ]
+    assert len(used) > 30 and not missing
 
 
 def test_the_entry_point_is_the_command_line():
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert project["scripts"] == {"toolkit": "toolkit.cli:main"}

@@ -16,7 +16,7 @@ from toolkit.console import (
 )
 from toolkit.errors import UsageError
 from toolkit.extras import require, require_onnxruntime
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
 
 GENERATED_COUNT = 96
 
@@ -41,7 +41,9 @@ def benchmark(
     from dataclasses import asdict
     from tempfile import TemporaryDirectory
 
-    from export.benchmark import (
+    from export.benchmark.contenders import contenders
+    from export.benchmark.picture import draw
+    from export.benchmark.table import (
         ROUNDS,
         generated_xrays,
         judge,
@@ -49,11 +51,9 @@ def benchmark(
         ratios,
         xrays_of,
     )
-    from export.benchmark_picture import draw
-    from export.contenders import contenders
-    from export.pipeline import load_pipeline
-    from toolkit import manifest
+    from export.convert.pipeline import load_pipeline
     from toolkit.files import write_bytes
+    from toolkit.model import manifest
 
     console = Console(as_json)
     files = ModelFiles(models, name)

@@ -6,7 +6,7 @@ import typer
 
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import ManifestError
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
 
 
 def card(
@@ -16,8 +16,8 @@ def card(
     as_json: JsonOption = False,
 ) -> None:
     """Print the figures that NAME's manifest keeps, as tables for a model card."""
-    from toolkit import manifest
-    from toolkit.model_card import figures
+    from toolkit.model import manifest
+    from toolkit.model.card import figures
 
     path = ModelFiles(models, name).manifest
     record = manifest.load(path)

@@ -9,11 +9,11 @@ import typer
 
 from toolkit.console import Console, JsonOption
 from toolkit.errors import DataError, ImageError
-from toolkit.labels import GRADES
+from toolkit.xray.labels import GRADES
 
 if TYPE_CHECKING:
-    from toolkit.folders import XrayFile
-    from toolkit.synthetic import GeneratedXray
+    from toolkit.xray.folders import XrayFile
+    from toolkit.xray.synthetic import GeneratedXray
 
 
 def generate(
@@ -24,8 +24,8 @@ def generate(
 ) -> None:
     """Draw knee X-rays of grades 0, 2, 3 and 4 as PNG files, a patient's knees in one part."""
     from toolkit.files import write_bytes
-    from toolkit.folders import PARTS, patient_of, patient_part
-    from toolkit.synthetic import generate as draw
+    from toolkit.xray.folders import PARTS, patient_of, patient_part
+    from toolkit.xray.synthetic import generate as draw
 
     console = Console(as_json)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -47,7 +47,7 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Count X-rays and patients; name unreadable files, and patients in several parts."""
-    from toolkit.folders import crossing_patients, decoded, scan
+    from toolkit.xray.folders import crossing_patients, decoded, scan
 
     console = Console(as_json)
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(GRADES))

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from toolkit.commands.options import Labels, Split
 from toolkit.console import Console
-from toolkit.dataset import Dataset, generated, load_folder, require_classes
-from toolkit.labels import label_map
+from toolkit.train.dataset import Dataset, generated, load_folder, require_classes
+from toolkit.xray.labels import label_map
 
 GENERATED_COUNT = 800
 

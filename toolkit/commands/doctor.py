@@ -8,16 +8,15 @@ from typing import Annotated
 
 import typer
 
-from toolkit import doctor as checks
-from toolkit import host
 from toolkit.commands.options import Image
 from toolkit.console import LOGS, MODELS, NAME, Console, JsonOption, LogsOption
-from toolkit.cuda import image_requirement
-from toolkit.doctor import Finding, Status
+from toolkit.doctor import checks, host
+from toolkit.doctor.checks import Finding, Status
+from toolkit.doctor.cuda import image_requirement
 from toolkit.errors import CheckFailedError, ToolkitError, UsageError
 from toolkit.extras import ONNXRUNTIME_EXTRAS, versions
 
-LOCK = Path("bento/requirements-gpu.txt")
+LOCK = Path("bento/image/requirements-gpu.txt")
 
 
 def doctor(
@@ -101,9 +100,9 @@ def _docker() -> Finding:
 
 
 def _model(name: str, models: Path) -> Finding:
-    from bento.session import check_proof
-    from toolkit import manifest
-    from toolkit.store import ModelFiles
+    from toolkit.model import manifest
+    from toolkit.model.files import ModelFiles
+    from toolkit.model.proof import check_proof
 
     try:
         files = ModelFiles(models, name)

@@ -9,15 +9,15 @@ import typer
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import DataError, UsageError
 from toolkit.extras import require
-from toolkit.store import PIPELINES, ModelFiles, kind_of, located
+from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from toolkit.dataset import Dataset
-    from toolkit.manifest import Manifest
-    from toolkit.metrics import Evaluation
+    from toolkit.model.manifest import Manifest
+    from toolkit.model.metrics import Evaluation
+    from toolkit.train.dataset import Dataset
 
 
 _TRAINED = (None, "checkpoint", "manifest")
@@ -50,7 +50,7 @@ def evaluate(
     kind = kind_of(model)
     if kind not in (*_TRAINED, *PIPELINES):
         raise UsageError(f"{model} takes no X-rays: give NAME, or the path of a .pipeline.onnx")
-    from toolkit import manifest, metrics
+    from toolkit.model import manifest, metrics
 
     console = Console(as_json)
     files = located(model, models)
@@ -70,8 +70,8 @@ def evaluate(
 
 def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "Dataset":
     """Split the data as the model's training did, as far as this data allows."""
-    from toolkit.dataset import load_folder
-    from toolkit.folders import scan
+    from toolkit.train.dataset import load_folder
+    from toolkit.xray.folders import scan
 
     has_parts = any(file.part for file in scan(data))
     if record.dataset is None:
@@ -98,7 +98,7 @@ def _unknown(
     data: Path, record: "Manifest", part: Part, has_parts: bool, console: Console
 ) -> "Dataset":
     """Split the data for an imported model, of whose training nothing is known."""
-    from toolkit.dataset import load_folder
+    from toolkit.train.dataset import load_folder
 
     if part is not Part.ALL:
         if not has_parts:
@@ -116,7 +116,7 @@ def _unknown(
 
 
 def _by_folder(data: Path, record: "Manifest", has_parts: bool) -> "Dataset":
-    from toolkit.dataset import load_folder
+    from toolkit.train.dataset import load_folder
 
     if not has_parts:
         raise _not_its_own(data, record)
@@ -147,9 +147,9 @@ def _with_torch(
 ) -> "NDArray[np.int64]":
     import torch
 
-    from toolkit.checkpoint import load_trained
-    from toolkit.prediction import predict
-    from toolkit.preprocessing import Preprocessing
+    from toolkit.networks.preprocessing import Preprocessing
+    from toolkit.train.checkpoint import load_trained
+    from toolkit.train.prediction import predict
 
     network = load_trained(files, record)
     logits = predict(network, Preprocessing(record.preprocessing), torch.from_numpy(pixels))
@@ -160,7 +160,7 @@ def _with_torch(
 def _with_onnx(files: ModelFiles, pixels: "NDArray[np.uint8]", kind: str) -> "NDArray[np.int64]":
     import numpy as np
 
-    from bento.session import open_model
+    from toolkit.runtime.session import open_model
 
     predictor = open_model(files.folder, files.name, kind=kind)
     batches = np.array_split(pixels, range(64, len(pixels), 64))

@@ -8,14 +8,14 @@ import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from toolkit.manifest import Manifest
-    from toolkit.occlusion import Classify
+    from toolkit.model.manifest import Manifest
+    from toolkit.runtime.occlusion import Classify
 
 
 class Engine(StrEnum):
@@ -39,11 +39,11 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the X-ray beside its edge map, coloured by how much each region speaks for a class."""
-    from toolkit import manifest
     from toolkit.files import write_bytes
-    from toolkit.heat_picture import drawn
-    from toolkit.images import read
-    from toolkit.occlusion import occlusion
+    from toolkit.model import manifest
+    from toolkit.runtime.heat_picture import drawn
+    from toolkit.runtime.occlusion import occlusion
+    from toolkit.xray.reading import read
 
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
@@ -72,7 +72,7 @@ def explain(
 def _onnx(
     files: ModelFiles, record: "Manifest", xray: "NDArray[np.uint8]"
 ) -> "tuple[NDArray[np.uint8], Classify]":
-    from bento.session import open_explainer, open_model
+    from toolkit.runtime.session import open_explainer, open_model
 
     edge_map = open_model(files.folder, files.name).edge_map(xray[None])[0]
     return edge_map, open_explainer(files, record)
@@ -86,8 +86,8 @@ def _torch(
     require("torch", "train")
     import torch
 
-    from export.folding import Explainer
-    from export.pipeline import load_pipeline
+    from export.convert.folding import Explainer
+    from export.convert.pipeline import load_pipeline
 
     pipeline = load_pipeline(files, record)
     explainer = Explainer(pipeline)

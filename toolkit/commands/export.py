@@ -10,7 +10,7 @@ import typer
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
 
 
 class Format(StrEnum):
@@ -60,10 +60,10 @@ def export(
     require("torch", "train")
     require("onnxscript", "train")
     require_onnxruntime()
-    from export.conversion import DeadInput, Options
-    from export.conversion import export as run
-    from export.onnx_graph import OPSET
-    from export.report import write_report
+    from export.compare.report import write_report
+    from export.convert.onnx import OPSET
+    from export.export import DeadInput, Options
+    from export.export import export as run
 
     if opset is not None and format is not Format.ONNX:
         raise UsageError(f"{format.value} has no opset: leave --opset out")

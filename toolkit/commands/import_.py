@@ -9,12 +9,12 @@ from toolkit.commands.options import Labels
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
-from toolkit.labels import LABEL_MAPS, LabelMap
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
+from toolkit.xray.labels import LABEL_MAPS, LabelMap
 
 if TYPE_CHECKING:
-    from toolkit.foreign import ForeignModel
-    from toolkit.manifest import Manifest
+    from toolkit.model.manifest import Manifest
+    from toolkit.original.checkpoint import ForeignModel
 
 
 def import_(
@@ -33,11 +33,11 @@ def import_(
 ) -> None:
     """Read the study's IntermediarySpaceModel as torch.save(model) wrote it; none of it is run."""
     require("torch", "train")
-    from toolkit.checkpoint import save
     from toolkit.files import held_signals
-    from toolkit.foreign import read_foreign
-    from toolkit.manifest import save as save_manifest
-    from toolkit.outcome import keep_previous
+    from toolkit.model.manifest import save as save_manifest
+    from toolkit.original.checkpoint import read_foreign
+    from toolkit.train.checkpoint import save
+    from toolkit.train.finish import keep_previous
 
     console = Console(as_json)
     files = ModelFiles(models, name if name is not None else file.stem)
@@ -94,10 +94,10 @@ def _manifest(
     """Say what is known of the model, and nothing of what is not."""
     import platform
 
-    from toolkit import manifest
     from toolkit.extras import versions
     from toolkit.files import sha256
-    from toolkit.recipes import STUDY_EDGES
+    from toolkit.model import manifest
+    from toolkit.train.recipes import STUDY_EDGES
 
     return manifest.Manifest(
         name=files.name,

@@ -11,7 +11,7 @@ from toolkit.commands.options import Image
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
 
 
 class Backend(StrEnum):
@@ -39,23 +39,25 @@ def package(
     as_json: JsonOption = False,
 ) -> None:
     """Put NAME, proven and unchanged, into a bento; with --image into a container image."""
-    from toolkit import bundle, container, sbom
+    from toolkit.package import bento as bentos
+    from toolkit.package import image as images
+    from toolkit.package import sbom
 
     if image is None and (backend or opt):
         raise UsageError("--backend and --opt go with --image cpu or --image gpu")
     require("bentoml", "serve")
     if image:
         require("cyclonedx", "package")
-    tool = container.find_backend(backend) if image else ""
+    tool = images.find_backend(backend) if image else ""
     console = Console(as_json)
-    home = bundle.home_for(os.environ)
-    bento = bundle.build(ModelFiles(models, name), Path(), home)
+    home = bentos.home_for(os.environ)
+    bento = bentos.build(ModelFiles(models, name), Path(), home)
     content = {"tag": bento.tag, "path": str(bento.path), "labels": bento.labels}
     lines = [f"{bento.tag}  {bento.path}", *(f"  {k:18} {v}" for k, v in bento.labels.items())]
     if image:
         console.notice(f"building the {image.value} image with {tool}")
-        tag = container.build(bento, image, tool, opt or [])
-        bill = sbom.write(bento, tag, container.wheels(tag, tool), out)
+        tag = images.build(bento, image, tool, opt or [])
+        bill = sbom.write(bento, tag, images.wheels(tag, tool), out)
         content |= {"image": tag, "sbom": str(bill)}
         lines += [f"image {tag}, made of what {bill} lists"]
     console.result(content, "\n".join(lines))

@@ -10,8 +10,8 @@ from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import ImageError, ServiceError, UsageError
 
 if TYPE_CHECKING:
-    from bento.session import Predictor
     from toolkit.client import Client, Prediction
+    from toolkit.runtime.session import Predictor
 
 # A wrong address should not take as long to notice as a busy service may take to answer.
 _FIRST_ANSWER_S = 10.0
@@ -70,7 +70,7 @@ def predict(
 def _local(
     model: str, files: list[str], models: Path, console: Console
 ) -> tuple[dict[str, Any], list[str]]:
-    from bento.session import open_file, open_model
+    from toolkit.runtime.session import open_file, open_model
 
     if model.endswith(".onnx"):
         predictor, proven = open_file(Path(model))
@@ -84,7 +84,7 @@ def _local(
 
 
 def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
-    from toolkit.images import read
+    from toolkit.xray.reading import read
 
     try:
         xray = read(Path(file))

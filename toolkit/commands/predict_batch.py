@@ -21,14 +21,14 @@ def predict_batch(
     """Write a row for each file of a folder or pattern to `out`, or go on with doing so.
 
     Raises:
-        UsageError: several sources, or as `batch.run.finish` does, with its other errors.
+        UsageError: several sources, or as `toolkit.batch.run.finish` does, with its other errors.
     """
     require("pyarrow", "batch")
-    from batch import cluster, run
-    from batch.judging import Judging
-    from batch.listing import split
-    from batch.workspace import Workspace
-    from bento.session import PROVIDERS
+    from toolkit.batch import cluster, run
+    from toolkit.batch.paths import split
+    from toolkit.batch.worker import Judging
+    from toolkit.batch.workspace import Workspace
+    from toolkit.runtime.session import PROVIDERS
 
     if len(sources) != 1:
         raise UsageError(

@@ -30,14 +30,14 @@ from toolkit.console import (
 )
 from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
-from toolkit.store import DEFAULT_NAME, ModelFiles
+from toolkit.model.files import DEFAULT_NAME, ModelFiles
 
 if TYPE_CHECKING:
-    from toolkit.curves import Curves
-    from toolkit.health import Finding
-    from toolkit.manifest import Manifest, TuningRecord
-    from toolkit.recipes import Recipe
-    from toolkit.training import Training
+    from toolkit.model.manifest import Manifest, TuningRecord
+    from toolkit.train.curves import Curves
+    from toolkit.train.health import Finding
+    from toolkit.train.recipes import Recipe
+    from toolkit.train.training import Training
 
 # Far above use, and below what PyTorch ends in a traceback for.
 MAX_LAYER_SIZE = 1024
@@ -85,10 +85,10 @@ def train(
     require("torch", "train")
     require("tensorboard", "train")
     from toolkit.commands.data_option import load
-    from toolkit.curves import Curves
-    from toolkit.outcome import save_outcome
-    from toolkit.recipes import changed, faults
-    from toolkit.training import Training, device_of
+    from toolkit.train.curves import Curves
+    from toolkit.train.finish import save_outcome
+    from toolkit.train.recipes import changed, faults
+    from toolkit.train.training import Training, device_of
 
     console = Console(as_json)
     files = ModelFiles(models, name)
@@ -146,14 +146,14 @@ def _start(
     preset: Preset | None, study: str | None, top: int, storage: str
 ) -> "tuple[Recipe, TuningRecord | None]":
     """Return the recipe to start from, and the study that it came from."""
-    from toolkit.recipes import recipe
+    from toolkit.train.recipes import recipe
 
     if study is None:
         return recipe((preset or Preset.DEFAULT).value), None
     require("optuna", "train")
-    from toolkit.findings import tuned
-    from toolkit.ledger import existing
-    from toolkit.study_storage import open_storage
+    from toolkit.tune.ledger import existing
+    from toolkit.tune.report import tuned
+    from toolkit.tune.storage import open_storage
 
     found, record = tuned(existing(open_storage(storage, make=False), study), top)
     if preset and preset.value != record.preset:
@@ -168,8 +168,8 @@ def _run(training: "Training", state: Path, curves: "Curves", console: Console) 
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
 
-    from toolkit.epoch_pictures import EVERY, add_samples, add_state
-    from toolkit.training import Epoch
+    from toolkit.train.epoch_pictures import EVERY, add_samples, add_state
+    from toolkit.train.training import Epoch
 
     screen = RichConsole(stderr=True)
     bar = Progress(
@@ -218,8 +218,8 @@ def _findings(training: "Training", manifest: "Manifest") -> "list[Finding]":
     """Return what is wrong with the result, tried on a few training X-rays."""
     import copy
 
-    from toolkit.health import health
-    from toolkit.preprocessing import Preprocessing
+    from toolkit.networks.preprocessing import Preprocessing
+    from toolkit.train.health import health
 
     indices = training.dataset.parts["train"][:_TRIED]
     network = copy.deepcopy(training.result).cpu().eval()

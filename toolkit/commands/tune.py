@@ -26,9 +26,9 @@ from toolkit.extras import require
 if TYPE_CHECKING:
     from optuna.study import Study
 
-    from toolkit.dataset import Dataset
-    from toolkit.ledger import Ledger
-    from toolkit.tuning import Tuning
+    from toolkit.train.dataset import Dataset
+    from toolkit.tune.ledger import Ledger
+    from toolkit.tune.workers import Tuning
 
 MAX_SEED = 2**32 - 1
 _UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -84,10 +84,10 @@ def tune(
         require(module, "train")
     from toolkit.commands.data_option import load
     from toolkit.files import require_writable
-    from toolkit.store import checked_name
-    from toolkit.training import device_of
-    from toolkit.trial_run import TrialPlan
-    from toolkit.tuning import Tuning, setup
+    from toolkit.model.files import checked_name
+    from toolkit.train.training import device_of
+    from toolkit.tune.trial import TrialPlan
+    from toolkit.tune.workers import Tuning, setup
 
     console = Console(as_json)
     name = checked_name(study or preset.value)
@@ -129,29 +129,29 @@ def report(
     """Print the best trials and the importances of a study, and draw its pictures."""
     for module in ("torch", "optuna", "matplotlib"):
         require(module, "train")
-    from toolkit import findings
     from toolkit.files import require_writable
-    from toolkit.ledger import existing
-    from toolkit.study_storage import open_storage
+    from toolkit.tune import report
+    from toolkit.tune.ledger import existing
+    from toolkit.tune.storage import open_storage
 
     if csv and (study or storage):
         raise UsageError("give a study or a table: --csv goes with neither --study nor --storage")
     name = csv.stem if csv else study or Preset.DEFAULT.value
     folder = logs / TUNING / "figures" / name
     if csv:
-        found = findings.read_csv(csv)
+        found = report.read_csv(csv)
     else:
         location = storage or str(logs / JOURNAL)
         found = existing(open_storage(location, make=False), name)
-    if not findings.finished(found):
+    if not report.finished(found):
         raise UsageError(f"{name!r} has no finished trial to tell of: run `toolkit tune`")
     require_writable(folder)
     _tell(found, folder, Console(as_json))
 
 
 def _run(tuning: "Tuning", dataset: "Dataset") -> "Ledger":
-    from toolkit.study_display import Display
-    from toolkit.tuning import run
+    from toolkit.tune.display import Display
+    from toolkit.tune.workers import run
 
     done = 0
     with Display(tuning.study, tuning.trials, tuning.workers) as display:
@@ -169,15 +169,15 @@ def _run(tuning: "Tuning", dataset: "Dataset") -> "Ledger":
 
 
 def _tell(study: "Study", folder: Path, console: Console) -> None:
-    from toolkit import findings
-    from toolkit.study_figures import draw
+    from toolkit.tune import report
+    from toolkit.tune.figures import draw
 
     pictures = draw(study, folder)
-    intervals = findings.importance_intervals(study)
+    intervals = report.importance_intervals(study)
     console.result(
-        findings.summary(study)
+        report.summary(study)
         | {"importance_intervals": intervals, "figures": [str(path) for path in pictures]},
-        "\n".join([findings.text(study, intervals), f"figures  {folder}"]),
+        "\n".join([report.text(study, intervals), f"figures  {folder}"]),
     )
 
 

@@ -8,7 +8,7 @@ import typer
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError
 from toolkit.extras import require, require_onnxruntime
-from toolkit.store import ModelFiles
+from toolkit.model.files import ModelFiles
 
 
 def verify(
@@ -25,8 +25,8 @@ def verify(
     """Compare NAME's files with PyTorch again; writes NAME.equivalence.json and .html."""
     require("torch", "train")
     require_onnxruntime()
-    from export.report import as_dict, write_report
-    from export.verification import verify as run
+    from export.compare.report import as_dict, write_report
+    from export.verify import verify as run
 
     console = Console(as_json)
     files = ModelFiles(models, name)

@@ -6,7 +6,7 @@ import schemathesis
 from hypothesis import strategies as st
 from PIL import Image
 
-from toolkit.synthetic import generate
+from toolkit.xray.synthetic import generate
 
 
 def _files(kind):

@@ -1,0 +1,194 @@
+"""Limits of uvicorn's connections that it has no settings for.
+
+A head must be whole within 10 seconds and 64 KiB, and so must what is between parts of a body and
+after it; what comes after an early answer is thrown away for 5 seconds; an ending worker waits for
+at most 10 seconds. A wish for another protocol, such as WebSocket, is passed over. What is no HTTP
+gets a problem document as everything else does.
+"""
+
+import asyncio
+import secrets
+import signal
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from bento.http.accepting import Acceptor
+from bento.http.reply import refusal
+from bento.worker.counters import Metrics
+from toolkit.errors import RequestError
+
+_HEAD_S = 10.0
+_HEAD_BYTES = 64 * 1024
+_DISCARD_S = 5.0
+_IDLE_S = 65
+_DRAIN_S = 10
+
+
+def running_server() -> Any | None:
+    """Return the uvicorn.Server that runs this process; None where there is none."""
+    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+
+
+def protect(
+    server: Any, application: Any, metrics: Metrics, beat: Callable[[], None]
+) -> "asyncio.Task[None]":
+    """Put the limits on every connection to come; return the task that watches them.
+
+    Their requests go straight to `application`, past the middleware that believes forwarded
+    addresses: nothing here asks for one. Once the server listens, the task spreads its
+    connections over the workers, and calls `beat` every second.
+    """
+    config = server.config
+    config.timeout_keep_alive = _IDLE_S
+    config.timeout_graceful_shutdown = _DRAIN_S
+    config.loaded_app = application
+    config.ws_protocol_class = None
+    config.http_protocol_class = _protocol(config.http_protocol_class)
+    return asyncio.get_running_loop().create_task(_watch(server, metrics, beat))
+
+
+async def _watch(server: Any, metrics: Metrics, beat: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    while not server.started:
+        await asyncio.sleep(0.01)
+    acceptor = Acceptor(server, metrics)
+    try:
+        while True:
+            beat()
+            acceptor.count()
+            for connection in list(server.server_state.connections):
+                _check(connection, loop)
+            await asyncio.sleep(1)
+    finally:
+        acceptor.close()
+
+
+def _check(connection: Any, loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        connection.check(loop.time())
+    except Exception as error:  # of this connection alone: the others are still to be watched
+        message = "a connection could not be checked"
+        loop.call_exception_handler({"message": message, "exception": error})
+
+
+def _protocol(base: type[Any]) -> type[Any]:
+    """Return uvicorn's protocol on httptools with the limits; another protocol as it is."""
+    from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+    if base is not HttpToolsProtocol:
+        raise TypeError(f"the connections are of {base.__name__}: install httptools")
+
+    class Connection(HttpToolsProtocol):
+        head_since: float | None = None
+        discarding_since: float | None = None
+        in_message = False
+        # Bytes since the last that a request's body or the end of a head or a request was in.
+        between = 0
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.head_since = self.loop.time()
+
+        def on_message_begin(self) -> None:
+            self.head_since = self.loop.time()
+            super().on_message_begin()
+
+        def on_header(self, name: bytes, value: bytes) -> None:
+            # What comes after a chunked body is of no use here.
+            if not self.in_message:
+                super().on_header(name, value)
+
+        def on_headers_complete(self) -> None:
+            if self.parser.should_upgrade():
+                if self.parser.get_method() == b"CONNECT":
+                    raise ValueError("this is no proxy")
+                return
+            self.head_since = None
+            self.between = 0
+            self.in_message = True
+            super().on_headers_complete()
+
+        def on_body(self, body: bytes) -> None:
+            self.between = 0
+            super().on_body(body)
+
+        def on_message_complete(self) -> None:
+            if self.parser.should_upgrade():
+                return
+            self.between = 0
+            self.in_message = False
+            self.discarding_since = None
+            super().on_message_complete()
+
+        def data_received(self, data: bytes) -> None:
+            self._unset_keepalive_if_required()
+            self.between += len(data)
+            try:
+                self.parse(memoryview(data))
+            except HttpParserError:
+                self.refuse(RequestError(400, "bad_request", "this is no HTTP request"))
+                return
+            if self.between > _HEAD_BYTES:
+                message = f"a head, or what is around a body, is over {_HEAD_BYTES} bytes"
+                self.refuse(RequestError(431, "head_too_large", f"{message}: send less"))
+
+        def parse(self, data: memoryview) -> None:
+            """Parse what came; a head that asks for another protocol as if it did not."""
+            while data:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except HttpParserUpgrade as found:
+                    head, data = self.plain_head(), data[found.args[0] :]
+                # The old one would take what follows for another protocol.
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+
+        def plain_head(self) -> bytes:
+            """Return the head that was parsed last, without its header `upgrade`."""
+            version = self.parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+            lines += [b"%s: %s" % each for each in self.headers if each[0] != b"upgrade"]
+            return b"\r\n".join(lines) + b"\r\n\r\n"
+
+        def refuse(self, error: RequestError) -> None:
+            """Answer outside of any request, and end the connection."""
+            if self.transport.is_closing():
+                return
+            if self.may_answer():
+                self.transport.write(_whole_answer(error))
+            self.transport.close()
+
+        def may_answer(self) -> bool:
+            """Whether an answer now is neither within another one nor a second one."""
+            last = self.cycle
+            if self.pipeline or last is None:
+                return not self.pipeline
+            return not last.response_started or (last.response_complete and not self.in_message)
+
+        def check(self, now: float) -> None:
+            """End the connection where it has been too slow."""
+            if self.head_since is not None and now - self.head_since > _HEAD_S:
+                self.head_since = None
+                self.refuse(RequestError(408, "too_slow", "the head came too slowly"))
+            elif self.in_message and self.cycle is not None and self.cycle.response_complete:
+                self.discarding_since = self.discarding_since or now
+                if now - self.discarding_since > _DISCARD_S:
+                    self.transport.abort()
+
+    return Connection
+
+
+def _whole_answer(error: RequestError) -> bytes:
+    reply = refusal(error)
+    lines = [
+        b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode()),
+        b"content-type: " + reply.kind,
+        b"content-length: %d" % len(reply.body),
+        b"x-request-id: " + secrets.token_hex(16).encode(),
+        b"connection: close",
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + reply.body

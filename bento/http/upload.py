@@ -1,0 +1,196 @@
+"""Takes the bytes out of a request, within limits of size, time and memory, not touching the disk.
+
+A slow body holds nothing but the memory of what has come; a text in a file's place is refused and
+never looked at, so that nothing is fetched.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from typing import Any
+
+from toolkit.errors import ImageError, RequestError
+from toolkit.xray.reading import MAX_BYTES
+
+FIELD = "xray"
+RAW_TYPES = (b"image/jpeg", b"image/png", b"application/dicom", b"application/octet-stream")
+"""Media types of a body that is the file itself."""
+MAX_FILES = 64
+"""Most files in one batch."""
+MAX_BATCH_BYTES = 64_000_000
+"""Largest batch, bytes."""
+# Room for the boundaries and headers of a multipart body around the largest file.
+_OVERHEAD = 64 * 1024
+_MULTIPART = b"multipart/form-data"
+_PROGRESS_S = 10.0
+_WHOLE_S = 30.0
+_HELD = 256_000_000
+# A body up to this many bytes is parsed faster than another thread is woken.
+_AT_ONCE = 128 * 1024
+
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+
+
+class Memory:
+    """How many bytes a worker holds for bodies, and for the copies that reading them makes."""
+
+    def __init__(self, most: int = _HELD) -> None:
+        self.held = 0
+        self._most = most
+
+    def take(self, count: int) -> None:
+        """Count some more bytes.
+
+        Raises:
+            RequestError: 503, there is no room for them.
+        """
+        if self.held + count > self._most:
+            raise RequestError(
+                503, "overloaded", "too many bodies at once: try again in a second", retry_after="1"
+            )
+        self.held += count
+
+
+class Body:
+    """The body of one request.
+
+    Args:
+        receive: ASGI's.
+        kind: the header content-type, as it came.
+        declared: the header content-length, as it came.
+        memory: of the worker; `release` gives back what this body took.
+    """
+
+    def __init__(self, receive: Receive, kind: bytes, declared: bytes, memory: Memory) -> None:
+        self.kind = kind
+        self.media = kind.partition(b";")[0].strip().lower()
+        self.limit = MAX_BYTES
+        self.size = 0
+        self._counted = 0
+        self._declared = int(declared) if declared.isdigit() else 0
+        self._receive = receive
+        self._memory = memory
+        # Pieces and the whole; of a form, the files in it as well.
+        self._copies = 3 if self.media == _MULTIPART else 2
+        self._until = asyncio.get_running_loop().time() + _WHOLE_S
+        self._ended = False
+
+    async def xray(self) -> bytes:
+        """Return the file: the whole body, or the multipart field `xray`.
+
+        Raises:
+            ImageError: another media type (415), too many bytes (413), or not one file.
+            RequestError: too slow (408), cut off (400), or no room for it (503).
+        """
+        if self.media in RAW_TYPES:
+            return await self.read(MAX_BYTES)
+        if self.media != _MULTIPART:
+            raise ImageError(
+                "unsupported_media_type",
+                f"send the file as image/png, image/jpeg or application/dicom, or in the field "
+                f"{FIELD!r} of multipart/form-data",
+                415,
+            )
+        files = await self._files(MAX_BYTES, 2)
+        if len(files) > 1:
+            raise ImageError("several_xrays", f"several files in {FIELD!r}: send one")
+        if isinstance(files[0], ImageError):
+            raise files[0]
+        return files[0]
+
+    async def xrays(self) -> list[bytes | ImageError]:
+        """Return the files of the multipart field `xray`, and for each text why it is refused.
+
+        Raises:
+            ImageError: not multipart (415), too many bytes (413), or no file or too many.
+            RequestError: as `xray` does.
+        """
+        if self.media != _MULTIPART:
+            raise ImageError(
+                "unsupported_media_type", f"send multipart/form-data, files in {FIELD!r}", 415
+            )
+        files = await self._files(MAX_BATCH_BYTES, MAX_FILES + 1)
+        if len(files) > MAX_FILES:
+            raise ImageError("too_many_files", f"more than {MAX_FILES} files: send fewer at once")
+        return files
+
+    async def read(self, limit: int) -> bytes:
+        """Return the whole body, at most `limit` bytes; raises what `xray` does."""
+        self.limit = limit
+        if self._declared > limit:
+            raise self._too_large()
+        chunks: list[bytes] = []
+        while not self._ended:
+            chunks.append((await self.receive()).get("body", b""))
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def receive(self) -> MutableMapping[str, Any]:
+        """Return the next message, as ASGI's `receive` does; raises what `xray` does."""
+        if self._ended:
+            return await self._receive()
+        now = asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout_at(min(now + _PROGRESS_S, self._until)):
+                message = await self._receive()
+        except TimeoutError:
+            raise RequestError(
+                408, "too_slow", "the body came too slowly: send it again", connection="close"
+            ) from None
+        if message["type"] == "http.disconnect":
+            raise RequestError(400, "cut_off", "the connection ended before the body did")
+        size = len(message.get("body", b""))
+        self.size += size
+        try:
+            self._memory.take(size * self._copies)
+        except RequestError:
+            # At once, or it would be in the way of those that are not refused yet.
+            self.release()
+            raise
+        self._counted += size * self._copies
+        if self.size > self.limit:
+            raise self._too_large()
+        self._ended = not message.get("more_body", False)
+        return message
+
+    def release(self) -> None:
+        """Give back the memory that the body was counted for."""
+        self._memory.held -= self._counted
+        self._counted = 0
+
+    def _too_large(self) -> ImageError:
+        return ImageError("too_large", f"the body is over {self.limit} bytes: send less", 413)
+
+    async def _files(self, limit: int, most: int) -> list[bytes | ImageError]:
+        """Return at least one entry of the field `xray`."""
+        body = await self.read(limit + _OVERHEAD)
+        if len(body) <= _AT_ONCE:
+            return await _parsed(body, self.kind, most)
+        return await asyncio.to_thread(lambda: asyncio.run(_parsed(body, self.kind, most)))
+
+
+async def _parsed(body: bytes, kind: bytes, most: int) -> list[bytes | ImageError]:
+    from starlette.datastructures import Headers, UploadFile
+    from starlette.formparsers import MultiPartException, MultiPartParser
+
+    headers = Headers(raw=[(b"content-type", kind)])
+    parser = MultiPartParser(headers, _once(body), max_files=most, max_fields=MAX_FILES)
+    # Larger parts than this would go to a temporary file.
+    parser.spool_max_size = len(body) + 1
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise ImageError(
+            "bad_multipart", f"the multipart body cannot be read: {error}", 400
+        ) from error
+    entries = form.getlist(FIELD)
+    if not entries:
+        raise ImageError("no_xray", f"no field {FIELD!r} in the form: put the file there")
+    return [
+        await each.read()
+        if isinstance(each, UploadFile)
+        else ImageError("not_a_file", f"{FIELD!r} holds text: send the file itself")
+        for each in entries
+    ]
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body

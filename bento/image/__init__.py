@@ -1,0 +1,1 @@
+"""What a container image of a bento is made with."""

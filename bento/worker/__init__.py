@@ -1,0 +1,1 @@
+"""A worker process: the model, its queue, its counters and its log."""

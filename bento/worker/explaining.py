@@ -1,0 +1,127 @@
+"""What a decision went by, computed in a thread that leaves the others their core."""
+
+import asyncio
+import os
+import threading
+from base64 import b64encode
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from toolkit.errors import RequestError, ToolkitError
+from toolkit.runtime.heat_picture import drawn, png
+from toolkit.runtime.occlusion import occlusion
+from toolkit.runtime.session import Predictor
+from toolkit.xray.reading import decode
+
+if TYPE_CHECKING:
+    from toolkit.runtime.occlusion import Classify
+
+_MOST_WAITING = 4
+_NICENESS = 5
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a decision went by.
+
+    Attributes:
+        index: the class.
+        label: its label.
+        edge_map: a PNG, 224x224 grey, of what the network's second input was given.
+        heat: a PNG of both inputs side by side, coloured by how much each region speaks for it.
+    """
+
+    index: int
+    label: str
+    edge_map: bytes
+    heat: bytes
+
+    def as_dict(self) -> dict[str, object]:
+        """Return plain values, the pictures in base64."""
+        return {
+            "class": self.index,
+            "label": self.label,
+            "edge_map": b64encode(self.edge_map).decode(),
+            "heat": b64encode(self.heat).decode(),
+        }
+
+
+class Explainer:
+    """Explains one X-ray at a time; a few may wait.
+
+    Args:
+        opener: opens the proven explainer, or raises a ToolkitError; called when first needed.
+            None where the model has no explainer.
+    """
+
+    def __init__(self, opener: "Callable[[], Classify] | None") -> None:
+        self._opener = opener
+        self._classify: Classify | None = None
+        self._waiting = 0
+        self._threads = ThreadPoolExecutor(1, "explainer", _give_way)
+
+    def check(self) -> None:
+        """Check that there is an explainer and that there is room for another request.
+
+        Raises:
+            RequestError: 404 or 503.
+        """
+        if self._opener is None:
+            raise RequestError(
+                404, "no_explainer", "this model has no explainer: `toolkit export onnx` makes one"
+            )
+        if self._waiting > _MOST_WAITING:
+            message = f"{_MOST_WAITING} explanations wait already: try again in a few seconds"
+            raise RequestError(503, "overloaded", message, retry_after="5")
+
+    async def explain(self, predictor: Predictor, content: bytes) -> Explanation:
+        """Return what the decision on a file's X-ray went by.
+
+        Raises:
+            ImageError: the file is refused.
+            RequestError: as `check` does; or the explainer cannot be opened or failed.
+        """
+        self.check()
+        self._waiting += 1
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._threads, self._explained, predictor, content)
+        finally:
+            self._waiting -= 1
+
+    def stop(self) -> None:
+        """End the thread after what it is at."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _explained(self, predictor: Predictor, content: bytes) -> Explanation:
+        xray = decode(content)
+        try:
+            classify = self._opened()
+            found = predictor.run(["logits", "edge_map"], xray[None])
+            edge_map: NDArray[np.uint8] = found["edge_map"][0]
+            index = int(found["logits"][0].argmax())
+            heat = occlusion(classify, xray, edge_map, index)
+        except ToolkitError as error:
+            raise RequestError(503, "no_explanation", str(error), retry_after="5") from error
+        label = predictor.meaning.classes[index]
+        picture = drawn(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
+        return Explanation(index, label, png(Image.fromarray(edge_map)), picture)
+
+    def _opened(self) -> "Classify":
+        if self._classify is None:
+            assert self._opener
+            self._classify = self._opener()
+        return self._classify
+
+
+def _give_way() -> None:
+    """Let the other threads of the worker have the core first, where the system can."""
+    with suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)

@@ -1,0 +1,86 @@
+"""What the environment says of how to serve."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from toolkit.errors import UsageError
+from toolkit.model.files import DEFAULT_NAME, ModelFiles
+from toolkit.runtime.session import PROVIDERS
+
+PRECISIONS = {"fp32": "pipeline", "fp16": "fp16", "int8": "int8"}
+"""The kind of artifact that is served, by precision."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve.
+
+    Attributes:
+        files: of the model.
+        workers: processes, 1 to 1024.
+        provider: `auto`, `cpu` or `cuda`, as asked for.
+        precision: a key of `PRECISIONS`.
+        token: what a request must bear; None for an open service.
+    """
+
+    files: ModelFiles
+    workers: int
+    provider: str
+    precision: str
+    token: bytes | None
+
+    @property
+    def kind(self) -> str:
+        """The kind of artifact that is served."""
+        return PRECISIONS[self.precision]
+
+
+def settings(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of TOOLKIT_MODEL, _MODELS, _WORKERS, _PROVIDER, _PRECISION and _TOKEN.
+
+    Raises:
+        UsageError: one of them cannot be used.
+    """
+    folder = Path(environment.get("TOOLKIT_MODELS", "saved_models"))
+    return Settings(
+        ModelFiles(folder, environment.get("TOOLKIT_MODEL", _only_model(folder))),
+        _workers(environment.get("TOOLKIT_WORKERS", str(os.cpu_count() or 1))),
+        _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
+        _one_of(environment, "TOOLKIT_PRECISION", tuple(PRECISIONS)),
+        _token(environment.get("TOOLKIT_TOKEN")),
+    )
+
+
+def _only_model(folder: Path) -> str:
+    """Return the model to serve where none is named: a bento holds one, of whatever name."""
+    manifests = [each for each in folder.glob("*.json") if not each.stem.endswith(".equivalence")]
+    names = [each.stem for each in manifests]
+    return names[0] if len(names) == 1 else DEFAULT_NAME
+
+
+def _token(text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    if not text.strip():
+        raise UsageError("TOOLKIT_TOKEN is empty: give a token, or unset it for an open service")
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise UsageError(
+            "TOOLKIT_TOKEN holds a blank, the end of a line or a letter beyond ASCII: "
+            "give printable ASCII alone"
+        )
+    return text.encode("ascii")
+
+
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise UsageError(f"TOOLKIT_WORKERS is {text!r}: give a number from 1 to 1024")
+    return int(text)
+
+
+def _one_of(environment: Mapping[str, str], name: str, choices: tuple[str, ...]) -> str:
+    value = environment.get(name, choices[0])
+    if value not in choices:
+        raise UsageError(f"{name} is {value!r}: choose one of {', '.join(choices)}")
+    return value

@@ -1,0 +1,1 @@
+"""Every format and precision of a model, timed side by side."""

@@ -1,0 +1,184 @@
+"""Every way to run a model that the benchmark sets side by side."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.benchmark.reference_path import preprocessed
+from export.compare.graded import Graded
+from export.convert.onnx import OPSET
+from export.convert.pipeline import Pipeline
+from export.convert.torch_formats import open_pt2, open_torchscript
+from export.export import write
+from toolkit.extras import require, require_onnxruntime
+from toolkit.model.files import LOWER, ModelFiles
+from toolkit.model.manifest import Manifest
+from toolkit.runtime.session import NO_TF32, has_cuda, open_session
+from toolkit.train.calibration import softmax
+from toolkit.xray.reading import decode
+
+Classify = Callable[[Any], NDArray[np.float32]]
+"""X-rays, uint8 (N, 224, 224), or the bytes of N files, to probabilities, float32 (N, C)."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to run the model.
+
+    Attributes:
+        format: `pytorch`, `torchscript`, `pt2`, `onnx` or `reference path`.
+        precision: `fp32`, `tf32`, `fp16` or `int8`.
+        provider: `cpu` or `cuda`, and how it is used.
+        source: what it starts from: `X-ray`, decoded, or `file`.
+        bytes: on disk; None of what is no file.
+        open: makes it ready, with a number of threads.
+    """
+
+    format: str
+    precision: str
+    provider: str
+    source: str
+    bytes: int | None
+    open: Callable[[int], Classify]
+
+
+def contenders(
+    pipeline: Pipeline, record: Manifest, folder: Path, calibrated: Graded
+) -> Iterator[Contender]:
+    """Yield every way to run a model here, PyTorch's own first; files are written to `folder`.
+
+    The reference path is left out where OpenCV is not installed, CUDA where there is none.
+    """
+    paths = {}
+    for kind in ("network", "pipeline", "torchscript", "pt2", *LOWER):
+        paths[kind] = ModelFiles(folder, record.name).path(kind)
+        write(kind, pipeline, record, paths[kind], OPSET, calibrated)
+
+    def contender(
+        name: str, kind: str, opener: Callable[[int], Classify], **other: str
+    ) -> Contender:
+        size = paths[kind].stat().st_size
+        about = {"precision": "fp32", "provider": "cpu", "source": "X-ray"} | other
+        return Contender(name, bytes=size, open=opener, **about)
+
+    yield Contender("pytorch", "fp32", "cpu", "X-ray", None, lambda n: _torch(pipeline, n))
+    script, program = paths["torchscript"], paths["pt2"]
+    yield contender("torchscript", "torchscript", lambda n: _torch(open_torchscript(script), n))
+    yield contender("pt2", "pt2", lambda n: _torch(open_pt2(program), n))
+    whole, half, bytewise = paths["pipeline"], paths["fp16"], paths["int8"]
+    yield contender("onnx", "pipeline", lambda n: _onnx(whole, n))
+    yield contender("onnx", "fp16", lambda n: _onnx(half, n), precision="fp16")
+    yield contender("onnx", "int8", lambda n: _onnx(bytewise, n), precision="int8")
+    yield contender("onnx", "pipeline", lambda n: _from_files(_onnx(whole, n)), source="file")
+    network = paths["network"]
+    if find_spec("cv2"):
+        yield contender(
+            "reference path", "network", lambda n: _reference(network, record, n), source="file"
+        )
+    if not has_cuda():
+        return
+    # A row of its own for each: the verdict is without TF32.
+    tf32 = {"use_tf32": "1"}
+    yield contender("onnx", "pipeline", lambda _: _onnx(whole, 0, "cuda"), provider="cuda")
+    yield contender(
+        "onnx",
+        "pipeline",
+        lambda _: _onnx(whole, 0, "cuda", tf32),
+        precision="tf32",
+        provider="cuda",
+    )
+    yield contender(
+        "onnx", "fp16", lambda _: _onnx(half, 0, "cuda"), precision="fp16", provider="cuda"
+    )
+    yield contender("onnx", "pipeline", lambda _: bound(whole, "cuda"), provider="cuda bound")
+    yield contender(
+        "onnx", "pipeline", lambda _: bound(whole, "cuda", graph=True), provider="cuda graph"
+    )
+
+
+def _torch(module: Any, threads: int) -> Classify:
+    torch.set_num_threads(threads)
+
+    def classify(xrays: NDArray[np.uint8]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            _, probabilities, *_ = module(torch.from_numpy(xrays))
+        found: NDArray[np.float32] = probabilities.numpy()
+        return found
+
+    return classify
+
+
+def _onnx(
+    path: Path, threads: int, provider: str = "cpu", cuda: Mapping[str, str] = NO_TF32
+) -> Classify:
+    session = open_session(path, provider, threads, cuda=cuda)
+
+    def classify(xrays: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (probabilities,) = session.run(["probabilities"], {"xray": xrays})
+        found: NDArray[np.float32] = probabilities
+        return found
+
+    return classify
+
+
+def bound(path: Path, device: str, graph: bool = False) -> Classify:
+    """Open a pipeline whose input and output stay in place on a device, for each batch size.
+
+    Args:
+        path: the pipeline graph.
+        device: `cpu` or `cuda`.
+        graph: whether the kernels are replayed as one CUDA graph.
+    """
+    onnxruntime = require_onnxruntime()
+    options = {**NO_TF32, "enable_cuda_graph": str(int(graph))}
+    session = open_session(path, device, cuda=options)
+    (classes,) = (each.shape[1] for each in session.get_outputs() if each.name == "probabilities")
+    places: dict[int, Any] = {}
+
+    def placed(xrays: NDArray[np.uint8]) -> Any:
+        value = onnxruntime.OrtValue
+        given = value.ortvalue_from_numpy(xrays, device, 0)
+        taken = value.ortvalue_from_shape_and_type((len(xrays), classes), np.float32, device, 0)
+        binding, run = session.io_binding(), onnxruntime.RunOptions()
+        binding.bind_ortvalue_input("xray", given)
+        binding.bind_ortvalue_output("probabilities", taken)
+        # Each batch size has its own addresses, and so its own graph.
+        run.add_run_config_entry("gpu_graph_id", str(len(xrays)))
+        return given, taken, binding, run
+
+    def classify(xrays: NDArray[np.uint8]) -> NDArray[np.float32]:
+        if len(xrays) not in places:
+            places[len(xrays)] = placed(xrays)
+        given, taken, binding, run = places[len(xrays)]
+        given.update_inplace(xrays)
+        session.run_with_iobinding(binding, run)
+        found: NDArray[np.float32] = taken.numpy()
+        return found
+
+    return classify
+
+
+def _from_files(classify: Classify) -> Classify:
+    return lambda contents: classify(np.stack([decode(content) for content in contents]))
+
+
+def _reference(path: Path, record: Manifest, threads: int) -> Classify:
+    require("cv2", "dev").setNumThreads(threads)
+    session = open_session(path, "cpu", threads)
+
+    def classify(contents: Sequence[bytes]) -> NDArray[np.float32]:
+        inputs = [preprocessed(content, record.preprocessing) for content in contents]
+        feed = {
+            "image": np.stack([image for image, _ in inputs]),
+            "edges": np.stack([edges for _, edges in inputs]),
+        }
+        (logits,) = session.run(["logits"], feed)
+        return softmax(logits, record.temperature).astype(np.float32)
+
+    return classify

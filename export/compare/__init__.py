@@ -1,0 +1,1 @@
+"""Compares files and services with PyTorch."""

@@ -1,0 +1,98 @@
+"""The X-rays that an equivalence check runs over: easy ones, hard ones and real ones."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from toolkit.errors import DataError
+from toolkit.xray.folders import decoded, scan
+from toolkit.xray.synthetic import generate
+
+_SIDE = 224
+_GENERATED = 48
+_NOISE = 8
+_REAL = 64
+NATURAL = frozenset({"real", "generated"})
+
+
+@dataclass(frozen=True)
+class Samples:
+    """X-rays with the kind of each.
+
+    Attributes:
+        pixels: uint8 (N, 224, 224).
+        kinds: N words: `real`, `generated`, `noise`, `black`, `white`, `half` or `one pixel`.
+    """
+
+    pixels: NDArray[np.uint8]
+    kinds: tuple[str, ...]
+
+    @property
+    def natural(self) -> NDArray[np.bool_]:
+        """Which samples are X-rays, real or generated: bool (N,)."""
+        return np.array([kind in NATURAL for kind in self.kinds])
+
+    def counts(self) -> dict[str, int]:
+        """Return how many there are of each kind."""
+        return {kind: self.kinds.count(kind) for kind in dict.fromkeys(self.kinds)}
+
+
+def samples(data: Path | None = None, seed: int = 0) -> Samples:
+    """Return generated X-rays, extreme inputs, and real X-rays of `data` where given.
+
+    Args:
+        data: a folder as `toolkit.xray.folders.scan` takes it; up to 64 of its X-rays are spread
+            evenly over its files.
+        seed: of the generated X-rays and the noise.
+
+    Raises:
+        DataError: the folder has no readable X-ray.
+    """
+    groups = {
+        "generated": np.stack([xray.pixels for xray in generate(_GENERATED, seed=seed)]),
+        **_extremes(seed),
+    }
+    if data is not None:
+        groups["real"] = _real(data)
+    return Samples(
+        pixels=np.concatenate(list(groups.values())),
+        kinds=tuple(kind for kind, pixels in groups.items() for _ in pixels),
+    )
+
+
+def _extremes(seed: int) -> dict[str, NDArray[np.uint8]]:
+    noise = np.random.default_rng(seed).integers(0, 256, (_NOISE, _SIDE, _SIDE), dtype=np.uint8)
+    half = np.zeros((2, _SIDE, _SIDE), dtype=np.uint8)
+    half[0, _SIDE // 2 :] = 255
+    half[1, :, _SIDE // 2 :] = 255
+    one = np.zeros((4, _SIDE, _SIDE), dtype=np.uint8)
+    for image, (row, column) in zip(one, ((0, 0), (112, 112), (223, 223), (1, 223)), strict=True):
+        image[row, column] = 255
+    return {
+        "noise": noise,
+        "black": np.zeros((1, _SIDE, _SIDE), dtype=np.uint8),
+        "white": np.full((1, _SIDE, _SIDE), 255, dtype=np.uint8),
+        "half": half,
+        "one pixel": one,
+    }
+
+
+def _real(data: Path) -> NDArray[np.uint8]:
+    files = scan(data)
+    places = np.linspace(0, len(files) - 1, min(_REAL, len(files))).round().astype(int)
+    chosen = [files[place] for place in places]
+    readable = [result for _, result in decoded(chosen) if isinstance(result, np.ndarray)]
+    if not readable:
+        raise DataError(f"no X-ray in {data} can be read: `toolkit data inspect` names the files")
+    return np.stack(readable)
+
+
+def encoded(pixels: NDArray[np.uint8], format_name: str = "PNG") -> bytes:
+    """Return grey levels, uint8 (H, W), as a file of one of Pillow's formats."""
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, format_name)
+    return stream.getvalue()

@@ -1,0 +1,89 @@
+"""A running service compared with PyTorch, from the bytes of a file to the probabilities."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from export.compare.equivalence import Arrays, Origin, Setting, compare
+from export.compare.samples import Samples, encoded
+from export.convert.pipeline import Pipeline
+from toolkit.client import Client
+from toolkit.errors import CheckFailedError, ImageError, ServiceError
+from toolkit.model.equivalence import Leg, TensorSpec
+from toolkit.xray.reading import decode
+
+_DEADLINE_S = 60.0
+
+
+def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str) -> Leg:
+    """Send every sample as a file to `POST /predict` and compare the probabilities.
+
+    The samples go as PNG; three more are added: one wider than high, one small, one JPEG.
+
+    Args:
+        url: of the service, http or https.
+        pipeline: what PyTorch computes.
+        samples: what to send.
+        digest: SHA-256 of the pipeline file that the service should be serving.
+
+    Raises:
+        UsageError: not an http address.
+        CheckFailedError: the service cannot be reached or refuses an X-ray.
+    """
+    client = Client(url, deadline_s=_DEADLINE_S)
+    files, all_samples = _files(samples)
+    reference = _reference(files, pipeline)
+    models: set[str] = set()
+
+    def run(feed: Arrays) -> dict[str, NDArray[Any]]:
+        try:
+            answers = [client.predict(files[index]) for index in feed["file"]]
+        except ImageError as error:
+            raise CheckFailedError(f"{url} refused an X-ray: {error}") from error
+        except ServiceError as error:
+            raise CheckFailedError(str(error)) from error
+        models.update(each.model_sha256 for each in answers)
+        return {"probabilities": np.array([each.probabilities for each in answers], np.float32)}
+
+    classes = pipeline.network.classes
+    with client:
+        leg = compare(
+            {"one file a request": Setting(run, 16)},
+            (
+                (TensorSpec("file", "uint8", ("batch",)),),
+                (TensorSpec("probabilities", "float32", ("batch", classes)),),
+            ),
+            reference,
+            all_samples,
+            Origin(url, digest, "the service"),
+            [],
+        )
+    if models != {digest}:
+        found = ", ".join(sorted(each[:12] for each in models))
+        line = f"the service serves a pipeline with SHA-256 {found}, not {digest[:12]}"
+        return replace(leg, failures=(line, *leg.failures), passed=False)
+    return leg
+
+
+def _files(samples: Samples) -> tuple[list[bytes], Samples]:
+    """Return each sample as a file, and what PyTorch sees of it."""
+    natural = np.flatnonzero(samples.natural)[:3]
+    wide = np.pad(samples.pixels[natural[0]], ((0, 0), (40, 40)), mode="reflect")
+    small = samples.pixels[natural[1]][::3, ::3]
+    files = [encoded(each) for each in samples.pixels]
+    files += [encoded(wide), encoded(small)]
+    files.append(encoded(samples.pixels[natural[2]], "JPEG"))
+    kinds = (*samples.kinds, *(samples.kinds[index] for index in natural))
+    return files, Samples(np.stack([decode(each) for each in files]), kinds)
+
+
+@torch.no_grad()
+def _reference(files: list[bytes], pipeline: Pipeline) -> dict[str, NDArray[Any]]:
+    probabilities = [pipeline(torch.from_numpy(decode(each)[None]))[1].numpy() for each in files]
+    return {
+        "file": np.arange(len(files)),
+        "probabilities": np.concatenate(probabilities),
+    }

@@ -1,0 +1,1 @@
+"""PyTorch modules to files of other formats and precisions."""

@@ -1,0 +1,94 @@
+"""The pipeline as files that PyTorch itself opens: traced TorchScript and torch.export's pt2."""
+
+import io
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from export.convert.onnx import metadata
+from export.convert.pipeline import Pipeline
+from toolkit.errors import ModelRefusedError
+from toolkit.files import write_bytes
+from toolkit.model.manifest import Manifest
+from toolkit.networks.study import EDGE_SIZE
+
+
+def export_torchscript(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
+    """Trace the pipeline and write it with its metadata.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    content = io.BytesIO()
+    # PyTorch 2.13 deprecates all of torch.jit; the format stays for those who load it from C++.
+    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+        traced = torch.jit.trace(pipeline.eval(), (_example(),), check_trace=False)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, content, _extra_files=metadata(manifest))
+    write_bytes(path, _without_sources(content))
+
+
+def export_pt2(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
+    """Write the pipeline as torch.export's program, with a free batch and its metadata.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    content = io.BytesIO()
+    batch = torch.export.Dim("batch", min=1)
+    with warnings.catch_warnings(action="ignore"):
+        program = torch.export.export(
+            pipeline.eval(), (_example(),), dynamic_shapes=({0: batch},), strict=False
+        )
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)
+        torch.export.save(program, content, extra_files=metadata(manifest))
+    write_bytes(path, content.getvalue())
+
+
+def open_torchscript(path: Path) -> torch.jit.ScriptModule:
+    """Load a traced pipeline of ours.
+
+    Raises:
+        ModelRefusedError: the file cannot be opened.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            module: torch.jit.ScriptModule = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelRefusedError(f"PyTorch cannot open {path}: export it again") from error
+    return module
+
+
+def open_pt2(path: Path) -> torch.fx.GraphModule:
+    """Load an exported program of ours.
+
+    Raises:
+        ModelRefusedError: the file cannot be opened.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            program = torch.export.load(path)
+            module = program.module()
+    except Exception as error:
+        # A damaged archive surfaces as almost any exception.
+        raise ModelRefusedError(f"PyTorch cannot open {path}: export it again") from error
+    assert isinstance(module, torch.fx.GraphModule)
+    return module
+
+
+def _without_sources(archive: io.BytesIO) -> bytes:
+    """Drop the stack traces of the tracing from a TorchScript file: they name our folders."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(archive) as traced, zipfile.ZipFile(content, "w") as kept:
+        for each in traced.infolist():
+            if not each.filename.endswith(".debug_pkl"):
+                kept.writestr(each, traced.read(each))
+    return content.getvalue()
+
+
+def _example() -> Tensor:
+    # A batch of 2: a batch of 1 would be specialised.
+    return torch.zeros((2, EDGE_SIZE, EDGE_SIZE), dtype=torch.uint8)

@@ -1,0 +1,217 @@
+"""A model's checkpoint to proven files: exported aside, compared, and only then named."""
+
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from export.compare.artifacts import compare_file, reference_of, specs_of
+from export.compare.golden import save_golden
+from export.compare.graded import Graded
+from export.compare.verdict import Verdict, merged, without
+from export.convert.clean_up import mended
+from export.convert.onnx import (
+    OPSET,
+    export_explainer,
+    export_network,
+    export_packed,
+    export_pipeline,
+)
+from export.convert.pipeline import Pipeline, load_pipeline, without_scope
+from export.convert.precisions import convert_fp16, quantize_int8
+from export.convert.torch_formats import export_pt2, export_torchscript
+from toolkit.errors import DataError, HealthError, ManifestError, UsageError
+from toolkit.files import held_signals
+from toolkit.model import manifest
+from toolkit.model.equivalence import Artifact, Leg
+from toolkit.model.files import LOWER, ModelFiles
+from toolkit.model.manifest import Manifest
+from toolkit.train.health import Finding, health
+
+KINDS = {
+    ("onnx", "fp32"): ("network", "pipeline", "explainer"),
+    ("onnx", "fp16"): ("fp16",),
+    ("onnx", "int8"): ("int8",),
+    ("torchscript", "fp32"): ("torchscript",),
+    ("pt2", "fp32"): ("pt2",),
+}
+"""The kinds of artifact by format and precision."""
+
+
+class DeadInput(StrEnum):
+    """What to do with a network that one of its inputs has no effect on."""
+
+    REFUSE = "refuse"
+    ALLOW = "allow"
+    DROP = "drop"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to export.
+
+    Attributes:
+        data: a folder of real X-rays to compare on as well; of graded ones for a precision lower
+            than fp32, which is judged by them.
+        opset: of the ONNX files.
+        precision: `fp32`, `fp16` or `int8`.
+        dead_input: what to do with one; `DROP` replaces what is provably constant.
+    """
+
+    data: Path | None = None
+    opset: int = OPSET
+    precision: str = "fp32"
+    dead_input: DeadInput = DeadInput.REFUSE
+
+
+def export(
+    format_name: str, source: ModelFiles, target: ModelFiles, options: Options | None = None
+) -> Verdict:
+    """Export a model to one format, and keep the files if they are equal to PyTorch.
+
+    Where a file differs, none of the format's files stays under its final name, an earlier one
+    neither, and the manifest on disk knows of none.
+
+    Args:
+        format_name: `onnx`, `torchscript` or `pt2`.
+        source: the trained model.
+        target: where files and manifest go.
+        options: see there.
+
+    Raises:
+        ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        HealthError: one of its inputs has no effect, or its weights are not finite.
+        DataError: a lower precision without graded X-rays to judge it by.
+        UsageError: an unsupported opset, a precision that the format does not have, or a folder
+            that cannot be written.
+    """
+    options = options or Options()
+    kinds = _kinds(format_name, options)
+    record = manifest.load(source.manifest)
+    pipeline = load_pipeline(source, record)
+    reference = reference_of(pipeline, record, options.data, kinds)
+    inputs = reference.samples
+    xrays = torch.from_numpy(inputs.pixels)
+    findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
+    _refuse(findings, options.dead_input)
+    exported, _ = mended(pipeline, xrays, options.dead_input is DeadInput.DROP)
+    drafts = {kind: _draft(target.path(kind)) for kind in kinds}
+    artifacts: dict[str, Artifact] = {}
+    legs: dict[str, Leg] = {}
+    try:
+        for kind in kinds:
+            write(kind, exported, record, drafts[kind], options.opset, reference.graded)
+        for kind in kinds:
+            specs = specs_of(kind, exported)
+            legs[kind] = compare_file(kind, drafts[kind], specs, reference, target.path(kind).name)
+            opset = options.opset if format_name == "onnx" else 0
+            artifacts[kind] = Artifact(
+                legs[kind].file, legs[kind].sha256, format_name, opset, *specs
+            )
+        result = merged(_former(source, target, record), artifacts, legs, inputs)
+        passed = all(leg.passed for leg in legs.values())
+        if "pipeline" in kinds:
+            drafts["golden"] = _draft(target.path("golden"))
+            golden = save_golden(drafts["golden"], inputs, reference.arrays) if passed else None
+            result = replace(result, golden=golden)
+        with held_signals():
+            _keep(result, drafts, target, passed)
+    finally:
+        for draft in drafts.values():
+            # Where the folder is a file, there is nothing to remove.
+            with suppress(OSError):
+                draft.unlink()
+    return Verdict(result, legs, inputs, tuple(findings))
+
+
+def _refuse(findings: list[Finding], dead_input: DeadInput) -> None:
+    for finding in findings:
+        if finding.kind == "dead_input" and dead_input is DeadInput.REFUSE:
+            raise HealthError(
+                f"{finding.text}: train the model again, or export it as it is with "
+                "--allow-dead-input"
+            )
+        if finding.kind == "not_finite":
+            raise HealthError(f"{finding.text}: train the model again")
+
+
+def _kinds(format_name: str, options: Options) -> tuple[str, ...]:
+    kinds = KINDS.get((format_name, options.precision))
+    if kinds is None:
+        raise UsageError(f"{format_name} has no precision {options.precision}: onnx has it")
+    if options.precision != "fp32" and options.data is None:
+        raise DataError(
+            f"{options.precision} is judged by graded X-rays, and there are none: give some "
+            "with --data"
+        )
+    return kinds
+
+
+def write(
+    kind: str,
+    pipeline: Pipeline,
+    record: Manifest,
+    path: Path,
+    opset: int,
+    graded: Graded | None,
+) -> None:
+    """Write one kind of artifact, unproven.
+
+    Raises:
+        UsageError: an unsupported opset, or a folder that cannot be written.
+    """
+    if kind in LOWER:
+        with TemporaryDirectory() as folder:
+            single = Path(folder) / path.name
+            if kind == "fp16":
+                export_pipeline(without_scope(pipeline), record, single, opset)
+                convert_fp16(single, path)
+            else:
+                assert graded
+                export_packed(pipeline, record, single, opset)
+                quantize_int8(single, path, graded.calibration)
+    elif kind == "network":
+        export_network(pipeline.network, record, path, opset)
+    elif kind == "pipeline":
+        export_pipeline(pipeline, record, path, opset)
+    elif kind == "explainer":
+        export_explainer(pipeline, record, path, opset)
+    elif kind == "torchscript":
+        export_torchscript(pipeline, record, path)
+    else:
+        export_pt2(pipeline, record, path)
+
+
+def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifest:
+    """Return the manifest to add to: the target's, where it is of the same checkpoint."""
+    with suppress(ManifestError):
+        former = manifest.load(target.manifest)
+        if former.training == record.training:
+            return former
+    # Other files of the source's are not in the target's folder.
+    if target.manifest != source.manifest:
+        return replace(record, export=None, equivalence=None, golden=None)
+    return record
+
+
+def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed: bool) -> None:
+    try:
+        for kind, draft in drafts.items():
+            if passed:
+                draft.replace(target.path(kind))
+            else:
+                target.path(kind).unlink(missing_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot write to {target.folder}: {error.strerror}") from error
+    if passed:
+        manifest.save(result, target.manifest)
+    elif target.manifest.exists():
+        manifest.save(without(result, drafts), target.manifest)
+
+
+def _draft(path: Path) -> Path:
+    return path.with_name(f".{secrets.token_hex(4)}.{path.name}")

@@ -1,0 +1,89 @@
+"""Compares again what a model has: every artifact on disk, and a running service."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from export.compare.artifacts import compare_file, reference_of
+from export.compare.service import compare_service
+from export.compare.verdict import Verdict, current_versions, passed
+from export.convert.pipeline import load_pipeline
+from toolkit.errors import ModelRefusedError
+from toolkit.files import sha256
+from toolkit.model import manifest
+from toolkit.model.equivalence import Artifact, Leg
+from toolkit.model.files import LOWER, ModelFiles
+from toolkit.train.health import health
+
+
+def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
+    """Compare every exported file of a model, and the service at `url`, with PyTorch.
+
+    The verdict over the files replaces the one in the manifest on disk. A file of lower precision
+    keeps its own where there is no `data` to judge it by, if it is still the file that was judged.
+
+    Args:
+        files: the model.
+        data: a folder of real X-rays to compare on as well.
+        url: of a running service.
+
+    Raises:
+        ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        ModelRefusedError: nothing of it was exported.
+        CheckFailedError: the service cannot be reached.
+    """
+    record = manifest.load(files.manifest)
+    artifacts = record.export.artifacts if record.export else {}
+    if record.equivalence is None or not artifacts or artifacts.keys() - record.equivalence.legs:
+        raise ModelRefusedError(
+            f"{files.name} has no exported files with a verdict: run `toolkit export onnx "
+            f"{files.name}`"
+        )
+    if url and "pipeline" not in artifacts:
+        raise ModelRefusedError(
+            f"{files.name} has no pipeline that a service could serve: run `toolkit export onnx "
+            f"{files.name}`"
+        )
+    pipeline = load_pipeline(files, record)
+    reference = reference_of(pipeline, record, data, artifacts)
+    inputs = reference.samples
+    legs: dict[str, Leg] = {}
+    for kind, artifact in artifacts.items():
+        path = files.path(kind)
+        changed = _changed(path, artifact)
+        if changed:
+            legs[kind] = replace(
+                record.equivalence.legs[kind], failures=(changed,), outputs=(), passed=False
+            )
+        elif kind in LOWER and reference.graded is None:
+            legs[kind] = record.equivalence.legs[kind]
+        else:
+            legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
+    equivalence = replace(
+        record.equivalence,
+        legs=dict(legs),
+        inputs=inputs.counts(),
+        versions=current_versions(),
+        passed=passed(legs),
+    )
+    record = replace(record, equivalence=equivalence)
+    manifest.save(record, files.manifest)
+    if url:
+        legs["service"] = compare_service(url, pipeline, inputs, artifacts["pipeline"].sha256)
+    findings = health(
+        pipeline.network, pipeline.preprocessing, torch.from_numpy(inputs.pixels), record
+    )
+    return Verdict(record, legs, inputs, tuple(findings))
+
+
+def _changed(path: Path, artifact: Artifact) -> str:
+    if not path.is_file():
+        return f"{path} is missing: export it again"
+    found = sha256(path)
+    if found != artifact.sha256:
+        return (
+            f"{path} was changed or truncated: its SHA-256 is {found[:12]}..., the manifest's "
+            f"{artifact.sha256[:12]}...; export it again"
+        )
+    return ""

@@ -1,0 +1,256 @@
+"""What one connection may do to a worker: the real service, and uvicorn in this process."""
+
+import asyncio
+import os
+import re
+import socket
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bento.worker.counters import Metrics, share
+
+HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
+UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket\r\nHTTP2-Settings: AAA\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def service(served, serving, tmp_path_factory):
+    with serving(served, tmp_path_factory.mktemp("home"), TOOLKIT_WORKERS="1") as running:
+        yield running
+
+
+@pytest.fixture
+def connected(service):
+    """Return a function that opens a connection to the service."""
+    opened = []
+
+    def connect():
+        host, port = service[1].removeprefix("http://").split(":")
+        opened.append(socket.create_connection((host, int(port)), timeout=30))
+        return opened[-1]
+
+    yield connect
+    for each in opened:
+        each.close()
+
+
+def _answers(connection, count):
+    """Statuses of so many answers."""
+    content, statuses = b"", []
+    while len(statuses) < count:
+        while not (head := re.search(rb"HTTP/1.1 (\d+) .*?\r\n\r\n", content, re.DOTALL)):
+            content += _more(connection)
+        end = head.end() + int(re.search(rb"content-length: (\d+)", head[0])[1])
+        while len(content) < end:
+            content += _more(connection)
+        statuses.append(int(head[1]))
+        content = content[end:]
+    return statuses
+
+
+def _more(connection):
+    more = connection.recv(100_000)
+    assert more, "the connection ended"
+    return more
+
+
+def test_request_that_asks_for_another_protocol_is_answered_as_any_is(connected, encoded, xrays):
+    png = encoded(xrays[0])
+    length = b"Content-Length: %d\r\n" % len(png)
+    chunks = b"%x\r\n%s\r\n0\r\na: b\r\n\r\n" % (len(png), png)
+    requests = [
+        b"GET /livez HTTP/1.1\r\nHost: a\r\n" + UPGRADE + b"\r\n",
+        HEAD + length + UPGRADE + b"\r\n" + png,
+        HEAD + UPGRADE.replace(b"websocket", b"h2c") + length + b"\r\n" + png,
+        HEAD + UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n" + chunks,
+    ]
+    with connected() as connection:
+        connection.sendall(b"".join(requests * 2))
+        assert _answers(connection, 8) == [200] * 8
+        for part in (requests[1][:50], requests[1][50:-9], requests[1][-9:]):
+            connection.sendall(part)
+        assert _answers(connection, 1) == [200]
+    with connected() as connection:
+        connection.sendall(b"CONNECT a:80 HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert _answers(connection, 1) == [400]
+
+
+def test_connection_that_reads_no_answers_and_asks_for_websocket_stops_no_worker(
+    service, connected
+):
+    def answered():
+        text = httpx.get(f"{service[1]}/metrics", timeout=10).text
+        found = re.search(r'route="docs",status="200"} (\d+)', text)
+        return int(found[1]) if found else 0
+
+    with connected() as connection:
+        get = b"GET /docs.json HTTP/1.1\r\nHost: a\r\n"
+        connection.sendall((get + b"\r\n") * 1000)
+        before, now = -1, 0
+        while now != before or not now:
+            before, now = now, answered()
+        connection.sendall(get + UPGRADE + b"\r\n")
+        # Connections are looked at every second.
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            assert httpx.get(f"{service[1]}/livez", timeout=10).status_code == 200
+
+
+@asynccontextmanager
+async def _uvicorn(listener, metrics, taken):
+    """A uvicorn.Server in this process, with the limits on its connections.
+
+    It answers 200, and notes itself in `taken`.
+    """
+    import uvicorn
+
+    from bento.http import connections
+
+    async def application(scope, receive, send):
+        del scope, receive
+        taken.append(server)
+        headers = [(b"content-length", b"0")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b""})
+
+    config = uvicorn.Config(application, log_config=None, lifespan="off")
+    config.load()
+    server = uvicorn.Server(config)
+    watch = connections.protect(server, application, metrics, metrics.alive)
+    serving = asyncio.create_task(server.serve([listener.dup()]))
+    while not server.started:
+        await asyncio.sleep(0)
+    yield server
+    server.should_exit = True
+    watch.cancel()
+    await serving
+
+
+@pytest.fixture
+def listener():
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+async def _asked(listener):
+    """Ask over a connection of its own."""
+    url = "http://{}:{}".format(*listener.getsockname())
+    async with httpx.AsyncClient(timeout=30) as client:
+        assert (await client.get(url)).status_code == 200
+
+
+def test_connection_that_cannot_be_checked_keeps_none_from_being_taken(listener):
+    class Broken:
+        checked = 0
+
+        def check(self, now):
+            del now
+            self.checked += 1
+            raise AttributeError("check")
+
+    async def run():
+        said = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: said.append(what))
+        async with _uvicorn(listener, Metrics((), ()), []) as server:
+            broken = Broken()
+            server.server_state.connections.add(broken)
+            while broken.checked < 2:
+                await _asked(listener)
+            server.server_state.connections.remove(broken)
+        assert isinstance(said[0]["exception"], AttributeError)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_connections_go_to_the_workers_that_are_ready_and_to_any_while_none_is(
+    listener, monkeypatch
+):
+    monkeypatch.setenv("TOOLKIT_METRICS_MEMORY", "")
+    share()
+    told = [Metrics((), (), worker, 2) for worker in range(2)]
+
+    async def takers(*ready):
+        for each, is_ready in zip(told, ready, strict=True):
+            each.set("ready", float(is_ready))
+        taken.clear()
+        for _ in range(8):
+            await _asked(listener)
+        assert len(taken) == 8
+        return set(taken)
+
+    async def run():
+        async with (
+            _uvicorn(listener, told[0], taken) as first,
+            _uvicorn(listener, told[1], taken) as second,
+        ):
+            # Both have to have said that they take connections.
+            while min(each._row[each._starts["accepting"]] for each in told) == 0:
+                await asyncio.sleep(0)
+            assert await takers(True, False) == {first}
+            assert await takers(False, True) == {second}
+            assert await takers(False, False) <= {first, second}
+
+    taken = []
+    asyncio.run(asyncio.wait_for(run(), 60))
+    os.close(int(os.environ["TOOLKIT_METRICS_MEMORY"]))
+
+
+def test_trailers_of_a_chunked_body_are_left_out_and_the_body_is_answered(
+    connected, encoded, xrays
+):
+    png = encoded(xrays[0])
+    end = b"0\r\n" + b"content-type: text/plain\r\n" * 100 + b"\r\n"
+    with connected() as connection:
+        connection.sendall((CHUNKED + b"%x\r\n%s\r\n" % (len(png), png) + end) * 2)
+        assert _answers(connection, 2) == [200, 200]
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look into")
+@pytest.mark.parametrize("line", [b"a:b\r\n", b"v" * 100])
+def test_endless_trailers_are_refused_and_take_no_memory(service, connected, processes_below, line):
+    def peak():
+        texts = [Path(f"/proc/{each}/status").read_text() for each in processes_below(worker)]
+        return max(int(each.partition("VmHWM:")[2].split()[0]) for each in texts)
+
+    worker = service[0].pid
+    before = peak()
+    with connected() as connection:
+        connection.sendall(CHUNKED + b"1\r\nx\r\n0\r\na: ")
+        assert _push(connection, line * (1_000_000 // len(line))) < 30
+    assert peak() < before + 20_000
+    with connected() as connection:
+        connection.sendall(CHUNKED + b"1\r\nx\r\n0\r\na: ")
+        _push(connection, line * (40_000 // len(line)))
+        assert _answers(connection, 1) == [431]
+
+
+def _push(connection, content, times=60):
+    """Send it again and again until the other end has had enough; return how often."""
+    for sent in range(times):
+        try:
+            connection.sendall(content)
+        except (BrokenPipeError, ConnectionResetError):
+            return sent
+    return times
+
+
+def test_chunk_that_says_more_and_more_of_itself_is_refused(connected):
+    with connected() as connection:
+        connection.sendall(CHUNKED + b"1;")
+        _push(connection, b"e" * 40_000)
+        assert _answers(connection, 1) == [431]
+
+
+def test_large_body_and_the_next_request_may_come_in_one_piece(connected, encoded, xrays):
+    png = encoded(xrays[0]) + bytes(150_000)
+    request = HEAD + b"Content-Length: %d\r\n\r\n" % len(png) + png
+    with connected() as connection:
+        connection.sendall(request + request[:40])
+        assert _answers(connection, 1) == [200]
+        connection.sendall(request[40:])
+        assert _answers(connection, 1) == [200]

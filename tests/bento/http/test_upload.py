@@ -1,0 +1,277 @@
+"""The HTTP interface in this process: whatever the body, a reason and never a 500."""
+
+import asyncio
+import gc
+import io
+import random
+import socket
+
+import pytest
+from PIL import Image
+
+from bento.http.upload import MAX_FILES, Body, Memory
+from toolkit.errors import ImageError, RequestError
+from toolkit.xray.reading import MAX_BYTES
+
+
+@pytest.fixture(scope="module")
+def client(served, open_interface):
+    with open_interface(served) as client:
+        yield client
+
+
+def _is_problem(answer, status=None):
+    content = answer.json()
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.headers["content-type"].startswith("application/problem+json")
+    assert content["status"] == answer.status_code
+    assert content["code"] and content["detail"] and content["title"]
+    assert status in (None, answer.status_code), answer.text
+    return content["code"]
+
+
+def _part(content, headers=b'Content-Disposition: form-data; name="xray"; filename="a.png"'):
+    return b"--b\r\n" + headers + b"\r\n\r\n" + content + b"\r\n--b--\r\n"
+
+
+MULTIPART = {"content-type": "multipart/form-data; boundary=b"}
+
+
+def test_png_by_multipart_is_answered(client, encoded, xrays):
+    answer = client.post("/predict", content=_part(encoded(xrays[0])), headers=MULTIPART)
+    assert answer.status_code == 200, answer.text
+    assert set(answer.json()) == {
+        "class",
+        "label",
+        "probabilities",
+        "expected_grade",
+        "abstain",
+        "model",
+        "model_sha256",
+        "provider",
+    }
+
+
+def test_media_type_is_told_whatever_its_case(client, encoded, xrays):
+    headers = {"content-type": "Multipart/Form-Data; boundary=b"}
+    answer = client.post("/predict", content=_part(encoded(xrays[0])), headers=headers)
+    assert answer.status_code == 200, answer.text
+
+
+def test_other_fields_beside_the_xray_are_ignored(client, encoded, xrays):
+    files = {"xray": encoded(xrays[0])}
+    assert client.post("/predict", files=files, data={"note": "knee"}).status_code == 200
+
+
+MALFORMED = {
+    "no boundary": (b"x", "multipart/form-data"),
+    "empty boundary": (b"x", "multipart/form-data; boundary="),
+    "boundary beyond ASCII": (b"x", "multipart/form-data; boundary=\xe4\xf6"),
+    "long boundary": (b"x", "multipart/form-data; boundary=" + "b" * 5000),
+    "odd charset": (_part(b"x"), "multipart/form-data; boundary=b; charset=nonsense"),
+    "empty body": (b"", MULTIPART["content-type"]),
+    "not begun": (b"--", MULTIPART["content-type"]),
+    "only an end": (b"--b--\r\n", MULTIPART["content-type"]),
+    "cut in the headers": (b"--b\r\nContent-Dispos", MULTIPART["content-type"]),
+    "cut in the file": (_part(b"x" * 500)[:300], MULTIPART["content-type"]),
+    "no disposition": (_part(b"x", b"X-Header: 1"), MULTIPART["content-type"]),
+    "no name": (_part(b"x", b"Content-Disposition: form-data"), MULTIPART["content-type"]),
+    "bytes as a name": (
+        _part(b"x", b'Content-Disposition: form-data; name="\xff\xfe"; filename="a"'),
+        MULTIPART["content-type"],
+    ),
+    "header without a colon": (_part(b"x", b"Nonsense"), MULTIPART["content-type"]),
+    "long header": (_part(b"x", b"X: " + b"y" * 100_000), MULTIPART["content-type"]),
+    "empty file": (_part(b""), MULTIPART["content-type"]),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_body_is_refused_with_a_reason(client, case):
+    content, kind = MALFORMED[case]
+    answer = client.post(
+        "/predict", content=content, headers={"content-type": kind.encode("latin-1")}
+    )
+    _is_problem(answer)
+
+
+RAW = ["image/png", "image/jpeg", "application/octet-stream", "Image/PNG; charset=utf-8"]
+
+
+@pytest.mark.parametrize("kind", RAW)
+def test_file_as_the_body_is_answered_as_in_multipart(client, encoded, xrays, kind):
+    png = encoded(xrays[0])
+    raw = client.post("/predict", content=png, headers={"content-type": kind})
+    assert raw.status_code == 200, raw.text
+    assert raw.json() == client.post("/predict", files={"xray": png}).json()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [None, "application/json", "text/plain", "application/x-www-form-urlencoded", "nonsense"],
+)
+def test_other_media_type_is_unsupported(client, encoded, xrays, kind):
+    headers = {"content-type": kind} if kind else {}
+    answer = client.post("/predict", content=encoded(xrays[0]), headers=headers)
+    assert _is_problem(answer, 415) == "unsupported_media_type"
+
+
+def test_address_or_json_as_the_file_is_no_image_and_never_fetched(client):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.settimeout(0.2)
+        address = f"http://127.0.0.1:{listener.getsockname()[1]}/xray.png".encode()
+        for content in (address, b'{"url": "' + address + b'"}'):
+            for arguments in (
+                {"content": content, "headers": {"content-type": "image/png"}},
+                {"files": {"xray": content}},
+                {"files": {"x": b"x"}, "data": {"xray": content.decode()}},
+            ):
+                _is_problem(client.post("/predict", **arguments))
+        with pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_missing_field_text_and_two_files_are_told_apart(client, encoded, xrays):
+    png = encoded(xrays[0])
+    codes = [
+        _is_problem(client.post("/predict", files={"image": png})),
+        _is_problem(
+            client.post("/predict", files={"other": b"x"}, data={"xray": "http://a/b.png"})
+        ),
+        _is_problem(client.post("/predict", files=[("xray", png), ("xray", png)])),
+    ]
+    assert codes == ["no_xray", "not_a_file", "several_xrays"]
+    _is_problem(client.post("/predict", files=[("xray", png)] * 5))
+    _is_problem(
+        client.post("/predict", files={"xray": png}, data={f"f{i}": "x" for i in range(99)})
+    )
+
+
+def test_file_over_the_limit_is_too_large(client):
+    answer = client.post("/predict", files={"xray": bytes(MAX_BYTES + 1)})
+    assert _is_problem(answer, 413) == "too_large"
+    raw = {"content": bytes(MAX_BYTES + 1), "headers": {"content-type": "image/png"}}
+    assert _is_problem(client.post("/predict", **raw), 413) == "too_large"
+    declared = {**MULTIPART, "content-length": str(10**12)}
+    assert _is_problem(client.post("/predict", content=b"x", headers=declared), 413) == "too_large"
+
+
+def test_damaged_body_is_answered_or_refused_but_never_a_500(client, xrays):
+    """Bytes of a good body changed, cut out or doubled at random; an X-ray or a reason."""
+    chance = random.Random(0)
+    stream = io.BytesIO()
+    Image.fromarray(xrays[0]).resize((64, 64)).save(stream, "PNG")
+    good = _part(stream.getvalue())
+    answered = 0
+    for _ in range(150):
+        body = bytearray(good)
+        place = chance.randrange(len(body) if chance.random() < 0.5 else 120)
+        match chance.randrange(3):
+            case 0:
+                body[place] = chance.randrange(256)
+            case 1:
+                del body[place : place + chance.randrange(1, 40)]
+            case _:
+                body[place:place] = body[place : place + 30]
+        answer = client.post("/predict", content=bytes(body), headers=MULTIPART)
+        if answer.status_code == 200:
+            answered += 1
+        else:
+            _is_problem(answer)
+    assert answered < 150
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+def test_other_methods_are_told_to_post(client, method):
+    answer = client.request(method, "/predict")
+    _is_problem(answer, 405)
+    assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/predict/", "/docs", "/static/x.js", "/%2e%2e/etc"])
+def test_unknown_route_is_a_problem_of_its_own(client, path):
+    _is_problem(client.get(path), 404)
+
+
+def test_document_names_the_classes_and_the_field(client):
+    document = client.get("/docs.json").json()
+    assert document["openapi"].startswith("3.")
+    body = document["paths"]["/predict"]["post"]["requestBody"]["content"]["multipart/form-data"]
+    assert body["schema"]["properties"]["xray"]["format"] == "binary"
+    prediction = document["components"]["schemas"]["Prediction"]
+    assert prediction["properties"]["label"]["enum"] == ["none", "minimal", "moderate", "severe"]
+
+
+def test_bad_item_of_a_batch_harms_only_itself(client, encoded, xrays):
+    good = [encoded(xrays[0]), encoded(xrays[1], "JPEG")]
+    files = [("xray", each) for each in (good[0], b"no image", good[1], encoded(xrays[2])[:900])]
+    answer = client.post("/predict_batch", files=files)
+    assert answer.status_code == 200, answer.text
+    results = answer.json()["results"]
+    assert [list(each) for each in results] == [
+        ["prediction"],
+        ["problem"],
+        ["prediction"],
+        ["problem"],
+    ]
+    assert [results[at]["problem"]["code"] for at in (1, 3)] == ["not_an_image", "truncated"]
+    for place, content in ((0, good[0]), (2, good[1])):
+        alone = client.post("/predict", files={"xray": content}).json()
+        assert results[place]["prediction"] == {
+            name: alone[name] for name in results[place]["prediction"]
+        }
+        assert answer.json()["model_sha256"] == alone["model_sha256"]
+
+
+def test_text_in_a_batch_is_refused_by_itself_and_too_many_files_as_a_whole(client, encoded, xrays):
+    png = encoded(xrays[0])
+    answer = client.post("/predict_batch", files=[("xray", png)], data={"xray": "http://a/b.png"})
+    assert sorted(next(iter(each)) for each in answer.json()["results"]) == [
+        "prediction",
+        "problem",
+    ]
+    whole = client.post("/predict_batch", files=[("xray", png)] * MAX_FILES)
+    assert len(whole.json()["results"]) == MAX_FILES
+    _is_problem(client.post("/predict_batch", files=[("xray", b"x")] * (MAX_FILES + 1)))
+    assert _is_problem(client.post("/predict_batch", files={"other": png})) == "no_xray"
+    raw = {"content": png, "headers": {"content-type": "image/png"}}
+    assert _is_problem(client.post("/predict_batch", **raw), 415) == "unsupported_media_type"
+
+
+@pytest.mark.parametrize(("kind", "copies"), [(b"image/png", 2), (b"multipart/form-data", 3)])
+def test_a_body_counts_with_the_copies_that_reading_it_makes(kind, copies):
+    async def received():
+        return {"type": "http.request", "body": bytes(100), "more_body": False}
+
+    async def read():
+        memory = Memory(100 * copies)
+        body = Body(received, kind, b"", memory)
+        await body.read(1000)
+        assert memory.held == 100 * copies
+        with pytest.raises(RequestError, match="too many bodies"):
+            await Body(received, kind, b"", memory).read(1000)
+        assert memory.held == 100 * copies, "a refused one is in nobody's way"
+        body.release()
+        assert memory.held == 0
+
+    asyncio.run(read())
+
+
+def test_nothing_of_a_refused_request_waits_for_the_garbage_collector(client):
+    """It would be megabytes, held until the collector comes round to them."""
+    several = [("xray", bytes(1000))] * 3
+    gc.collect()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(3):
+            assert client.post("/predict_batch", files=several).status_code == 200
+            assert client.post("/predict", files={"xray": bytes(1000)}).status_code == 415
+            assert client.post("/predict", content=b"", headers=MULTIPART).status_code == 422
+        gc.collect()
+        held = [each for each in gc.garbage if isinstance(each, ImageError | RequestError)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+    assert not held

@@ -1,0 +1,88 @@
+"""The explainer: the same explanation from the ONNX file as from PyTorch, and only if proven."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolkit import cli
+from toolkit.commands.explain import _onnx, _torch
+from toolkit.errors import ModelRefusedError, ToolkitError
+from toolkit.model import manifest
+from toolkit.runtime.occlusion import occlusion
+from toolkit.runtime.session import open_explainer, open_model
+
+
+def test_onnx_and_pytorch_explain_alike(small, drawn_xrays):
+    both = []
+    for engine in (_onnx, _torch):
+        edge_map, classify = engine(small.files, small.record, drawn_xrays[3])
+        both.append((edge_map, occlusion(classify, drawn_xrays[3], edge_map)))
+    (one_map, one), (other_map, other) = both
+    assert np.array_equal(one_map, other_map)
+    assert one.target == other.target
+    for mine, theirs in ((one.image, other.image), (one.edges, other.edges)):
+        assert np.abs(theirs).max() > 0.01
+        np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_with_its_own_edge_map_the_explainer_gives_the_pipelines_logits(small, drawn_xrays):
+    predictor = open_model(small.files.folder, small.files.name)
+    classify = open_explainer(small.files, small.record)
+    given = classify(drawn_xrays, predictor.edge_map(drawn_xrays))
+    expected = predictor.predict(drawn_xrays).logits
+    np.testing.assert_allclose(given, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_an_explainer_that_was_changed_is_refused(copied):
+    with copied.path("explainer").open("ab") as stream:
+        stream.write(b"x")
+    with pytest.raises(ModelRefusedError, match="not the file that was proven"):
+        open_explainer(copied, manifest.load(copied.manifest))
+
+
+@pytest.fixture
+def xray(tmp_path, drawn_xrays):
+    path = tmp_path / "knee.png"
+    Image.fromarray(drawn_xrays[0]).save(path)
+    return path
+
+
+def explain(files, *arguments):
+    words = ["explain", files.name, *arguments, "--models", files.folder]
+    return cli.app(list(map(str, words)), standalone_mode=False)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_the_command_writes_a_picture_and_says_what_moved_the_decision(
+    copied, xray, tmp_path, capsys, engine
+):
+    out = tmp_path / "heat.png"
+    explain(copied, xray, "--out", out, "--class", "severe", "--engine", engine, "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert (told["class"], told["label"], told["picture"]) == (3, "severe", str(out))
+    assert min(told["strongest_nats"].values()) > 0
+    with Image.open(out) as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--class", "bad"), "no class 'bad': choose one of none, minimal"),
+        (("--out", "heat.jpg"), "does not end in .png"),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(copied, xray, arguments, message):
+    with pytest.raises(ToolkitError, match=message):
+        explain(copied, xray, *arguments)
+    assert not Path("heat.jpg").exists()
+
+
+def test_without_the_explainers_file_the_export_is_named(copied, xray, tmp_path):
+    copied.path("explainer").unlink()
+    with pytest.raises(ModelRefusedError, match=r"no exported explainer.*toolkit export onnx"):
+        explain(copied, xray, "--out", tmp_path / "heat.png")
+    assert not (tmp_path / "heat.png").exists()

@@ -1,0 +1,245 @@
+"""Export as a whole: what is proven is kept, what differs leaves nothing behind."""
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from export import export
+from export.compare import artifacts
+from export.compare.equivalence import named
+from export.compare.samples import Samples, samples
+from toolkit import cli
+from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
+from toolkit.files import replacing, sha256
+from toolkit.model import manifest
+from toolkit.model.files import ModelFiles
+from toolkit.model.proof import check_proof
+from toolkit.runtime.session import open_model
+from toolkit.xray.reading import read
+
+REPORT = ["small.equivalence.html", "small.equivalence.json"]
+
+
+def _names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def exporters(monkeypatch, small, changed):
+    """Exporters that copy the session's real files, so that a test takes no ten seconds.
+
+    The returned function makes one of them change an initializer of what it writes.
+    """
+
+    def exporter(kind, ending=None, function=None):
+        def write(module, record, path, opset):
+            del module, record, opset
+            with replacing(path) as temporary:
+                shutil.copy(small.files.path(kind), temporary)
+                if ending:
+                    changed(temporary, ending, function)
+
+        monkeypatch.setattr(export, f"export_{kind}", write)
+
+    for kind in export.KINDS["onnx", "fp32"]:
+        exporter(kind)
+    monkeypatch.setattr(artifacts, "samples", lambda _: small.inputs)
+    return exporter
+
+
+@pytest.fixture
+def toolkit(capsys, monkeypatch):
+    """Return a function that runs the command line in this process: code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run
+
+
+def test_export_leaves_two_files_and_a_manifest_that_proves_them(small):
+    record = manifest.load(small.files.manifest)
+    assert record == small.record
+    assert (
+        set(record.export.artifacts)
+        == set(record.equivalence.legs)
+        == {"network", "pipeline", "explainer"}
+    )
+    for kind, artifact in record.export.artifacts.items():
+        path = small.files.path(kind)
+        assert artifact.sha256 == record.equivalence.legs[kind].sha256 == sha256(path)
+        assert artifact.file == path.name and artifact.format == "onnx"
+        assert artifact.inputs[0].shape[0] == "batch"
+
+
+def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
+    record = manifest.load(small.files.manifest)
+    assert record.golden.sha256 == sha256(small.files.path("golden"))
+    golden = np.load(small.files.path("golden"), allow_pickle=False)
+    assert len(golden["xray"]) == record.golden.samples == 4
+    every = samples()
+    generated = every.pixels[[kind == "generated" for kind in every.kinds]]
+    for place, xray in enumerate(golden["xray"]):
+        assert (generated == xray).all(axis=(1, 2)).any()
+        outputs = named(small.pipeline(torch.from_numpy(xray[None])))
+        for name, values in outputs.items():
+            expected = values.detach().numpy()
+            np.testing.assert_allclose(golden[name][place], expected[0], rtol=1e-5, atol=1e-6)
+    assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
+    assert {"torch", "onnx", "numpy"} <= set(record.equivalence.versions)
+    check_proof(small.files, record)
+
+
+@pytest.mark.parametrize("kind", ["network", "pipeline"])
+def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, toolkit, copied, kind):
+    """The earlier, proven artifacts are withdrawn as well, and so is their verdict."""
+
+    def perturb(array):
+        array.flat[0] += 0.5
+        return array
+
+    assert copied.path(kind).exists()
+    exporters(kind, "outputCombiner.8.bias", perturb)
+    code, out, err = toolkit("export", "onnx", copied.name, "--models", copied.folder, "--json")
+    assert code == 1
+    lines = err.strip().splitlines()
+    wanted = f"{kind}: logits in batches of 1: 10 of 10 X-rays differ, most of all number "
+    assert any(line.startswith(wanted) for line in lines), err
+    assert lines[-1].lower().startswith("error: small in onnx is not equal to pytorch: ")
+    assert wanted in lines[-1] and "by 0.5; allowed 1e-5 * max(1" in lines[-1]
+    assert any(f"({word})" in lines[-1] for word in ("generated", "noise", "black", "white"))
+    assert json.loads(out) == {"error": lines[-1].removeprefix("error: ")}
+    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt", "small.scope.pt"]
+    report = json.loads(copied.path("report").read_text())
+    assert report["passed"] is False and "by 0.5" in report["legs"][kind]["failures"][0]
+    record = manifest.load(copied.manifest)
+    assert record.export is None and record.equivalence is None
+    with pytest.raises(ModelRefusedError, match="has no exported pipeline"):
+        open_model(copied.folder, copied.name)
+
+
+def test_failed_export_into_a_new_folder_leaves_the_report_alone(
+    exporters, toolkit, copied, tmp_path
+):
+    exporters("network", "outputCombiner.8.bias", lambda array: array + 1)
+    before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
+    out = tmp_path / "out"
+    code, _, _ = toolkit("export", "onnx", "small", "--models", copied.folder, "--out", out)
+    assert code == 1 and _names(out) == REPORT
+    assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
+
+
+def test_nan_in_the_graph_fails_the_export(exporters, toolkit, copied):
+    exporters("pipeline", "outputCombiner.8.bias", lambda array: array * float("nan"))
+    code, out, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    assert (code, out) == (1, "") and "by nan" in err
+    assert _names(copied.folder) == [*REPORT, "small.json", "small.pt", "small.scope.pt"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), UsageError("no space"), RuntimeError("x")])
+def test_broken_off_export_leaves_no_draft_and_keeps_what_was_proven(
+    exporters, copied, monkeypatch, error
+):
+    del exporters
+    before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
+
+    def broken(pipeline, record, path, opset):
+        del pipeline, record, opset
+        path.write_bytes(b"half a file")
+        raise error
+
+    monkeypatch.setattr(export, "export_pipeline", broken)
+    with pytest.raises(type(error)):
+        export.export("onnx", copied, copied)
+    assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
+
+
+def test_out_takes_files_and_manifest_and_data_is_compared_on(
+    toolkit, copied, png_folder, tmp_path
+):
+    """The real exporters, from the command line on."""
+    for kind in (*export.KINDS["onnx", "fp32"], "golden"):
+        copied.path(kind).unlink()
+    out = tmp_path / "new" / "out"
+    data = png_folder("0/1L", "2/1R", "3/2L")
+    code, text, err = toolkit(
+        "export", "onnx", "small", "--models", copied.folder, "--out", out, "--data", data, "--json"
+    )
+    assert code == 0, err
+    content = json.loads(text)
+    assert text.count("\n") == 1 and content["passed"] is True
+    assert content["artifacts"] == {
+        "network": str(out / "small.onnx"),
+        "pipeline": str(out / "small.pipeline.onnx"),
+        "explainer": str(out / "small.explainer.onnx"),
+    }
+    assert content["manifest"] == str(out / "small.json")
+    endings = ("explainer.onnx", "golden.npz", "json", "onnx", "pipeline.onnx")
+    assert _names(out) == sorted([*REPORT, *(f"small.{ending}" for ending in endings)])
+    assert _names(copied.folder) == ["small.json", "small.pt", "small.scope.pt"]
+    record = manifest.load(out / "small.json")
+    assert record.equivalence.inputs["real"] == 3
+    assert content["legs"]["pipeline"]["samples"] == sum(record.equivalence.inputs.values())
+    predictor = open_model(out, "small")
+    assert predictor.predict(read(data / "0" / "1L.png")[None]).probabilities.shape == (1, 4)
+
+
+def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, copied, monkeypatch):
+    """`real` is named as the kind where real X-rays differ."""
+    inputs = artifacts.samples(None)
+    marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
+    monkeypatch.setattr(artifacts, "samples", lambda _: marked)
+    exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
+    code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    assert code == 1 and "(real)" in err
+
+
+def test_checkpoint_that_is_not_the_manifests_is_refused(exporters, copied):
+    del exporters
+    record = manifest.load(copied.manifest)
+    training = replace(record.training, checkpoint_sha256="0" * 64)
+    manifest.save(replace(record, training=training), copied.manifest)
+    with pytest.raises(CheckpointError, match="SHA-256 differs"):
+        export.export("onnx", copied, copied)
+
+
+def test_folder_that_cannot_be_written_is_one_clear_error(small, exporters, tmp_path):
+    del exporters
+    (tmp_path / "file").write_text("not a folder")
+    target = ModelFiles(tmp_path / "file" / "out", "small")
+    with pytest.raises(UsageError, match="cannot write"):
+        export.export("onnx", small.files, target)
+
+
+@pytest.mark.full
+def test_an_export_stopped_before_it_is_named_leaves_the_former_one_served(copied, monkeypatch):
+    """Also when only the golden X-rays are new."""
+    before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
+    saved = export.save_golden
+
+    def stopped(*arguments):
+        saved(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export, "save_golden", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export.export("onnx", copied, copied, export.Options(opset=21))
+    assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
+    open_model(copied.folder, copied.name)
+
+
+def test_one_format_in_a_new_folder_claims_no_other(copied, tmp_path):
+    target = ModelFiles(tmp_path / "new", copied.name)
+    record = export.export("torchscript", copied, target).record
+    assert set(record.export.artifacts) == set(record.equivalence.legs) == {"torchscript"}
+    assert record.golden is None
+    assert manifest.load(target.manifest) == record

@@ -1,0 +1,557 @@
+"""`toolkit predict --out`: no row lost, none twice, whatever happens to the processes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from toolkit.batch import paths as listing_paths
+from toolkit.batch.paths import Listing, scan, split
+from toolkit.batch.progress import Progress
+from toolkit.xray.synthetic import generate
+
+ROOT = Path(__file__).resolve().parents[3]
+MODELS = ROOT / "saved_models"
+# What a process is killed by, or waits at, is the content of a file.
+SITE = """
+import os, time
+import toolkit.batch.worker
+from toolkit.xray.reading import decode
+
+def judged(content):
+    if content == b"poison":
+        os.kill(os.getpid(), 9)
+    while content == b"hold" and os.path.exists(os.environ["HOLD"]):
+        time.sleep(0.01)
+    return decode(content)
+
+toolkit.batch.worker.decode = judged
+if "DIE" in os.environ:
+    from toolkit.batch.workspace import Workspace
+    Workspace.remove = lambda self: os.kill(os.getpid(), 9)
+"""
+TOOLKIT = """
+import resource, sys
+import toolkit.batch.paths, toolkit.batch.run, toolkit.batch.rows
+from toolkit import cli
+
+# Everything that bounds memory, made small.
+toolkit.batch.paths.SHARD = toolkit.batch.run.SHARD = int(sys.argv.pop(1))
+toolkit.batch.paths._RUN = 4 * toolkit.batch.paths.SHARD
+toolkit.batch.rows._PARTS_IN_A_GROUP = 4
+try:
+    cli.main()
+finally:
+    print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stderr)
+"""
+
+
+@pytest.fixture(scope="session")
+def xrays(tmp_path_factory):
+    """64 X-rays in two folders, one file that holds its worker, and one that is no X-ray."""
+    folder = tmp_path_factory.mktemp("batch") / "xrays"
+    for index, each in enumerate(generate(64, seed=7)):
+        path = folder / f"{index % 2}" / f"{index:03d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(each.pixels).save(path)
+    (folder / "0" / "033-hold").write_bytes(b"hold")
+    (folder / "1" / "note.txt").write_text("no X-ray")
+    return folder
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Return a function that starts `toolkit predict model_saved` in a group of its own."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(SITE)
+    begun = []
+
+    def start(*arguments, model="model_saved", shard=8, **environment):
+        command = [sys.executable, "-c", TOOLKIT, str(shard), "predict", model, "--json"]
+        paths = f"{tmp_path / 'site'}:{ROOT}"
+        process = subprocess.Popen(
+            [*command, "--models", str(MODELS), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": paths, "HOLD": str(tmp_path / "hold")} | environment,
+            # A shell's background jobs, and so their children, ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        begun.append(process)
+        return process
+
+    yield start
+    for process in begun:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+@pytest.fixture
+def run(start):
+    """Return a function that runs it to its end: its JSON, its exit code, what it said."""
+
+    def run(*arguments, **options):
+        process = start(*arguments, **options)
+        out, err = process.communicate(timeout=120)
+        assert out.count("\n") == 1, out + err
+        return json.loads(out), process.returncode, err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def unbroken(xrays, tmp_path_factory):
+    """The table of a run that nothing happened to."""
+    out = tmp_path_factory.mktemp("unbroken") / "results.parquet"
+    subprocess.run(
+        [
+            *(sys.executable, "-c", TOOLKIT, "8", "predict", "model_saved", xrays, "--out", out),
+            *("--models", MODELS, "--workers", "2"),
+        ],
+        check=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
+    return table(out)
+
+
+def table(path):
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path)
+
+
+def rows_of(path):
+    return {row["path"]: row for row in table(path).to_pylist()}
+
+
+def held(tmp_path, start, *arguments, **options):
+    """A run that has written a part, and cannot end: one worker waits at a file."""
+    (tmp_path / "hold").touch()
+    process = start(*arguments, "--workers", 2, **options)
+    parts = tmp_path / "results.parquet.parts"
+    while not (parts / "000000.parquet").exists():
+        assert process.poll() is None, process.communicate()
+    return process, parts
+
+
+# --- rows
+
+
+def test_a_row_says_what_predict_says_of_the_file(xrays, run, tmp_path):
+    content, code, _ = run(f"{xrays}/0/*.png", "--out", "results.parquet")
+    assert code == 0 and content["files"] == 32 and content["errors"] == {}
+    path = xrays / "0" / "002.png"
+    (said,) = run(path)[0]["results"]
+    row = rows_of(tmp_path / "results.parquet")["002.png"]
+    probabilities = [
+        row[f"probability_{name}"] for name in ("none", "minimal", "moderate", "severe")
+    ]
+    assert probabilities == pytest.approx(said["probabilities"], abs=1e-6)
+    assert row["expected_grade"] == pytest.approx(said["expected_grade"], abs=1e-6)
+    for name in ("class", "label", "abstain", "in_scope"):
+        assert row[name] == said[name]
+    assert row["sha256"] == sha256(path.read_bytes()).hexdigest()
+    assert row["error"] is row["detail"] is None
+    metadata = table(tmp_path / "results.parquet").schema.metadata
+    assert metadata[b"model_sha256"].decode() == content["model_sha256"]
+    assert {b"model", b"toolkit", b"provider"} <= set(metadata)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.parquet", "site"}
+
+
+def test_a_file_that_cannot_be_read_is_a_row_and_the_run_goes_on(xrays, run, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    good = (xrays / "0" / "000.png").read_bytes()
+    (folder / "a.png").write_bytes(good)
+    (folder / "b.png").write_bytes(good[:-40])
+    (folder / "empty").touch()
+    (folder / "gone").symlink_to("nowhere")
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(good)
+    with (folder / "huge.png").open("wb") as file:
+        file.truncate(20_000_001)
+    content, code, _ = run(folder, "--out", "results.parquet")
+    assert code == 0 and content["files"] == 6
+    rows = rows_of(tmp_path / "results.parquet")
+    errors = {path: row["error"] for path, row in rows.items()}
+    assert errors == {
+        "a.png": None,
+        "b.png": "truncated",
+        "empty": "not_an_image",
+        "gone": "unreadable",
+        "huge.png": "too_large",
+        "\\xff.png": None,
+    }
+    assert content["errors"] == {code: 1 for code in errors.values() if code}
+    assert "No such file" in rows["gone"]["detail"]
+    assert rows["b.png"]["class"] is rows["b.png"]["label"] is rows["b.png"]["in_scope"] is None
+    assert rows["b.png"]["sha256"] and rows["huge.png"]["sha256"] is None
+
+
+# --- broken and gone on with
+
+
+def test_a_run_killed_whole_goes_on_to_the_same_rows(xrays, start, run, unbroken, tmp_path):
+    arguments = (xrays, "--out", "results.parquet")
+    process, parts = held(tmp_path, start, *arguments)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    done = len(list(parts.glob("[0-9]*.parquet")))
+    (parts / ".000009.0badcafe.parquet").write_bytes(b"half a part")
+    (tmp_path / "hold").unlink()
+    content, code, _ = run(*arguments)
+    assert code == 0 and content["resumed"] == 8 * done > 0
+    assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
+    assert not parts.exists()
+
+
+def test_the_files_are_those_that_were_there_at_first(xrays, start, run, unbroken, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(xrays, folder)
+    process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (parts / "000008.parquet").exists()
+    (tmp_path / "hold").unlink()
+    (folder / "1" / "063.png").unlink()
+    shutil.copy(folder / "0" / "000.png", folder / "0" / "appeared.png")
+    assert run(folder, "--out", "results.parquet")[1] == 0
+    was = {row["path"]: row for row in unbroken.to_pylist()}
+    now = rows_of(tmp_path / "results.parquet")
+    assert was.keys() == now.keys()
+    assert {path for path in was if was[path] != now[path]} == {"1/063.png"}
+    assert now["1/063.png"]["error"] == "unreadable"
+
+
+def test_a_run_killed_when_its_file_is_there_only_tidies_up(xrays, start, run, tmp_path):
+    arguments = (f"{xrays}/1/*.png", "--out", "results.parquet")
+    killed = start(*arguments, DIE="yes")
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    kept = (tmp_path / "results.parquet").read_bytes()
+    content, code, _ = run(*arguments)
+    assert code == 0 and content["resumed"] == content["files"] == 32
+    assert sum(content["classes"].values()) == 32
+    assert {path.name for path in tmp_path.iterdir()} == {"results.parquet", "site"}
+    content, code, _ = run(*arguments)
+    assert code == 2 and "there already" in content["error"]
+    (tmp_path / "results.parquet.parts").mkdir()
+    assert run(*arguments)[1] == 2
+    assert (tmp_path / "results.parquet").read_bytes() == kept
+
+
+def test_ctrl_c_ends_in_one_line_and_leaves_what_is_needed_to_go_on(xrays, start, tmp_path):
+    process, parts = held(tmp_path, start, xrays, "--out", "results.parquet")
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    line = [each for each in err.splitlines() if not each.startswith("peak")][-1]
+    assert err.count("error: ") == 1 and "Traceback" not in err
+    assert line.startswith("error: stopped with ") and "the same command goes on" in line
+    assert json.loads(out) == {"error": line.removeprefix("error: ")}
+    done = len(list(parts.glob("[0-9]*.parquet")))
+    assert f"stopped with {8 * done} X-rays saved" in line
+    assert (parts / "plan.json").exists() and not list(parts.glob(".*"))
+
+
+# --- workers
+
+
+def test_killed_workers_are_replaced_and_no_row_is_lost_or_twice(
+    xrays, start, unbroken, workers_of, tmp_path
+):
+    process, _ = held(tmp_path, start, xrays, "--out", "results.parquet")
+    for worker in workers_of(process):
+        os.kill(worker, signal.SIGKILL)
+    (tmp_path / "hold").unlink()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.count("a worker ended by signal 9; another takes its place") == 2
+    assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
+
+
+def test_a_file_that_kills_its_worker_twice_is_a_row(xrays, run, unbroken, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(xrays, folder)
+    (folder / "0" / "050.png").write_bytes(b"poison")
+    content, code, err = run(folder, "--out", "results.parquet", "--workers", 2)
+    assert code == 0 and content["errors"] == {"not_an_image": 2, "worker_died": 1}, err
+    was = {row["path"]: row for row in unbroken.to_pylist()}
+    now = rows_of(tmp_path / "results.parquet")
+    assert {path for path in was if was[path] != now[path]} == {"0/050.png"}
+    assert list(was) == list(now)
+
+
+def test_workers_that_cannot_start_end_the_run(xrays, run, tmp_path):
+    (tmp_path / "site" / "sitecustomize.py").write_text(
+        "import os, sys\nif any('spawn_main' in each for each in sys.orig_argv): os._exit(3)\n"
+    )
+    content, code, err = run(xrays, "--out", "results.parquet", "--workers", 2)
+    assert code == 2 and "workers die as soon as they start" in content["error"]
+    assert "Traceback" not in err
+
+
+# --- refusals
+
+
+def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, run, tmp_path):
+    import onnx
+
+    digest = sha256((MODELS / "model_saved.pipeline.onnx").read_bytes()).hexdigest()
+    model = onnx.load(MODELS / "model_saved.pipeline.onnx")
+    model.doc_string = "another"
+    onnx.save(model, tmp_path / "other.onnx")
+    process, parts = held(tmp_path, start, xrays, "--out", "results.parquet")
+    assert "another run is at work" in run(xrays, "--out", "results.parquet")[0]["error"]
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    before = {path.name: path.read_bytes() for path in parts.iterdir()}
+    for arguments, options, what in (
+        ((xrays,), {"model": tmp_path / "other.onnx"}, f"model_sha256 was {digest}"),
+        ((xrays / "0",), {}, "folder was"),
+        ((f"{xrays}/*/*.png",), {}, "pattern was **/*, now */*.png"),
+        ((xrays,), {"shard": 16}, "shard was 8, now 16"),
+    ):
+        content, code, _ = run(*arguments, "--out", "results.parquet", **options)
+        assert code == 2 and what in content["error"], content
+    assert {path.name: path.read_bytes() for path in parts.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere", "--out", "r.parquet"), "no folder at nowhere"),
+        (("site/*.png", "--out", "r.parquet"), "no file in"),
+        (("site", "site", "--out", "r.parquet"), "quote the pattern"),
+        (("site", "--out", "site"), "there already"),
+        (("site", "--out", "site/sitecustomize.py/r.parquet"), "cannot write"),
+        (("site", "--workers", "2"), "give --out too"),
+        (("site", "--engine", "ray"), "give --out too"),
+        (("site", "--workers", "0", "--out", "r.parquet"), "--workers"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(run, tmp_path, arguments, message):
+    content, code, err = run(*arguments)
+    assert code == 2 and message in content["error"], content
+    assert len([each for each in err.splitlines() if not each.startswith("peak")]) == 1, err
+    assert {path.name for path in tmp_path.iterdir()} == {"site"}
+
+
+# --- listing
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Folders and names in which every order but that of bytes would show."""
+    for name in ("a/x.png", "a.png", "a-b/c/d.png", "a-b.png", "B/é.png", "B/new\nline.png"):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    for name in (".hidden/x.png", "B/.x.png", "B/x.txt"):
+        path = tmp_path / "tree" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    (tmp_path / "tree" / "a" / "up").symlink_to("..")
+    (tmp_path / "tree" / "link").symlink_to("a-b")
+    return tmp_path / "tree"
+
+
+@pytest.mark.parametrize("run_size", [1, 2, 65_536])
+def test_files_come_in_the_order_of_their_paths_however_they_are_sorted(
+    tree, tmp_path, monkeypatch, run_size
+):
+    monkeypatch.setattr(listing_paths, "_RUN", run_size)
+    found = list(scan(tree, "**/*", tmp_path))
+    assert found == sorted(found)
+    assert set(map(os.fsdecode, found)) == {
+        *("a/x.png", "a.png", "a-b/c/d.png", "a-b.png", "B/é.png", "B/new\nline.png", "B/x.txt"),
+        "link/c/d.png",
+    }
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["*.png", "**/*.png", "*/*", "a*/**/*.png", "**", "B/[nx]*", "**/c/**/d.*", "?-b/**", "no/*"],
+)
+def test_a_pattern_finds_what_glob_finds(tree, tmp_path, pattern):
+    import glob
+
+    (tree / "a" / "up").unlink()
+    found = {os.fsdecode(path) for path in scan(tree, pattern, tmp_path)}
+    known = glob.glob(pattern, root_dir=tree, recursive=True)
+    assert found == {path for path in known if (tree / path).is_file()}
+
+
+def test_a_folder_that_cannot_be_listed_is_named(tree, tmp_path, monkeypatch):
+    listed = os.scandir
+
+    def refusing(path):
+        if path.endswith(b"/B/"):
+            raise PermissionError(13, "Permission denied")
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = list(scan(tree, "**/*.png", tmp_path, ["a"]))
+    assert found == [b"B/", b"a-b.png", b"a-b/c/d.png", b"a.png", b"link/c/d.png"]
+
+
+def test_what_would_hold_its_reader_is_not_listed_by_whatever_link(tree, tmp_path):
+    usual = list(scan(tree, "**/*", tmp_path))
+    os.mkfifo(tree / "pipe.png")
+    (tree / "link.png").symlink_to("pipe.png")
+    (tree / "twice.png").symlink_to("link.png")
+    (tree / "device.png").symlink_to("/dev/tty")
+    (tree / "gone.png").symlink_to("nowhere")
+    (tree / "loop.png").symlink_to("loop.png")
+    assert set(scan(tree, "**/*", tmp_path)) == {*usual, b"gone.png", b"loop.png"}
+
+
+def test_what_is_frozen_comes_back_shard_by_shard(tmp_path, monkeypatch):
+    monkeypatch.setattr(listing_paths, "SHARD", 4)
+    paths = [os.fsencode(f"{index:03d}/") + bytes([255, 10, index]) for index in range(1, 10)]
+    frozen = Listing(tmp_path / "listing.parquet")
+    assert frozen.freeze(paths, lambda _: None) == 9
+    assert [frozen.shard(number) for number in range(3)] == [paths[:4], paths[4:8], paths[8:]]
+
+
+def test_folder_and_pattern_are_told_apart(tree):
+    assert split(f"{tree}") == (tree, "**/*")
+    assert split(f"{tree}/**/*.png") == (tree, "**/*.png")
+    assert split(f"{tree}/a/*/x?.png") == (tree / "a", "*/x?.png")
+    assert split(f"{tree}/a.png") == (tree, "a.png")
+
+
+def test_memory_does_not_grow_with_the_number_of_files(run, tmp_path):
+    def peak(count):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        (folder / "source").write_bytes(b"x")
+        for name in range(count - 1):
+            os.link(folder / "source", folder / f"{name:06d}-a-name-of-some-length")
+        content, code, err = run(folder, "--out", f"{count}.parquet", "--workers", 1, shard=512)
+        assert code == 0 and content["errors"] == {"not_an_image": count}
+        shutil.rmtree(folder)
+        return int(err.split()[-1])
+
+    # MiB. Were they held, the rows would be 16 more.
+    assert peak(40_000) - peak(8_000) < 10
+
+
+def test_progress_tells_speed_and_time_left_now_and_then(monkeypatch, capsys):
+    clock = [100.0]
+    monkeypatch.setattr("toolkit.batch.progress.time.monotonic", lambda: clock[0])
+    with Progress("X-rays", total=10_000, done=1_000) as progress:
+        for _ in range(20):
+            clock[0] += 1
+            progress.advance(50)
+    assert capsys.readouterr().err.splitlines() == [
+        "1,500 of 10,000 X-rays, 50 a second, 2 min 50 s left",
+        "2,000 of 10,000 X-rays, 50 a second, 2 min 40 s left",
+    ]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with Progress("files found") as progress:
+        for _ in range(2):
+            clock[0] += 1
+            progress.advance(4_096)
+    said = capsys.readouterr().err
+    assert (
+        "\r8,192 files found, 4,096 a second" in said and said.endswith("\r") and "\n" not in said
+    )
+
+
+# --- Ray
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_ray_gives_the_same_rows_though_its_workers_are_killed(
+    xrays, start, unbroken, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    folder = tmp_path / "copy"
+    shutil.copytree(xrays, folder)
+    (folder / "0" / "050.png").write_bytes(b"poison")
+    process, parts = held(tmp_path, start, folder, "--out", "results.parquet", "--engine", "ray")
+    actors = [pid for pid, line in processes_under(process) if "_Actor" in line]
+    ports = {address for pid, _ in processes_under(process) for address in listening(pid)}
+    assert actors and ports
+    for pid in actors:
+        os.kill(pid, signal.SIGKILL)
+    (tmp_path / "hold").unlink()
+    out, err = process.communicate(timeout=600)
+    assert process.returncode == 0 and out.count("\n") == 1, out + err
+    content = json.loads(out)
+    assert content["engine"] == "ray"
+    assert content["errors"] == {"not_an_image": 2, "worker_died": 1}
+    assert all(address.is_loopback for address in ports), ports
+    was = {row["path"]: row for row in unbroken.to_pylist()}
+    now = rows_of(tmp_path / "results.parquet")
+    assert list(was) == list(now)
+    assert {path for path in was if was[path] != now[path]} == {"0/050.png"}
+    assert not parts.exists()
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_what_ray_began_is_gone_on_with_by_this_machine_alone(
+    xrays, start, run, unbroken, tmp_path, monkeypatch
+):
+    pytest.importorskip("ray")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    process, parts = held(tmp_path, start, xrays, "--out", "results.parquet", "--engine", "ray")
+    began = processes_under(process)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "error: stopped with " in err and "Traceback" not in err
+    for pid, _ in began:
+        while Path(f"/proc/{pid}").exists():
+            assert Path(f"/proc/{pid}/stat").read_text()
+    (tmp_path / "hold").unlink()
+    assert run(xrays, "--out", "results.parquet")[0]["resumed"] > 0
+    assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
+    assert not parts.exists()
+
+
+def processes_under(process):
+    """Process ids and command lines of all that a process began, and those began."""
+    children, lines = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            lines[int(folder.name)] = (folder / "cmdline").read_text()
+        except (OSError, ValueError):
+            continue
+        children.setdefault(parent, []).append(int(folder.name))
+    found = [process.pid]
+    for pid in found:
+        found += children.get(pid, [])
+    return [(pid, lines[pid]) for pid in found]
+
+
+def listening(pid):
+    """The addresses at which a process listens for TCP connections."""
+    import ipaddress
+
+    sockets = {os.readlink(each) for each in Path(f"/proc/{pid}/fd").iterdir()}
+    for name in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                words = bytes.fromhex(fields[1].partition(":")[0])
+                order = range(0, len(words), 4)
+                packed = b"".join(words[at : at + 4][::-1] for at in order)
+                address = ipaddress.ip_address(packed)
+                yield getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,650 @@
+"""`toolkit import`: good files come in bit for bit, hostile ones run nothing and leave nothing."""
+
+import importlib
+import io
+import json
+import os
+import pickle
+import random
+import re
+import shutil
+import struct
+import subprocess
+import sys
+import zipfile
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.cli import main
+from toolkit.errors import CheckpointError
+from toolkit.model.files import ModelFiles
+from toolkit.model.manifest import NetworkRecord
+from toolkit.model.manifest import load as load_manifest
+from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+from toolkit.original.checkpoint import read_foreign
+from toolkit.original.inert import MAX_OPCODES
+from toolkit.train.checkpoint import load_network, load_trained
+from toolkit.train.recipes import STUDY_EDGES
+
+TOOLKIT = Path(sys.executable).with_name("toolkit")
+
+# The study's module as a script of the study's would define and save it, on a CUDA device. One
+# process for all files; each is made in a fork of its own, since some change the classes.
+STUDY = """
+import json, os, sys, torch
+from torch import nn
+
+torch.set_num_threads(1)
+
+
+class IntermediarySpaceModel(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.train_device = torch.device("cuda", 0)
+        self.imagesClassifier = nn.Sequential(
+            nn.Conv2d(3, 2 * S, 11, stride=4, padding=2), nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2), nn.Dropout(P * 0.2),
+            nn.Conv2d(2 * S, 2 * S, 5, padding=2), nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2), nn.Dropout(P * 0.4),
+            nn.Conv2d(2 * S, 2 * S, 3, padding=1), nn.ReLU(inplace=True), nn.Dropout(P * 0.6),
+            nn.Conv2d(2 * S, S, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
+            nn.Flatten(), nn.Dropout(P * 0.8), nn.Linear(S * 49, 2 * S))
+        self.edgesClassifier = nn.Sequential(
+            nn.Conv2d(1, 2 * S, 11, stride=4, padding=2), nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2), nn.Dropout(P * 0.4),
+            nn.Conv2d(2 * S, 2 * S, 5, padding=2), nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2), nn.Dropout(P * 0.6),
+            nn.Conv2d(2 * S, S, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
+            nn.Flatten(), nn.Dropout(P * 0.8), nn.Linear(S * 36, 2 * S))
+        self.outputCombiner = nn.Sequential(
+            nn.ReLU(inplace=True), nn.Dropout(P), nn.Linear(4 * S, 3 * S),
+            nn.ReLU(inplace=True), nn.Dropout(P), nn.Linear(3 * S, S),
+            nn.ReLU(inplace=True), nn.Dropout(P), nn.Linear(S, C))
+
+    def forward(self, images, edges):
+        both = torch.cat((self.imagesClassifier(images), self.edgesClassifier(edges)), 1)
+        return self.outputCombiner(both)
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+
+def make():
+    global model
+    torch.manual_seed(7)
+    model = IntermediarySpaceModel()
+    names = globals() | {"combiner": model.outputCombiner, "images": model.imagesClassifier}
+    names |= {"protocol": 2, "saved": model}
+    exec(CHANGE, names)
+    torch.serialization.register_package(5, lambda storage: "cuda:0", lambda storage, place: None)
+    torch.save(names["saved"], OUT + "/model.pt", pickle_protocol=names["protocol"],
+               _use_new_zipfile_serialization="legacy" not in CHANGE)
+    if "logits" in CHANGE:
+        inputs = torch.randn(3, 3, 256, 256), torch.randn(3, 1, 224, 224)
+        with torch.no_grad():
+            logits = model.eval()(*inputs)
+        torch.save([*inputs, logits, model.state_dict()], OUT + "/reference.pt")
+
+
+for line in sys.stdin:
+    S, C, P, OUT, CHANGE = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        try:
+            make()
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+        print("made", flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+@pytest.fixture(scope="module")
+def study_file(tmp_path_factory):
+    """Return a function that saves the study's module where it is `__main__`'s."""
+    script = tmp_path_factory.mktemp("study") / "study.py"
+    script.write_text(STUDY)
+    command = [sys.executable, script]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as process:
+
+        def make(folder, size=2, classes=4, dropout=0.5, change="pass"):
+            folder.mkdir(exist_ok=True)
+            job = json.dumps([size, classes, dropout, str(folder), change])
+            process.stdin.write(f"{job}\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "made\n", change
+            return folder / "model.pt"
+
+        yield make
+        process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def good(study_file, tmp_path_factory):
+    """The bytes of a small good file."""
+    return study_file(tmp_path_factory.mktemp("good")).read_bytes()
+
+
+@pytest.fixture
+def canary(tmp_path):
+    return tmp_path / "it-ran"
+
+
+def refusal(path):
+    with pytest.raises(CheckpointError) as caught:
+        read_foreign(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path} is refused: ") and "\n" not in message
+    assert len(message) < len(str(path)) + 400
+    return message.removeprefix(f"{path} is refused: ")
+
+
+def entries_of(content):
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def zipped(path, entries, compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def with_pickle(path, good, change):
+    """Write the good file with another pickle: `change` takes the good one."""
+    entries = entries_of(good)
+    name = next(each for each in entries if each.endswith("/data.pkl"))
+    entries[name] = change(entries[name])
+    assert entries[name] != entries_of(good)[name]
+    return zipped(path, entries)
+
+
+# --- good files
+
+
+@pytest.mark.parametrize(
+    ("size", "classes", "dropout"), [(28, 4, 0.5), (4, 5, 0.3821), (4, 3, 0.62445), (1, 2, 0.0)]
+)
+def test_the_imported_network_gives_the_logits_of_the_original(
+    study_file, tmp_path, size, classes, dropout
+):
+    path = study_file(tmp_path / "study", size, classes, dropout, "'logits'")
+    content = path.read_bytes()
+    assert b"cuda:0" in content and b"__main__" in content
+    found = read_foreign(path)
+    assert (found.layer_size, found.classes, found.notices) == (size, classes, ())
+    assert found.dropout == dropout
+    image, edges, logits, original = torch.load(tmp_path / "study/reference.pt", map_location="cpu")
+    assert all(torch.equal(found.state[name], original[name]) for name in original)
+    network = IntermediarySpaceModel(size, found.dropout, classes).eval()
+    network.load_state_dict(found.state)
+    assert parameter_count(network) == sum(each.numel() for each in original.values())
+    with torch.no_grad():
+        assert torch.equal(network(image, edges), logits)
+
+
+@pytest.mark.parametrize(
+    ("change", "noticed"),
+    [
+        ("protocol = 4", []),
+        ("protocol = 5", []),
+        ("model.train_device = 'cuda'; model.half_done = {'epochs': [1, 2.5], 'x': (None,)}", []),
+        ("model.imagesClassifier = nn.Sequential(images[:9], nn.Sequential(images[9:]))", []),
+        ("model.to(memory_format=torch.channels_last)", []),
+        ("model.requires_grad_(False)", []),
+        # A view of a larger storage, at an offset.
+        ("combiner[8].bias.data = torch.arange(9.)[3:7]", []),
+        ("model.imagesClassifier = nn.Sequential(*[m for m in images if 'Dropout' not in str(m)])",
+         ["dropouts of imagesClassifier are none there, and 0.1, 0.2, 0.3, 0.4 here"]),
+        ("combiner[4].p = 0.25", ["outputCombiner are 0.5, 0.25, 0.5 there"]),
+        ("combiner[8].bias.data[1] = float('nan')", ["outputCombiner.8.bias holds NaN"]),
+        ("saved = model.state_dict()", ["dropout is taken to be 0.5"]),
+        ("saved = dict(model.state_dict())", ["dropout is taken to be 0.5"]),
+    ],
+)  # fmt: skip
+def test_what_a_user_may_have_done_to_it_is_read_or_noticed(study_file, tmp_path, change, noticed):
+    path = study_file(tmp_path / "study", change=f"{change}; 'logits'")
+    found = read_foreign(path)
+    assert len(found.notices) == len(noticed), found.notices
+    assert all(text in line for text, line in zip(noticed, found.notices, strict=True))
+    original = torch.load(tmp_path / "study/reference.pt", map_location="cpu")[3]
+    for ours, theirs in zip(found.state.values(), original.values(), strict=True):
+        assert ours.dtype == torch.float32 and ours.is_contiguous()
+        assert np.array_equal(ours.numpy(), theirs.numpy(), equal_nan=True)
+
+
+def test_denormal_weights_stay_as_they_are(study_file, tmp_path):
+    change = "images[0].weight.data.fill_(1e-42); 'logits'"
+    found = read_foreign(study_file(tmp_path / "study", change=change))
+    assert torch.equal(found.state["imagesClassifier.0.weight"], torch.full((4, 3, 11, 11), 1e-42))
+
+
+# --- other networks
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("images[4] = nn.Conv2d(4, 4, 5, padding=1)", "padding=2"),
+        ("images[0].stride = (2, 2)", "stride=2"),
+        ("images[0] = nn.Conv2d(3, 4, 11, stride=4, padding=2, bias=False)", "no tensor"),
+        ("combiner[0] = nn.Sequential()", "layer 0 of its outputCombiner"),
+        ("combiner[0] = nn.Tanh()", "torch.nn.modules.activation.Tanh"),
+        ("combiner.append(nn.Linear(4, 4))", "outputCombiner"),
+        ("combiner.append(nn.ReLU())", "has 7 layers without dropouts"),
+        ("combiner[8] = nn.Linear(3, 4)", "layer size 3"),
+        ("combiner[8] = nn.Linear(2000, 4)", "layer size is 2000"),
+        ("combiner[8].weight.data = torch.zeros(3, 4, 2)", "no matrix"),
+        ("combiner[5].bias.data = torch.zeros(1).expand(2)", "beyond its storage"),
+        ("combiner[5].bias.data = torch.zeros(3)", "outputCombiner.5.bias is (3,), and (2,)"),
+        ("combiner[5].bias.data = torch._neg_view(torch.ones(2))", "_rebuild_tensor_v2 in a way"),
+        ("combiner[1].p = 1.5", "Dropout modules has no p"),
+        ("combiner[1].p = float('nan')", "Dropout modules has no p"),
+        ("model.half()", "torch.HalfStorage"),
+        ("model.extra = nn.Linear(1, 1)", "extra"),
+        ("model.scale = nn.Parameter(torch.ones(1))", "scale"),
+        ("del model.edgesClassifier", "no part edgesClassifier"),
+        ("model.outputCombiner = nn.Sequential()", "outputCombiner"),
+        ("combiner.register_forward_hook(nn.ReLU())", "hooks"),
+        ("saved = Wrapper(model)", "__main__.Wrapper"),
+        ("saved = model.outputCombiner", "it holds torch.nn.modules.container.Sequential"),
+        ("saved = {'state': model.state_dict(), 'epoch': 3}", "state"),
+        ("saved = {k: v for k, v in model.state_dict().items() if 'edges' not in k}", "edges"),
+        ("saved = model.state_dict(); saved['imagesClassifier.0.scale'] = torch.ones(1)", "scale"),
+        ("saved = [model]", "a list"),
+        ("saved = torch.ones(3)", "StoredTensor"),
+        ("'legacy'", "before PyTorch 1.6"),
+    ],
+)
+def test_another_network_is_refused_and_what_differs_is_named(study_file, tmp_path, change, named):
+    assert named in refusal(study_file(tmp_path / "study", change=change))
+
+
+# --- hostile files
+
+
+class Call:
+    """Unpickling it calls a function."""
+
+    def __init__(self, function, *arguments):
+        self.call = function, arguments
+
+    def __reduce__(self):
+        return self.call
+
+
+def _calls(canary):
+    command = f"touch {canary}"
+    return {
+        "posix.system": Call(os.system, command),
+        "importlib.import_module": Call(importlib.import_module, "antigravity"),
+        "__builtin__.eval": Call(eval, f"__import__('os').system({command!r})"),
+        "__builtin__.getattr": Call(getattr, "x", "upper"),
+        "torch.serialization.load": Call(torch.load, str(canary)),
+        "torch.hub.load": Call(torch.hub.load, str(canary), "x"),
+        "torch.jit._serialization.load": Call(torch.jit.load, str(canary)),
+        "torch.storage._load_from_bytes": Call(torch.storage._load_from_bytes, b"x"),
+        "shutil.rmtree": Call(shutil.rmtree, str(canary)),
+        "torch.LongStorage": torch.zeros(1, dtype=torch.int64),
+    }
+
+
+@pytest.mark.parametrize("name", _calls("x"))
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_file_that_would_call_something_is_refused_by_its_name(tmp_path, canary, name, protocol):
+    call = _calls(canary)[name]
+    shown = name.replace("__builtin__", "builtins") if protocol == 4 else name
+    for index, content in enumerate((call, {"imagesClassifier.0.weight": call}, [((call,),)])):
+        path = tmp_path / f"{index}.pt"
+        torch.save(content, path, pickle_protocol=protocol)
+        assert f"it names {shown}," in refusal(path)
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        # In a parameter's place, in its arguments, beside the parts, and as the class itself.
+        ("images[0]._parameters['weight'] = call", "posix.system"),
+        (
+            "nn.Parameter.__reduce_ex__ = lambda self, protocol: "
+            "(torch._utils._rebuild_parameter, (call, True, {}))",
+            "posix.system",
+        ),
+        ("combiner[8].bias.note = 1", "torch._utils._rebuild_parameter_with_state"),
+        ("model.note = [{'a': (call,)}]", "posix.system"),
+        ("model._modules['imagesClassifier'] = call", "posix.system"),
+        ("model._forward_hooks[0] = print", "__builtin__.print"),
+        ("IntermediarySpaceModel.__reduce__ = lambda self: (eval, (code,))", "__builtin__.eval"),
+        ("nn.Linear.__reduce__ = lambda self: (os.system, (command,))", "posix.system"),
+        ("model.helper = type('Helper', (), {'__module__': '__main__'}); "
+         "import __main__; __main__.Helper = model.helper", "__main__.Helper"),
+    ],
+)  # fmt: skip
+def test_a_call_within_a_good_module_is_refused_by_its_name(
+    study_file, tmp_path, canary, change, name
+):
+    prelude = (
+        f"command = 'touch {canary}'; code = 'os.system(command)'\n"
+        "class Call:\n    __reduce__ = lambda self: (os.system, (command,))\n"
+        "call = Call()\n"
+    )
+    path = study_file(tmp_path / "study", change=prelude + change)
+    assert f"it names {name}," in refusal(path)
+    assert not canary.exists()
+
+
+def test_the_hostile_files_are_live(tmp_path, canary):
+    torch.save(_calls(canary)["posix.system"], tmp_path / "m.pt")
+    torch.load(tmp_path / "m.pt", weights_only=False)
+    assert canary.exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "named"),
+    [
+        (b"cposix\nsystem\n(X\x04\x00\x00\x00true\x85R.", "posix.system"),
+        (b"(X\x04\x00\x00\x00trueiposix\nsystem\n.", "posix.system"),
+        (b"\x8c\x05posix\x8c\x06system\x93.", "posix.system"),
+        (b"cos\nsys\x1b[2Jtem\n.", "os.sys\\x1b[2Jtem"),
+        (b"ctorch.nn.modules.conv\nConv2d \n.", "torch.nn.modules.conv.Conv2d "),
+        (b"ctorch.nn.modules.conv.Conv2d\n__init__\n.", "Conv2d.__init__"),
+        # Only allowed names, used as torch never does.
+        (b"ctorch.nn.modules.linear\nLinear\n(K\x02K\x03tR.", "it calls torch.nn.modules.linear"),
+        (b"ctorch\nFloatStorage\n)R.", "it calls torch.FloatStorage"),
+        (b"ctorch\nFloatStorage\n)\x81.", "no module"),
+        (b"ctorch.nn.modules.linear\nLinear\nK\x02\x85\x81.", "no module"),
+        (b"ccollections\nOrderedDict\n}b.", "sets attributes"),
+        (b"ctorch\ndevice\n)R}b.", "sets attributes"),
+        (b"ctorch._utils\n_rebuild_parameter\n(K\x01\x88}tR.", "_rebuild_parameter"),
+        (b"X\x01\x00\x00\x00aQ.", "no storage"),
+        # Steps that no model needs.
+        (b"\x82\x01.", "EXT1"),
+        (b"(ccollections\nOrderedDict\no.", "OBJ"),
+        (b"Pposix.system\n.", "PERSID"),
+        (b"}}}s.", "damaged"),
+        (b"0.", "POP"),
+        (b".", "damaged"),
+        (b"t.", "damaged"),
+        (b"h\x07.", "damaged"),
+        (b"X\xff\xff\xff\x7fa.", "damaged"),
+        (b"", "damaged"),
+    ],
+)
+def test_a_pickle_written_by_hand_is_refused(tmp_path, good, program, named):
+    path = with_pickle(tmp_path / "m.pt", good, lambda _: b"\x80\x02" + program)
+    assert named in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("program", "named"),
+    [
+        (b"N" * MAX_OPCODES + b".", "steps"),
+        (b"X\x00\x00\x20\x00" + b"a" * 2**21 + b".", "2 MiB"),
+        # A tuple within a tuple, 190,000 deep, as a whole and as the key of a dict.
+        (b")" + b"\x85" * 190_000 + b".", "a tuple"),
+        (b"})" + b"\x85" * 190_000 + b"Ns.", "damaged"),
+        # A thousand million lists, of 30 steps.
+        (b"]" + b"q\x00]h\x00ah\x00a" * 30 + b".", "a list"),
+    ],
+)
+def test_a_pickle_that_grows_is_refused(tmp_path, good, program, named):
+    assert named in refusal(with_pickle(tmp_path / "m.pt", good, lambda _: b"\x80\x02" + program))
+
+
+def test_modules_within_themselves_are_refused(study_file, tmp_path):
+    change = "images.append(images)"
+    assert "imagesClassifier" in refusal(study_file(tmp_path / "cycle", change=change))
+    change = "m = nn.Sequential(nn.ReLU())\nfor _ in range(7): m = nn.Sequential(*[m] * 50)\n"
+    change += "model.imagesClassifier = m"
+    assert "imagesClassifier" in refusal(study_file(tmp_path / "shared", change=change))
+
+
+# --- hostile archives
+
+
+@pytest.mark.parametrize("entry", ["data.pkl", "data/0"])
+def test_a_compressed_entry_is_refused_before_it_is_read(tmp_path, good, entry):
+    entries = entries_of(good)
+    name = next(each for each in entries if each.endswith(f"/{entry}"))
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w") as archive:
+        for each, content in entries.items():
+            bomb = bytes(2**28) if each == name else content
+            kind = zipfile.ZIP_DEFLATED if each == name else zipfile.ZIP_STORED
+            archive.writestr(each, bomb, kind)
+    assert path.stat().st_size < 2**20
+    assert f"{name} is compressed" in refusal(path)
+
+
+def _patched(content, name, **sizes):
+    """Change what the archive's directory says of an entry: its sizes, or where it lies."""
+    place = content.rindex(b"PK\x01\x02", 0, content.rindex(name.encode()))
+    fields = list(struct.unpack("<4s6H3L5H2L", content[place : place + 46]))
+    for key, value in sizes.items():
+        fields[{"packed": 8, "size": 9, "offset": 16}[key]] = value
+    return content[:place] + struct.pack("<4s6H3L5H2L", *fields) + content[place + 46 :]
+
+
+def test_an_archive_that_claims_more_than_it_has_is_refused(tmp_path, good):
+    plain = zipped(tmp_path / "plain.pt", entries_of(good)).read_bytes()
+    name = next(each for each in entries_of(good) if each.endswith("/data/0"))
+    (tmp_path / "m.pt").write_bytes(_patched(plain, name, size=2**31, packed=2**31))
+    assert "more bytes than it has" in refusal(tmp_path / "m.pt")
+    (tmp_path / "m.pt").write_bytes(_patched(plain, name, size=2**31))
+    assert "is compressed" in refusal(tmp_path / "m.pt")
+    (tmp_path / "m.pt").write_bytes(_patched(plain, name, offset=0))
+    assert "damaged" in refusal(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("bad", [b"../../../etc/passwd", b"/etc/passwd", b"", b"0/../1", b"-1"])
+def test_a_storage_that_is_no_number_is_refused(tmp_path, good, bad):
+    key = rb"(?<=torch\nFloatStorage\nq.)X\x01\x00\x00\x000"
+    new = b"X" + struct.pack("<I", len(bad)) + bad
+    path = with_pickle(
+        tmp_path / "m.pt", good, lambda each: re.sub(key, lambda _: new, each, flags=re.DOTALL)
+    )
+    assert "which is no number" in refusal(path)
+
+
+def test_a_storage_of_another_size_or_of_none_is_refused(tmp_path, good):
+    old = b"M" + struct.pack("<H", 4 * 3 * 11 * 11)
+    for new in (b"J" + struct.pack("<i", 2**31 - 1), b"J" + struct.pack("<i", -1), b"N", b"K\x01"):
+        path = with_pickle(tmp_path / "m.pt", good, lambda each, new=new: each.replace(old, new, 1))
+        assert "5808 bytes" in refusal(path)
+    entries = entries_of(good)
+    del entries[next(each for each in entries if each.endswith("/data/3"))]
+    assert "storage 3 is missing" in refusal(zipped(tmp_path / "m.pt", entries))
+
+
+def test_big_endian_numbers_two_pickles_and_none_are_refused(tmp_path, good):
+    entries = entries_of(good)
+    root = next(iter(entries)).partition("/")[0]
+    path = tmp_path / "m.pt"
+    assert "big-endian" in refusal(zipped(path, entries | {f"{root}/byteorder": b"big"}))
+    assert "no one data.pkl" in refusal(zipped(path, entries | {"other/data.pkl": b"N."}))
+    assert "no one data.pkl" in refusal(zipped(path, {"readme": b"N."}))
+    assert "entries" in refusal(zipped(path, {f"a/data/{n}": b"" for n in range(10_001)}))
+
+
+@pytest.mark.parametrize("kept", [0, 3, 0.05, 0.5, 0.99, 0.9999])
+def test_a_truncated_file_is_refused_in_one_line(tmp_path, good, kept):
+    path = tmp_path / "m.pt"
+    path.write_bytes(good[: kept if isinstance(kept, int) else int(len(good) * kept)])
+    assert "damaged" in refusal(path)
+
+
+def test_what_is_no_archive_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "m.pt"
+    for content in (b"", b"x", random.Random(1).randbytes(5000), pickle.dumps(Call(os.system, ""))):
+        path.write_bytes(content)
+        assert "not a file of torch.save" in refusal(path)
+    assert "no such file" in refusal(tmp_path / "missing.pt")
+    assert "no such file" in refusal(tmp_path)
+
+
+def test_whatever_bytes_are_damaged_it_is_a_model_or_refused(tmp_path, good):
+    chance = random.Random(5)
+    path = tmp_path / "m.pt"
+    pickled = next(v for k, v in entries_of(good).items() if k.endswith("/data.pkl"))
+    outcomes = set()
+    for index in range(400):
+        inside = index % 2 == 0
+        content = bytearray(pickled if inside else good)
+        for _ in range(chance.choice((1, 1, 3))):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        if inside:
+            with_pickle(path, good, lambda _, new=bytes(content): new + b" ")
+        else:
+            path.write_bytes(content)
+        try:
+            read_foreign(path)
+            outcomes.add("read")
+        except CheckpointError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+# --- the command
+
+
+class Done:
+    """What the command line printed in this process, and its exit status."""
+
+    def __init__(self, arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["toolkit", *map(str, arguments), "--json"])
+            with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
+                main()
+        self.returncode, self.stdout, self.stderr = caught.value.code, *map(_text, (out, err))
+
+
+def _text(stream):
+    return stream.getvalue()
+
+
+def ok(*arguments):
+    done = Done(arguments)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout), done.stderr
+
+
+def failed(*arguments):
+    done = Done(arguments)
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.strip()
+    assert line.startswith("error: ") and "\n" not in line, done.stderr
+    assert json.loads(done.stdout) == {"error": line.removeprefix("error: ")}
+    return line
+
+
+@pytest.fixture
+def models(tmp_path):
+    return tmp_path / "models"
+
+
+def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
+    study_file, tmp_path, models
+):
+    path = study_file(tmp_path / "study", size=4, change="'logits'")
+    content, err = ok("import", path, "--name", "study", "--models", models)
+    assert content["layer_size"] == 4 and content["dropout"] == 0.5
+    assert content["classes"] == ["none", "minimal", "moderate", "severe"]
+    assert content["notices"] == [] and "4 classes, taken to be none, minimal" in err
+    record = load_manifest(models / "study.json")
+    assert record.preprocessing == STUDY_EDGES and record.dataset is None
+    assert record.network == NetworkRecord(4, 0.5, parameter_count(IntermediarySpaceModel(4)))
+    assert (record.training.seed, record.training.epochs) == (None, None)
+    assert record.training.recipe["file"] == "model.pt"
+    files = ModelFiles(models, "study")
+    image, edges, logits, _ = torch.load(tmp_path / "study/reference.pt", map_location="cpu")
+    with torch.no_grad():
+        assert torch.equal(load_trained(files, record)(image, edges), logits)
+        assert torch.equal(load_network(files.checkpoint, record.network, 4)(image, edges), logits)
+
+    xrays = tmp_path / "xrays"
+    ok("data", "generate", xrays, "--count", 40)
+    figures, err = ok("evaluate", "study", "--data", xrays, "--models", models, "--part", "all")
+    assert figures["n"] == 40 and "warning" not in err
+    part, err = ok("evaluate", "study", "--data", xrays, "--models", models, "--part", "train")
+    assert 0 < part["n"] < 40 and "may have been trained on any of them" in err
+    line = failed("evaluate", "study", "--data", xrays / "train", "--models", models)
+    assert "--part all" in line and "split is not known" in line
+
+    exported, _ = ok("export", "onnx", "study", "--models", models)
+    assert exported["passed"] is True
+    file = next(xrays.glob("train/4/*.png"))
+    answer, _ = ok("predict", "study", file, "--models", models)
+    assert answer["results"][0]["label"] in content["classes"]
+    again, _ = ok(
+        *("evaluate", models / "study.pipeline.onnx", "--data", xrays, "--part", "all"),
+    )
+    assert again["confusion_matrix"] == figures["confusion_matrix"]
+
+
+def test_the_installed_command_says_in_one_line_what_it_refused(tmp_path, canary):
+    torch.save(_calls(canary)["posix.system"], tmp_path / "m.pt")
+    command = [TOOLKIT, "import", tmp_path / "m.pt", "--models", tmp_path / "models"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith(f"error: {tmp_path}/m.pt is refused: it names posix.system")
+    assert done.stderr.count("\n") == 1 and not canary.exists()
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_model_that_it_replaces_is_kept(tmp_path, models, good):
+    path = tmp_path / "knee.pt"
+    path.write_bytes(good)
+    content, err = ok("import", path, "--models", models)
+    assert content["name"] == "knee" and "former" not in err
+    first = (models / "knee.pt").read_bytes()
+    # Its own checkpoint is a state_dict, so it can be read too; it is where it is written.
+    _, err = ok("import", models / "knee.pt", "--models", models)
+    assert "the former knee is kept as knee.previous.*" in err and "holds weights alone" in err
+    assert (models / "knee.previous.pt").read_bytes() == first == (models / "knee.pt").read_bytes()
+    assert load_manifest(models / "knee.previous.json").name == "knee.previous"
+    assert load_manifest(models / "knee.json").training.recipe["notices"]
+
+
+def test_labels_are_those_that_fit_or_the_import_is_refused(study_file, tmp_path, models, good):
+    path = tmp_path / "m.pt"
+    path.write_bytes(good)
+    content, err = ok("import", path, "--models", models, "--labels", "merge01")
+    assert content["classes"][0] == "none or doubtful" and "taken to be" not in err
+    line = failed("import", path, "--models", models, "--labels", "five", "--name", "other")
+    assert "4 classes" in line
+    five = study_file(tmp_path / "five", classes=5)
+    content, _ = ok("import", five, "--models", models, "--name", "five")
+    assert content["classes"][1] == "doubtful"
+    three = study_file(tmp_path / "three", classes=3)
+    assert "3 classes" in failed("import", three, "--models", models, "--name", "three")
+    assert {each.name for each in models.iterdir()} == {"five.json", "five.pt", "m.json", "m.pt"}
+
+
+def test_a_refused_import_leaves_everything_as_it_was(tmp_path, canary, models, good):
+    path = tmp_path / "knee.pt"
+    path.write_bytes(good)
+    ok("import", path, "--models", models)
+    before = {each.name: each.read_bytes() for each in models.iterdir()}
+    torch.save(_calls(canary)["posix.system"], path)
+    assert "posix.system" in failed("import", path, "--models", models)
+    path.write_bytes(good[:-100])
+    assert "damaged" in failed("import", path, "--models", models)
+    path.write_bytes(good)
+    assert "cannot name a model" in failed("import", path, "--models", models, "--name", "a/b")
+    assert {each.name: each.read_bytes() for each in models.iterdir()} == before
+    assert not canary.exists()
+    assert failed("import", tmp_path / "none.pt", "--models", tmp_path / "new")
+    assert not (tmp_path / "new").exists()

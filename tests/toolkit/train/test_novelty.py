@@ -1,0 +1,113 @@
+"""Novelty: a Gaussian's distance, small on X-rays as in training, large on what is none."""
+
+import numpy as np
+import pytest
+import torch
+
+from toolkit.errors import CheckpointError
+from toolkit.model.files import ModelFiles
+from toolkit.model.manifest import PreprocessingConstants, ScopeRecord
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.train import novelty as novelties
+
+
+def maps_of(rows):
+    """Maps of one channel and four rows of pixels, for each four numbers of (N, D)."""
+    return [[each.reshape(-1, 1, 4, 1).expand(-1, 1, 4, 4)] for each in rows.split(4, dim=1)]
+
+
+def gaussian_rows(count, width):
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    return torch.randn(count, width, generator=generator, dtype=torch.float64) @ mixing
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    made = IntermediarySpaceModel(6, 0.5, 4)
+    initialise(made)
+    return made.eval()
+
+
+PREPROCESSING = Preprocessing(PreprocessingConstants())
+
+
+def test_novelty_is_the_distance_in_a_gaussian_with_one_variance_for_the_lesser_axes():
+    rows = gaussian_rows(500, 64)
+    summaries = novelties.summary(maps_of(rows))
+    found = novelties.gaussian(summaries)
+    values, vectors = np.linalg.eigh(np.cov(summaries.numpy().T))
+    # Each number in a band, and the means of each four.
+    lesser = 64 + 16 - novelties.AXES
+    variances = np.concatenate([np.full(lesser, values[:lesser].mean()), values[lesser:]])
+    offsets = summaries.numpy() - summaries.numpy().mean(axis=0)
+    expected = np.sqrt((((offsets @ vectors) ** 2) / variances).mean(axis=1))
+    novelty = found(maps_of(rows.float())).numpy()
+    np.testing.assert_allclose(novelty, expected, rtol=1e-4)
+
+
+def test_summaries_hold_the_mean_of_every_map_and_the_first_ones_from_top_to_bottom():
+    first = torch.zeros(1, 1, 8, 3)
+    first[0, 0, :2], first[0, 0, 6:] = 1.0, 3.0
+    second = torch.full((1, 2, 2, 2), 5.0)
+    found = novelties.summary([[first, second], [first]])
+    assert found.tolist() == [[1.0, 5.0, 5.0, 1.0, 1, 0, 0, 3, 1, 0, 0, 3]]
+
+
+def test_xrays_as_in_training_are_in_scope_and_what_is_none_is_not(network, drawn_xrays, tiny):
+    found, limit, within = novelties.fitted(network, PREPROCESSING, tiny)
+    assert within >= novelties.PASSING
+    generator = np.random.default_rng(0)
+    noise = generator.integers(0, 256, (8, 224, 224), np.uint8)
+    stripes = np.tile(np.arange(224, dtype=np.uint8) // 8 % 2 * 255, (4, 224, 1))
+    shuffled = generator.permuted(drawn_xrays[:8].reshape(8, -1), axis=1).reshape(8, 224, 224)
+    for kind in (noise, stripes, shuffled, np.zeros((1, 224, 224), np.uint8)):
+        assert (novelty_of(found, network, kind) > limit).all()
+
+
+@torch.no_grad()
+def novelty_of(found, network, pixels):
+    image, edges = PREPROCESSING(torch.from_numpy(pixels))
+    maps = [
+        novelties.mapped(branch, inputs)[1]
+        for branch, inputs in (
+            (network.imagesClassifier, image),
+            (network.edgesClassifier, edges),
+        )
+    ]
+    return found(maps)
+
+
+def test_maps_are_taken_on_the_way_to_the_very_same_features(network, drawn_xrays):
+    image, _ = PREPROCESSING(torch.from_numpy(drawn_xrays[:3]))
+    with torch.no_grad():
+        features, maps = novelties.mapped(network.imagesClassifier, image)
+        assert torch.equal(features, network.imagesClassifier(image))
+    assert [tuple(each.shape[1:]) for each in maps] == [(12, 31, 31), (12, 15, 15), (6, 7, 7)]
+
+
+def test_a_network_that_gives_the_same_for_everything_has_a_finite_novelty(tiny):
+    dead = IntermediarySpaceModel(2, 0.5, 4).eval()
+    with torch.no_grad():
+        for each in dead.parameters():
+            each.zero_()
+    found, limit, within = novelties.fitted(dead, PREPROCESSING, tiny)
+    assert limit == 0 and within == 1
+    assert all(each.isfinite().all() for each in found.state_dict().values())
+
+
+def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(network, tiny, tmp_path):
+    found, limit, within = novelties.fitted(network, PREPROCESSING, tiny)
+    files = ModelFiles(tmp_path, "m")
+    record = ScopeRecord(novelties.save(found, files), "val", 1, limit, within)
+    again = novelties.load(files, record)
+    for name, value in found.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+    files.path("scope").write_bytes(files.path("scope").read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match="differs"):
+        novelties.load(files, record)
+    files.path("scope").unlink()
+    with pytest.raises(CheckpointError, match=r"m\.scope\.pt"):
+        novelties.load(files, record)

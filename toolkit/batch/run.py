@@ -1,0 +1,177 @@
+"""A run from its beginning, or from wherever the last one ended, to the finished file."""
+
+import os
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from toolkit.batch import rows
+from toolkit.batch.paths import SHARD, scan
+from toolkit.batch.progress import Progress
+from toolkit.batch.worker import Judging, shown
+from toolkit.batch.workspace import Workspace
+from toolkit.errors import DataError, InterruptedRunError, UsageError
+from toolkit.extras import versions
+
+if TYPE_CHECKING:
+    from toolkit.runtime.session import Predictor
+
+Engine = Callable[["Run", list[int], int | None, Callable[[int], None]], Generator[int, None, None]]
+"""Judges shards and writes their parts: from a run, the shards' numbers, the number of workers (or
+all cores), and what hears of new rows, to the number of each shard that is done."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is done to what.
+
+    Attributes:
+        judging: what the workers open, with the model's hash and the absolute folder.
+        pattern: of the files, beneath that folder.
+        setup: all that the rows depend on, as plain values: what a run goes on with.
+        workspace: where it lies until it is finished.
+    """
+
+    judging: Judging
+    pattern: str
+    setup: dict[str, Any]
+    workspace: Workspace
+
+    @property
+    def classes(self) -> int:
+        """How many the model has."""
+        return len(self.setup["classes"])
+
+    @property
+    def schema(self) -> Any:
+        """The Arrow schema of the rows, with what they are of as its metadata."""
+        names = ("model", "model_sha256", "toolkit", "provider", "folder", "pattern")
+        return rows.schema(self.setup["classes"], {each: self.setup[each] for each in names})
+
+    def write(self, shard: int, found: list[rows.Row]) -> None:
+        """Write the part of a shard."""
+        rows.write_part(found, self.schema, self.workspace.part(shard))
+
+
+def setup(predictor: "Predictor", folder: Path, pattern: str) -> dict[str, Any]:
+    """Return all that the rows of a run depend on, as plain values."""
+    meaning = predictor.meaning
+    return {
+        "model": predictor.name,
+        "model_sha256": predictor.sha256,
+        "folder": shown(os.fsencode(folder)),
+        "pattern": shown(os.fsencode(pattern)),
+        "shard": SHARD,
+        "provider": predictor.provider,
+        "toolkit": versions("toolkit").get("toolkit", "unknown"),
+        "classes": list(meaning.classes),
+        "grades": [list(each) for each in meaning.grades],
+        "abstain_below": meaning.abstain_below,
+        "novelty_limit": meaning.novelty_limit,
+    }
+
+
+def finish(run: Run, engine: Engine, workers: int | None) -> dict[str, Any]:
+    """Do what is left of a run, and return what came of it, as plain values.
+
+    Raises:
+        UsageError: the file is there already or cannot be written, another run is at work on
+            it, or its parts are of another run.
+        DataError: there is no file to judge.
+        BatchError: workers die as soon as they are started.
+        InterruptedRunError: Ctrl-C; the same command goes on.
+    """
+    workspace = run.workspace
+    if workspace.out.exists() and not workspace.folder.exists():
+        raise _taken(workspace.out)
+    with workspace.locked():
+        files = workspace.begun(run.setup)
+        if workspace.out.exists():
+            # What ended the last run may have come between the file and the end of its parts.
+            if files is None or not rows.is_of(workspace.out, run.schema, files):
+                raise _taken(workspace.out)
+            content = {"resumed": files, "seconds": 0.0, "per_second": 0.0}
+        else:
+            try:
+                files = files or _freeze(run)
+                content = _judge(run, files, engine, workers)
+                _join(run, files)
+            except KeyboardInterrupt:
+                raise _stopped(run, files) from None
+        workspace.remove()
+    return {"files": files, **content, **_tally(workspace.out)}
+
+
+def local(
+    run: Run, pending: list[int], workers: int | None, on_judged: Callable[[int], None]
+) -> Generator[int, None, None]:
+    """Be the engine of this machine: worker processes, as `toolkit.batch.local` says."""
+    from toolkit.batch.local import Crew
+
+    listing = run.workspace.listing
+    shards = ((shard, listing.shard(shard)) for shard in pending)
+    with Crew(run.judging, workers or _cores(), run.classes) as crew:
+        for shard, rows in crew.judged(shards, on_judged):
+            run.write(shard, rows)
+            yield shard
+
+
+def _freeze(run: Run) -> int:
+    workspace = run.workspace
+    left_out = (workspace.out.name, workspace.folder.name)
+    with Progress("files found") as progress:
+        paths = scan(run.judging.folder, run.pattern, workspace.folder, left_out)
+        files = workspace.listing.freeze(paths, progress.reach)
+    if not files:
+        workspace.remove()
+        raise DataError(
+            f"no file in {run.judging.folder} matches {run.pattern}: check the folder and pattern"
+        )
+    workspace.begin(run.setup, files)
+    return files
+
+
+def _judge(run: Run, files: int, engine: Engine, workers: int | None) -> dict[str, Any]:
+    pending = run.workspace.pending(-(-files // SHARD))
+    resumed = files - _size(pending, files)
+    with Progress("X-rays", files, resumed) as progress:
+        if pending:
+            with closing(engine(run, pending, workers, progress.advance)) as shards:
+                for _ in shards:
+                    pass
+        return {"resumed": resumed, "seconds": progress.seconds, "per_second": progress.rate}
+
+
+def _join(run: Run, files: int) -> None:
+    parts = (run.workspace.part(shard) for shard in range(-(-files // SHARD)))
+    with Progress("rows joined", files) as progress:
+        rows.join(parts, run.schema, run.workspace.out, progress.reach)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _size(shards: list[int], files: int) -> int:
+    """How many of so many files are in those shards."""
+    return sum(min(SHARD, files - shard * SHARD) for shard in shards)
+
+
+def _tally(out: Path) -> dict[str, Any]:
+    found = rows.tally(out)
+    return {"classes": dict(found["label"]), "errors": dict(found["error"])}
+
+
+def _taken(out: Path) -> UsageError:
+    return UsageError(f"{out} is there already: move it away, or choose another --out")
+
+
+def _stopped(run: Run, files: int | None) -> InterruptedRunError:
+    done = 0
+    if files is not None:
+        done = files - _size(run.workspace.pending(-(-files // SHARD)), files)
+    return InterruptedRunError(
+        f"stopped with {done:,} X-rays saved: the same command goes on from there"
+    )

@@ -1,0 +1,109 @@
+"""From paths to rows: what one worker does, in whichever process it runs."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.batch.rows import Row, answered, failed
+from toolkit.errors import ImageError, ModelRefusedError
+from toolkit.xray.reading import MAX_BYTES, decode
+
+if TYPE_CHECKING:
+    from toolkit.runtime.session import Predictor
+
+# On a CPU, one X-ray at a time is as fast as any batch, and no row depends on its neighbours.
+_BATCH = {"CPUExecutionProvider": 1}
+_OTHER_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Judging:
+    """All that a worker must know to open a model and read X-rays.
+
+    Attributes:
+        model: its name, or the path of a pipeline file.
+        models: the folder of the models.
+        sha256: of the pipeline file; None to take it as it is.
+        folder: that the paths are relative to.
+        provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
+    """
+
+    model: str
+    models: Path
+    sha256: str | None
+    folder: Path
+    provider: str = "auto"
+
+    def open(self) -> tuple["Predictor", bool]:
+        """Open the model with one thread; return it with whether its proof was checked.
+
+        Raises:
+            ModelRefusedError: as `toolkit.runtime.session` does, with its other errors, or
+                the model is no longer the same.
+        """
+        from toolkit.runtime.session import open_file, open_model
+
+        if self.model.endswith(".onnx"):
+            predictor, proven = open_file(Path(self.model), self.provider, threads=1)
+        else:
+            predictor = open_model(self.models, self.model, self.provider, threads=1)
+            proven = True
+        if self.sha256 not in (None, predictor.sha256):
+            raise ModelRefusedError(
+                f"{self.model} changed while it was at work: restore the file, and go on"
+            )
+        return predictor, proven
+
+
+class Judge:
+    """A model, open, that makes rows of files.
+
+    Args:
+        judging: what to open.
+        batch: X-rays at a time; None for what suits the provider.
+    """
+
+    def __init__(self, judging: Judging, batch: int | None = None) -> None:
+        self._predictor, _ = judging.open()
+        self._classes = len(self._predictor.meaning.classes)
+        self._root = os.fsencode(judging.folder) + b"/"
+        self._batch = batch or _BATCH.get(self._predictor.provider, _OTHER_BATCH)
+
+    def __call__(self, paths: list[bytes]) -> list[Row]:
+        """Return a row for each path, in order."""
+        rows: dict[int, Row] = {}
+        waiting: dict[int, tuple[str, NDArray[np.uint8]]] = {}
+        for index, path in enumerate(paths):
+            sha256 = None
+            try:
+                content = self._read(path)
+                sha256 = hashlib.sha256(content).hexdigest()
+                waiting[index] = sha256, decode(content)
+            except ImageError as error:
+                # The hash of the beginning of a file is not the file's.
+                known = None if error.code == "too_large" else sha256
+                rows[index] = failed(shown(path), known, self._classes, error.code, str(error))
+            if waiting and (len(waiting) == self._batch or index == len(paths) - 1):
+                answers = self._predictor.answers([xray for _, xray in waiting.values()])
+                for (place, (digest, _)), answer in zip(waiting.items(), answers, strict=True):
+                    rows[place] = answered(shown(paths[place]), digest, answer)
+                waiting.clear()
+        return [rows[index] for index in range(len(paths))]
+
+    def _read(self, path: bytes) -> bytes:
+        try:
+            with open(self._root + path, "rb") as file:
+                return file.read(MAX_BYTES + 1)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ImageError("unreadable", f"cannot be read: {reason}") from error
+
+
+def shown(path: bytes) -> str:
+    r"""Return a path as text; a byte that is not UTF-8 becomes `\x..`."""
+    return path.decode("utf-8", "backslashreplace")

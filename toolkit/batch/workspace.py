@@ -1,0 +1,120 @@
+"""Where a run lies until it is finished: `OUT.parts/`, with which any kill can be made good."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from toolkit.batch.paths import Listing
+from toolkit.errors import UsageError
+from toolkit.files import write_bytes
+
+_OURS = ("*.parquet", ".*.parquet", "*.begun", "lock", ".plan.*.json", "plan.json")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of an unfinished run.
+
+    `listing.parquet` holds the paths; `plan.json`, written after it, what the run is of;
+    `000000.parquet` and so on the rows of each shard that is done; `lock` keeps others out.
+
+    Attributes:
+        out: the file that the run comes to.
+    """
+
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of parts."""
+        return self.out.with_name(f"{self.out.name}.parts")
+
+    @property
+    def listing(self) -> Listing:
+        """The frozen paths."""
+        return Listing(self.folder / "listing.parquet")
+
+    def part(self, shard: int) -> Path:
+        """The file of a shard's rows."""
+        return self.folder / f"{shard:06d}.parquet"
+
+    def begun_mark(self, shard: int) -> Path:
+        """The file that says that someone began a shard, where that must be known."""
+        return self.folder / f"{shard:06d}.begun"
+
+    def pending(self, shards: int) -> list[int]:
+        """The numbers of the shards that are not done."""
+        there = {path.name for path in self.folder.iterdir()}
+        return [each for each in range(shards) if self.part(each).name not in there]
+
+    def begin(self, run: dict[str, Any], files: int) -> None:
+        """Record what the run is of, once its paths are frozen."""
+        content = {"run": run, "files": files}
+        write_bytes(self.folder / "plan.json", f"{json.dumps(content, indent=2)}\n".encode())
+
+    def begun(self, run: dict[str, Any]) -> int | None:
+        """Return how many files the run is over; None if it has not begun.
+
+        Args:
+            run: what it is of, as plain values.
+
+        Raises:
+            UsageError: the parts are of another run.
+        """
+        try:
+            content = json.loads((self.folder / "plan.json").read_bytes())
+            was, files = dict(content["run"]), int(content["files"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{self.folder} holds no plan that can be read: remove it, or choose another --out"
+            ) from error
+        for name, ours in run.items():
+            if was.get(name) != ours:
+                raise UsageError(
+                    f"{self.folder} is of another run: {name} was {_brief(was.get(name))}, now "
+                    f"{_brief(ours)}; go on with the same, or choose another --out"
+                )
+        return files
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder, and keep other runs out of it.
+
+        Raises:
+            UsageError: another run is at work there, or the folder cannot be written.
+        """
+        import fcntl
+
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("a")
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {self.folder}: {error.strerror}; choose another --out"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"another run is at work on {self.out}: wait for it, or choose another --out"
+                ) from None
+            yield
+
+    def remove(self) -> None:
+        """Remove the folder, plan last; what is not of a run stays."""
+        for pattern in _OURS:
+            for path in self.folder.glob(pattern):
+                path.unlink()
+        with suppress(OSError):
+            self.folder.rmdir()
+
+
+def _brief(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."

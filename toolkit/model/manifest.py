@@ -1,0 +1,252 @@
+"""The contract between the stages: what a model is, in `NAME.json`.
+
+Each stage loads the manifest, replaces its own part, drops the parts of the stages after it,
+and saves it. The service only reads it.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from toolkit.errors import ManifestError
+from toolkit.files import write_bytes
+from toolkit.model.decoding import decoded
+from toolkit.model.equivalence import EquivalenceRecord, ExportRecord, GoldenRecord
+from toolkit.model.files import SUFFIXES
+from toolkit.xray.labels import LabelMap
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class PreprocessingConstants:
+    """The numbers of `toolkit.networks.preprocessing`.
+
+    Attributes:
+        image_mean: per RGB channel, of the X-ray on 0..1 (ImageNet's).
+        image_std: likewise.
+        edge_threshold: grey levels; a smaller or equal edge is dropped.
+        edge_mean: of the edge map, in grey levels 0..255.
+        edge_std: likewise.
+    """
+
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    edge_threshold: int = 10
+    edge_mean: float = 15.5
+    edge_std: float = 20.5
+
+
+@dataclass(frozen=True)
+class DatasetRecord:
+    """What the model was trained on.
+
+    Attributes:
+        source: `folder` or `generated`.
+        split: `published`, `study` or `patient`.
+        counts: X-rays per class, for each part.
+        part_sha256: hash of the names and grades in each part.
+        content_sha256: hash of all decoded X-rays with their names.
+        skipped: files that could not be read.
+        patients: how many there are.
+        crossing_patients: how many have X-rays in more than one part.
+    """
+
+    source: str
+    split: str
+    counts: dict[str, tuple[int, ...]]
+    part_sha256: dict[str, str]
+    content_sha256: str
+    skipped: int
+    patients: int
+    crossing_patients: int
+
+
+@dataclass(frozen=True)
+class NetworkRecord:
+    """The shape of the network: layer size S, main dropout p, number of parameters."""
+
+    layer_size: int
+    dropout: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How the weights came about, and how good they are.
+
+    Attributes:
+        checkpoint_sha256: of `NAME.pt`.
+        recipe: every setting of the training, by name; of an imported model `preset` is
+            `imported`, and the file's name and SHA-256 and the notices are there.
+        seed: None where it is not known: an imported model.
+        device: `cpu`, or the name of the GPU; `unknown` of an imported model.
+        epochs: None where they are not known.
+        versions: of Python, toolkit, torch, numpy and pillow, where it was trained or imported.
+        metrics: for each part an evaluation as `toolkit.model.metrics` gives it; none of an
+            imported model.
+        permutation: for each input, `image` and `edges`, the accuracy on the validation part
+            that is lost when every X-ray gets another one's, -1 to 1; none without that part.
+    """
+
+    checkpoint_sha256: str
+    recipe: dict[str, Any]
+    seed: int | None
+    device: str
+    epochs: int | None
+    versions: dict[str, str]
+    metrics: dict[str, Any]
+    permutation: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TuningRecord:
+    """The study that the recipe came from.
+
+    Attributes:
+        study: its name.
+        preset: of its trials.
+        seed: of the study.
+        trials: numbers of those whose parameters were averaged, best first.
+        scores: theirs.
+        parameters: the averages.
+    """
+
+    study: str
+    preset: str
+    seed: int
+    trials: tuple[int, ...]
+    scores: tuple[float, ...]
+    parameters: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CalibrationRecord:
+    """What the probabilities are scaled by, and when they are too small to go by.
+
+    Attributes:
+        part: of the data set that it was fitted on.
+        n: X-rays in it.
+        temperature: T of softmax(logits / T), above 0.
+        error_before: expected calibration error with T = 1, 0 to 1.
+        error_after: with the fitted T.
+        abstain_below: largest probability below which the model abstains, 0 to 1.
+        abstained: share of the X-rays that it abstains on.
+        wrong_among_kept: share of wrong ones among the others.
+    """
+
+    part: str
+    n: int
+    temperature: float
+    error_before: float
+    error_after: float
+    abstain_below: float
+    abstained: float
+    wrong_among_kept: float
+
+
+@dataclass(frozen=True)
+class ScopeRecord:
+    """How unlike the training X-rays a picture may be.
+
+    Attributes:
+        sha256: of NAME.scope.pt.
+        part: of the data set that the limit was set on.
+        n: X-rays in it.
+        limit: largest novelty of an X-ray that is in scope, 0 or more.
+        within: share of the X-rays of that part within the limit, 0 to 1.
+    """
+
+    sha256: str
+    part: str
+    n: int
+    limit: float
+    within: float
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a model is.
+
+    A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
+    are not known, `tuning` of a model whose recipe was not tuned, `calibration` and `scope` of one
+    without validation X-rays.
+    """
+
+    name: str
+    labels: LabelMap
+    preprocessing: PreprocessingConstants
+    dataset: DatasetRecord | None
+    network: NetworkRecord
+    training: TrainingRecord
+    export: ExportRecord | None = None
+    equivalence: EquivalenceRecord | None = None
+    tuning: TuningRecord | None = None
+    calibration: CalibrationRecord | None = None
+    scope: ScopeRecord | None = None
+    golden: GoldenRecord | None = None
+    schema_version: int = field(default=SCHEMA_VERSION)
+
+    @property
+    def temperature(self) -> float:
+        """What the logits are divided by before softmax: 1 of a model without calibration."""
+        return self.calibration.temperature if self.calibration else 1.0
+
+
+def load(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ManifestError: missing, not JSON, of another schema, or with a part that does not fit.
+    """
+    try:
+        content = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
+    except FileNotFoundError:
+        raise ManifestError(
+            f"no model here: {path} does not exist; train one with `toolkit train`"
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ManifestError(f"{path} cannot be read as a manifest: {error}") from error
+    if not isinstance(content, dict):
+        raise ManifestError(f"{path} cannot be read as a manifest: it is not a JSON object")
+    schema = content.get("schema_version")
+    if schema != SCHEMA_VERSION:
+        raise ManifestError(
+            f"{path} has schema version {schema!r}, this toolkit reads {SCHEMA_VERSION}: "
+            "use the toolkit that wrote it, or train and export again"
+        )
+    try:
+        manifest = decoded(Manifest, content, "manifest")
+    except (TypeError, ValueError) as error:
+        raise ManifestError(f"{path} is not a valid manifest: {error}") from error
+    assert isinstance(manifest, Manifest)
+    if unknown := _unknown_kinds(manifest):
+        raise ManifestError(f"{path} is not a valid manifest: {unknown[0]!r} is no kind of file")
+    return manifest
+
+
+def _unknown_kinds(manifest: Manifest) -> list[str]:
+    """Return the kinds of exported files that no file has."""
+    artifacts = manifest.export.artifacts if manifest.export else {}
+    legs = manifest.equivalence.legs if manifest.equivalence else {}
+    return sorted({*artifacts, *legs} - {*SUFFIXES})
+
+
+def save(manifest: Manifest, path: Path) -> None:
+    """Write a manifest, whole or not at all.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    text = json.dumps(asdict(manifest), indent=2, allow_nan=False)
+    write_bytes(path, f"{text}\n".encode())
+
+
+def _finite(text: str) -> float:
+    """Return the number; what JSON has no word for is never written, so never read."""
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError(f"{text} is not a finite number")
+    return number

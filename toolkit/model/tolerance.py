@@ -1,0 +1,74 @@
+"""How far an output of a model may be from PyTorch's: one definition, for export and serving."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+LOGIT_TOLERANCE = 1e-5
+PROBABILITY_TOLERANCE = 1e-5
+UNNATURAL_TOLERANCE = 1e-2
+NOVELTY_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far an output may be from PyTorch's, for each sample.
+
+    Attributes:
+        text: the bound in words.
+        allowed: from the reference (N, ...) and which samples are X-rays (N,), the largest
+            absolute difference of each sample: float64 (N,).
+    """
+
+    text: str
+    allowed: Callable[[NDArray[Any], NDArray[np.bool_]], NDArray[np.float64]]
+
+
+def within(by_sample: NDArray[np.float64], allowed: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return which differences, float64 (N,), are finite and at most as allowed: bool (N,)."""
+    # A NaN compares as False, so what passes is asked for, not what fails.
+    result: NDArray[np.bool_] = (by_sample <= allowed) & np.isfinite(by_sample)
+    return result
+
+
+def _logit_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
+    del natural
+    largest = np.abs(reference.astype(np.float64)).reshape(len(reference), -1).max(axis=1)
+    bound: NDArray[np.float64] = LOGIT_TOLERANCE * np.maximum(1.0, largest)
+    return bound
+
+
+def _probability_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
+    del reference
+    return np.where(natural, PROBABILITY_TOLERANCE, UNNATURAL_TOLERANCE)
+
+
+def _identical(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
+    del natural
+    return np.zeros(len(reference))
+
+
+def _novelty_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
+    del natural
+    bound: NDArray[np.float64] = NOVELTY_TOLERANCE * np.maximum(1.0, reference.astype(np.float64))
+    return bound
+
+
+def _finite(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
+    del natural
+    return np.full(len(reference), np.inf)
+
+
+BOUNDS = {
+    "logits": Bound("1e-5 * max(1, max |logit| of that X-ray)", _logit_bound),
+    "probabilities": Bound("1e-5 on real and generated X-rays, 0.01 on others", _probability_bound),
+    "edge_map": Bound("identical", _identical),
+    "novelty": Bound("1e-4 * max(1, novelty of that X-ray)", _novelty_bound),
+}
+
+_BY_CLASS = Bound("finite, and the classes by the gate", _finite)
+GATED = BOUNDS | {"logits": _BY_CLASS, "probabilities": _BY_CLASS}
+"""For files of lower precision, which `export.compare.gate` judges."""

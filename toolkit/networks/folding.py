@@ -1,0 +1,83 @@
+"""An X-ray's three equal channels folded into one grey one: fewer products, the same function.
+
+With W the weight and b the bias of the image branch's first convolution, and r the resized X-ray
+on 0..1, which is the same in every channel c:
+
+    conv((r - mean) / std, W) + b = conv(r, sum over c of W_c / std_c) + map
+    map = conv(-mean / std, W) + b, of an X-ray's size
+
+Zeros are padded after the normalisation, so the constant part differs along the borders: it is
+a map over the convolution's output, not one number for each channel.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IMAGE_SIZE, IntermediarySpaceModel
+
+
+def folded(
+    conv: nn.Conv2d, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
+    """Return the weight over one channel, (2S, 1, 11, 11), and the bias map, (1, 2S, 63, 63).
+
+    Both depend on the convolution's parameters as autograd sees it.
+
+    Args:
+        conv: the convolution over three channels.
+        preprocessing: the mean and standard deviation that its inputs had.
+        dtype: that it is computed in, and of the results.
+    """
+    assert conv.bias is not None
+    mean, std = preprocessing.image_mean.to(dtype), preprocessing.image_std.to(dtype)
+    weight = conv.weight.to(dtype)
+    constant = (-mean / std).expand(1, -1, IMAGE_SIZE, IMAGE_SIZE)
+    bias_map = nn.functional.conv2d(
+        constant, weight, conv.bias.to(dtype), conv.stride, conv.padding
+    )
+    return (weight / std).sum(1, keepdim=True), bias_map
+
+
+def features_of(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, xray: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what the image and the edge branch give, float32 (N, 2S) each.
+
+    Args:
+        network: of which they are the branches.
+        preprocessing: of its inputs.
+        xray: grey levels, uint8 (N, 224, 224).
+    """
+    first = network.imagesClassifier[0]
+    assert isinstance(first, nn.Conv2d)
+    with torch.no_grad():
+        grey, edges = preprocessing.resized(xray), preprocessing.edges(preprocessing.edge_map(xray))
+    # Constants of the whole batch: in float32 whatever the products are computed in.
+    with torch.autocast(xray.device.type, enabled=False):
+        weight, bias_map = folded(first, preprocessing)
+    # Of one channel, contiguous() takes either layout for the other, and the slower one is used.
+    weight = weight.clone(memory_format=torch.channels_last)
+    output = nn.functional.conv2d(grey, weight, None, first.stride, first.padding)
+    image = network.imagesClassifier[1:](_plus_map(output, bias_map))
+    return image, network.edgesClassifier(edges)
+
+
+def logits_of(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, xray: Tensor
+) -> Tensor:
+    """Return the network's logits, float32 (N, C), of grey levels, uint8 (N, 224, 224)."""
+    return network.joined(*features_of(network, preprocessing, xray))
+
+
+def _plus_map(output: Tensor, bias_map: Tensor) -> Tensor:
+    """Return (N, 2S, 63, 63) plus (1, 2S, 63, 63).
+
+    As a product with ones, whose gradient is a product too: on a CPU much faster than the sum
+    over the batch that a plain addition has for a gradient.
+    """
+    count, channels, height, width = output.shape
+    flat = output.permute(0, 2, 3, 1).reshape(count, -1)
+    bias = bias_map.permute(0, 2, 3, 1).reshape(1, -1)
+    total = flat.addmm_(flat.new_ones(count, 1), bias.to(flat.dtype))
+    return total.view(count, height, width, channels).permute(0, 3, 1, 2)

@@ -1,0 +1,1 @@
+"""The published study's own checkpoint."""

@@ -1,0 +1,1 @@
+"""A proven model to a bento and to a container image."""

@@ -1,0 +1,1 @@
+"""ONNX Runtime on a file that carries its proof."""

@@ -1,0 +1,1 @@
+"""Trains a network, and writes down what came of it."""

@@ -1,0 +1,92 @@
+"""Weights on disk: state_dicts, loaded without ever running what a file says."""
+
+import io
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from toolkit.errors import CheckpointError
+from toolkit.files import sha256, write_bytes
+from toolkit.model.files import ModelFiles
+from toolkit.model.manifest import Manifest, NetworkRecord
+from toolkit.networks.study import IntermediarySpaceModel
+
+
+def save(state: dict[str, Any], path: Path) -> None:
+    """Write tensors and plain values, whole or not at all.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    # Into memory first: torch writes a file's name into it, and the same weights would have
+    # another hash each time.
+    content = io.BytesIO()
+    torch.save(state, content)
+    write_bytes(path, content.getvalue())
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read what `save` wrote; nothing but tensors and plain values is ever constructed.
+
+    Raises:
+        CheckpointError: missing, corrupt, or with anything else in it.
+    """
+    try:
+        # What torch warns of here is refused, or does not matter.
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"no checkpoint at {path}: train it with `toolkit train`") from None
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is corrupt, or holds more than weights: refused") from error
+    except Exception as error:  # damaged bytes make the parsers raise anything
+        raise CheckpointError(f"{path} is corrupt: train again or restore it") from error
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} does not hold a state_dict: train again or restore it")
+    return state
+
+
+def load_network(path: Path, record: NetworkRecord, classes: int) -> IntermediarySpaceModel:
+    """Return the network of a manifest with the weights of `path`, in evaluation mode.
+
+    Raises:
+        CheckpointError: missing, corrupt, or of another shape than the manifest says.
+    """
+    state: dict[str, Tensor] = load(path)
+    try:
+        network = IntermediarySpaceModel(record.layer_size, record.dropout, classes)
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} does not fit the network of its manifest (S = {record.layer_size}, "
+            f"{classes} classes): train again or restore it"
+        ) from error
+    return network.eval()
+
+
+def load_trained(files: ModelFiles, record: Manifest) -> IntermediarySpaceModel:
+    """Return the trained network of a model, in evaluation mode.
+
+    Raises:
+        CheckpointError: its checkpoint is missing, corrupt, or not the one of its manifest.
+    """
+    network = load_network(files.checkpoint, record.network, len(record.labels.classes))
+    require_own(files.checkpoint, record.training.checkpoint_sha256, files)
+    return network
+
+
+def require_own(path: Path, digest: str, files: ModelFiles) -> None:
+    """Make sure that a file is the one that the manifest of `files` speaks of.
+
+    Raises:
+        CheckpointError: its SHA-256 is not `digest`.
+    """
+    if sha256(path) != digest:
+        raise CheckpointError(
+            f"{path} is not the file of {files.manifest}: its SHA-256 differs; train again or "
+            "restore it"
+        )

@@ -1,0 +1,163 @@
+"""Whether a picture is anything like the X-rays that a network was trained on.
+
+The network's own maps tell: their means, and how those of the first ones change from the top of
+the knee to the bottom, lie in a small part of their space for X-rays of one kind. How far a
+picture is from there is its novelty. The measure is that of a Gaussian whose first axes are
+fitted and whose other axes share one variance (Tipping & Bishop, "Probabilistic principal
+component analysis", J. R. Statist. Soc. B 61, 1999; Lee et al., "A simple unified framework for
+detecting out-of-distribution samples", NeurIPS 2018).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from toolkit.files import sha256
+from toolkit.model.files import ModelFiles
+from toolkit.model.manifest import ScopeRecord
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.train import checkpoint
+from toolkit.train.dataset import Dataset
+
+AXES = 32
+BANDS = 4
+PASSING = 0.99
+_FITTED_ON = 1600
+_BATCH = 128
+# A network that gives almost the same for every X-ray still has a finite measure.
+_LEAST_VARIANCE = 1e-12
+_LEAST_SHARE = 1e-6
+
+
+class Scope(nn.Module):
+    """Gives the novelty of X-rays from the maps of a network.
+
+    Args:
+        centre: mean of the summaries, float32 (D,).
+        directions: in which they vary most, of unit length, float32 (D, K).
+        deviations: standard deviations along them, float32 (K,).
+        spread: standard deviation along every other direction, float32 ().
+    """
+
+    centre: Tensor
+    directions: Tensor
+    deviations: Tensor
+    spread: Tensor
+
+    def __init__(
+        self, centre: Tensor, directions: Tensor, deviations: Tensor, spread: Tensor
+    ) -> None:
+        super().__init__()
+        self.register_buffer("centre", centre)
+        self.register_buffer("directions", directions)
+        self.register_buffer("deviations", deviations)
+        self.register_buffer("spread", spread)
+
+    def forward(self, maps: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Return the novelty, float32 (N,): 0 or more, about 1 for X-rays as in training.
+
+        Args:
+            maps: of each branch, as `mapped` returns them.
+        """
+        offset = summary(maps) - self.centre
+        along = offset @ self.directions
+        across = (offset - along @ self.directions.T) / self.spread
+        squared = (along / self.deviations).square().sum(dim=1) + across.square().sum(dim=1)
+        return (squared / offset.shape[1]).sqrt()
+
+
+def mapped(branch: nn.Module, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return a branch's features, (N, 2S), and its maps after each pooling, (N, C, H, W)."""
+    maps = []
+    for layer in branch.children():
+        inputs = layer(inputs)
+        if isinstance(layer, nn.MaxPool2d):
+            maps.append(inputs)
+    return inputs, maps
+
+
+def summary(maps: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Return the means of every map, and those of each branch's first in bands, (N, D)."""
+    means = [each.mean(dim=(2, 3)) for branch in maps for each in branch]
+    bands = [(branch[0].mean(dim=3) @ _bands(branch[0])).flatten(1) for branch in maps]
+    return torch.cat(means + bands, dim=1)
+
+
+@torch.no_grad()
+def fitted(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset
+) -> tuple[Scope, float, float]:
+    """Return the scope of a network, its limit, and the share of `val` within it.
+
+    Args:
+        network: trained.
+        preprocessing: of its inputs.
+        dataset: with parts `train`, on some of whose X-rays it is fitted, and `val`, of which
+            99 % shall be within the limit.
+    """
+    train = dataset.parts["train"]
+    chosen = train[:: max(1, len(train) // _FITTED_ON)]
+    summaries = [summary(each) for each in _maps(network, preprocessing, dataset.pixels[chosen])]
+    scope = gaussian(torch.cat(summaries).double()).to(preprocessing.white.device)
+    val = dataset.pixels[dataset.parts["val"]]
+    novelty = torch.cat([scope(each) for each in _maps(network, preprocessing, val)]).double()
+    limit = float(torch.quantile(novelty, PASSING, interpolation="higher"))
+    return scope.cpu(), limit, float((novelty <= limit).double().mean())
+
+
+def gaussian(summaries: Tensor) -> Scope:
+    """Return the scope of summaries, float64 (N, D)."""
+    centre = summaries.mean(dim=0)
+    offsets = summaries - centre
+    # Of fewer X-rays than numbers, the directions are as many as the X-rays at most.
+    _, singular, directions = torch.linalg.svd(offsets, full_matrices=False)
+    variances = singular.square() / max(1, len(summaries) - 1)
+    count = min(AXES, len(variances) // 2)
+    others = summaries.shape[1] - count
+    least = _LEAST_SHARE * variances.sum() / summaries.shape[1] + _LEAST_VARIANCE
+    spread = (variances[count:].sum() / others).clamp_min(least).sqrt()
+    deviations = variances[:count].clamp_min(least).sqrt()
+    parts = (centre, directions[:count].T.contiguous(), deviations, spread)
+    return Scope(*(each.float() for each in parts))
+
+
+def save(scope: Scope, files: ModelFiles) -> str:
+    """Write NAME.scope.pt and return its SHA-256.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    path = files.path("scope")
+    checkpoint.save(scope.state_dict(), path)
+    return sha256(path)
+
+
+def load(files: ModelFiles, record: ScopeRecord) -> Scope:
+    """Return the scope of a model.
+
+    Raises:
+        CheckpointError: its file is missing, corrupt, or not the one of its manifest.
+    """
+    path = files.path("scope")
+    state = checkpoint.load(path)
+    checkpoint.require_own(path, record.sha256, files)
+    return Scope(**state)
+
+
+def _maps(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing, pixels: Tensor
+) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
+    network.eval()
+    for xray in torch.split(pixels, _BATCH):
+        image, edges = preprocessing(xray.to(preprocessing.white.device))
+        yield mapped(network.imagesClassifier, image)[1], mapped(network.edgesClassifier, edges)[1]
+
+
+def _bands(maps: Tensor) -> Tensor:
+    """Return what rows are averaged with, from the top to the bottom: (H, 4)."""
+    height = maps.shape[2]
+    band = torch.arange(height) * BANDS // height
+    weights = torch.nn.functional.one_hot(band, BANDS).to(maps)
+    return weights / weights.sum(dim=0)

@@ -1,0 +1,290 @@
+"""Trains the network: one loop for every recipe, resumable to the same bits on CPU."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
+from toolkit.networks.folding import features_of
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.train import checkpoint
+from toolkit.train.augmentation import augmented
+from toolkit.train.dataset import Dataset
+from toolkit.train.identity import identity
+from toolkit.train.memory import keep_freed
+from toolkit.train.optimiser import Optimiser
+from toolkit.train.prediction import predict
+from toolkit.train.recipes import Recipe
+from toolkit.train.schedule import class_weights, lr_factor
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to; accuracies in [0, 1], training's counted as it trains.
+
+    `train_loss` is the mean over the epoch's X-rays, `last_batch_loss` that of its last step
+    alone; both with the penalty. States of former versions lack the latter.
+    """
+
+    epoch: int
+    train_accuracy: float
+    train_loss: float
+    val_accuracy: float | None
+    val_loss: float | None
+    lr: float
+    last_batch_loss: float | None = None
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device for `auto`, `cpu` or `cuda`.
+
+    Raises:
+        MissingExtraError: `cuda` is asked for and PyTorch finds no GPU.
+    """
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise MissingExtraError("PyTorch finds no CUDA device: use --device cpu, or auto")
+    return torch.device("cuda" if found and name != "cpu" else "cpu")
+
+
+class Training:
+    """A training that can stop after any epoch and go on from its state.
+
+    Args:
+        dataset: with a part `train` and, for validation, `val`.
+        recipe: every setting.
+        seed: of the weights, the order, the augmentation and the dropout.
+        device: where it runs.
+    """
+
+    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
+        torch.manual_seed(seed)
+        # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
+        torch.set_flush_denormal(True)
+        keep_freed()
+        self.recipe = recipe
+        self.seed = seed
+        self.device = device
+        self.dataset = dataset
+        self.epoch = 0
+        # Of the validation part after the last epoch, int64 (N,).
+        self.val_predicted: Tensor | None = None
+        self.history: list[Epoch] = []
+        classes = len(dataset.label_map.classes)
+        self.network = _placed(recipe, classes, device)
+        self.average = _placed(recipe, classes, device)
+        self.average.load_state_dict(self.network.state_dict())
+        self.preprocessing = Preprocessing(recipe.constants).to(device)
+        # Each branch's own opinion, which only training asks for.
+        self.heads = nn.ModuleList(
+            nn.Linear(2 * recipe.layer_size, classes) for _ in range(2 * bool(recipe.branch_loss))
+        ).to(device)
+        self.optimiser = Optimiser(self.network, self.heads, recipe)
+        self.generator = torch.Generator().manual_seed(seed)
+        self.indices = dataset.parts["train"]
+        self.pixels = dataset.pixels.to(device)
+        self.labels = dataset.labels.to(device)
+        weights = class_weights(recipe.class_weights, dataset.labels[self.indices], classes)
+        self.weights = None if weights is None else weights.to(device)
+        self._identity = identity(dataset, recipe, seed)
+
+    @property
+    def result(self) -> IntermediarySpaceModel:
+        """The network to keep: the averaged one where the recipe averages."""
+        return self.average if self.recipe.average_decay else self.network
+
+    def run(self, state_path: Path, on_epoch: Callable[[Epoch], None]) -> None:
+        """Train to the last epoch, saving the state to `state_path` after each.
+
+        Raises:
+            TrainingError: the loss is no longer finite.
+            UsageError: the state cannot be written.
+        """
+        if not self.epoch:
+            self.save(state_path)
+        while self.epoch < self.recipe.epochs:
+            result = self.advance()
+            self.save(state_path)
+            on_epoch(result)
+
+    def advance(self) -> Epoch:
+        """Train one epoch.
+
+        Raises:
+            TrainingError: the loss is no longer finite.
+        """
+        result = self._run_epoch()
+        self.epoch += 1
+        self.history.append(result)
+        return result
+
+    def save(self, path: Path) -> None:
+        """Write everything that the next epoch depends on."""
+        cuda = [torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else []
+        state = {
+            "identity": self._identity,
+            "epoch": self.epoch,
+            "history": [asdict(each) for each in self.history],
+            "network": self.network.state_dict(),
+            "average": self.average.state_dict(),
+            "heads": self.heads.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "generator": self.generator.get_state(),
+            "rng": torch.get_rng_state(),
+            "cuda_rng": cuda,
+        }
+        checkpoint.save(state, path)
+
+    def load(self, path: Path) -> None:
+        """Go on from what `save` wrote.
+
+        Raises:
+            CheckpointError: there is nothing to resume, or it is corrupt.
+            UsageError: it was another training: other settings, seed or data.
+        """
+        if not path.exists():
+            raise CheckpointError(
+                f"nothing to resume at {path}: start without --resume (a finished training "
+                "leaves no such file)"
+            )
+        state = checkpoint.load(path)
+        try:
+            self._check_identity(state["identity"], path)
+            self.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.heads.load_state_dict(state["heads"])
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.generator.set_state(state["generator"])
+            torch.set_rng_state(state["rng"])
+            if self.device.type == "cuda" and state["cuda_rng"]:
+                torch.cuda.set_rng_state(state["cuda_rng"][0], self.device)
+            self.epoch = state["epoch"]
+            self.history = [Epoch(**each) for each in state["history"]]
+            if [each.epoch for each in self.history] != list(range(self.epoch)):
+                raise ValueError("as many epochs as were run")
+        except (
+            AttributeError,
+            IndexError,
+            KeyError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise CheckpointError(f"{path} is corrupt: start without --resume") from error
+
+    def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
+        for name, ours in self._identity.items():
+            theirs = saved.get(name)
+            if theirs != ours:
+                raise UsageError(
+                    f"cannot resume {path}: {name} was {theirs}, now {ours}; give the same "
+                    "options and data, or start without --resume"
+                )
+
+    def _run_epoch(self) -> Epoch:
+        order = self.indices[torch.randperm(len(self.indices), generator=self.generator)]
+        batches = torch.split(order.to(self.device), self.recipe.batch_size)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        lasting = self.recipe.dropout_epochs
+        # Nothing but dropout depends on the mode.
+        self.network.train(lasting is None or self.epoch < lasting)
+        for step, batch in enumerate(batches):
+            self._set_lr(step, len(batches))
+            loss, logits = self._step(batch)
+            correct += (logits.argmax(dim=1) == self.labels[batch]).sum()
+            loss_sum += loss.detach() * len(batch)
+        train_loss = float(loss_sum) / len(order)
+        self._require_finite(train_loss)
+        val_accuracy, val_loss = self._validated()
+        # The last step of an epoch can break the weights: only validation sees that.
+        self._require_finite(val_loss or 0.0)
+        return Epoch(
+            epoch=self.epoch,
+            train_accuracy=int(correct) / len(order),
+            train_loss=train_loss,
+            val_accuracy=val_accuracy,
+            val_loss=val_loss,
+            lr=self.optimiser.lr,
+            last_batch_loss=float(loss.detach()),
+        )
+
+    def _require_finite(self, loss: float) -> None:
+        if not isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} in epoch {self.epoch + 1}: lower the learning rate with --lr"
+            )
+
+    def _set_lr(self, step: int, steps: int) -> None:
+        progress = (self.epoch + step / steps) / self.recipe.epochs
+        self.optimiser.scale(lr_factor(self.recipe, self.epoch, progress))
+
+    def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
+        xray = self.pixels[batch]
+        if self.recipe.augmentation:
+            xray = augmented(xray, self.recipe.augmentation, self.generator)
+        with self._autocast():
+            features = features_of(self.network, self.preprocessing, xray)
+            logits = self.network.joined(*features)
+            branches = [
+                head(functional.relu(each))
+                for head, each in zip(self.heads, features, strict=False)
+            ]
+        loss = self._cross_entropy(logits, batch)
+        for each in branches:
+            loss = loss + self.recipe.branch_loss * self._cross_entropy(each, batch)
+        if self.recipe.l2:
+            squares = torch._foreach_norm(list(self.network.parameters()))
+            loss = loss + self.recipe.l2 * torch.stack(squares).square().sum()
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self._update_average()
+        return loss, logits.detach()
+
+    def _autocast(self) -> torch.autocast:
+        lower = self.recipe.precision == "bf16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=lower)
+
+    def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
+        return functional.cross_entropy(
+            logits.float(),
+            self.labels[batch],
+            weight=self.weights,
+            label_smoothing=self.recipe.label_smoothing,
+        )
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        if not self.recipe.average_decay:
+            return
+        steps = self.optimiser.steps
+        # Early averages would be dominated by the first weights.
+        decay = min(self.recipe.average_decay, (1 + steps) / (10 + steps))
+        torch._foreach_lerp_(
+            list(self.average.parameters()), list(self.network.parameters()), 1 - decay
+        )
+
+    def _validated(self) -> tuple[float | None, float | None]:
+        if "val" not in self.dataset.parts:
+            return None, None
+        indices = self.dataset.parts["val"]
+        logits = predict(self.result, self.preprocessing, self.pixels[indices.to(self.device)])
+        self.val_predicted = logits.argmax(dim=1)
+        labels = self.dataset.labels[indices]
+        accuracy = (self.val_predicted == labels).double().mean()
+        return float(accuracy), float(functional.cross_entropy(logits, labels))
+
+
+def _placed(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
+    network = IntermediarySpaceModel(recipe.layer_size, recipe.dropout, classes)
+    if recipe.initialisation == "he":
+        initialise(network)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

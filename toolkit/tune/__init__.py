@@ -1,0 +1,1 @@
+"""Searches hyperparameters with Optuna."""

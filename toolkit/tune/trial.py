@@ -1,0 +1,151 @@
+"""One trial of a tuning: trains until it overfits, and tells the study what came of it."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.study import Study
+from optuna.trial import Trial, TrialState
+
+from toolkit.errors import TrainingError
+from toolkit.train.curves import Curves
+from toolkit.train.dataset import Dataset
+from toolkit.train.training import Training
+from toolkit.tune.ledger import FAILURE, HEARTBEAT, Claim
+from toolkit.tune.objective import overfits, score
+from toolkit.tune.space import TRIAL_LR, suggested, trial_recipe
+
+DIVERGED = "diverged"
+OUT_OF_MEMORY = "out of memory"
+TRAINING_ACCURACY = "training_accuracy"
+VALIDATION_ACCURACY = "validation_accuracy"
+EPOCHS = "epochs"
+# Several may be late before a trial is taken for lost.
+_BEATS = 6
+
+
+@dataclass(frozen=True)
+class TrialPlan:
+    """What all trials of a study have in common.
+
+    Attributes:
+        preset: `study` or `default`.
+        epochs: most epochs of a trial.
+        logs: folder of the TensorBoard runs, one for each trial.
+        stale_after: seconds without a heartbeat after which a trial is lost.
+    """
+
+    preset: str
+    epochs: int
+    logs: Path
+    stale_after: float
+
+
+def run_trial(
+    study: Study, claim: Claim, plan: TrialPlan, dataset: Dataset, device: torch.device
+) -> None:
+    """Train one trial to its end and record its score, or why it failed.
+
+    A trial that diverges or runs out of memory is a failed one, and no error. One that was given
+    up by others meanwhile leaves no trace.
+    """
+    trial = claim.trial
+    parameters = suggested(trial)
+    folder = plan.logs / f"{trial.number:03}"
+    failure = None
+    with _heartbeat(trial, plan.stale_after / _BEATS):
+        try:
+            with Curves(folder, 0) as curves:
+                recipe = trial_recipe(plan.preset, parameters, plan.epochs)
+                training = Training(dataset, recipe, claim.seed, device)
+                outcome = _trained(training, trial, curves)
+                curves.add_hparams(_logged(parameters), _metrics(outcome))
+        except UpdateFinishedTrialError:
+            return
+        except TrainingError:
+            failure = DIVERGED
+        except MemoryError:
+            failure = OUT_OF_MEMORY
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            failure = OUT_OF_MEMORY
+    try:
+        if failure:
+            trial.set_user_attr(FAILURE, failure)
+            study.tell(trial, state=TrialState.FAIL)
+        else:
+            for name, value in outcome.items():
+                trial.set_user_attr(name, value)
+            study.tell(trial, score(outcome[TRAINING_ACCURACY], outcome[VALIDATION_ACCURACY]))
+    except (UpdateFinishedTrialError, ValueError):
+        # Given up by others in the last moment: the retry counts.
+        if study.trials[trial.number].state == TrialState.RUNNING:
+            raise
+
+
+def _trained(training: Training, trial: Trial, curves: Curves) -> dict[str, Any]:
+    accuracies: tuple[list[float], list[float]] = [], []
+    while training.epoch < training.recipe.epochs:
+        epoch = training.advance()
+        assert epoch.val_accuracy is not None
+        accuracies[0].append(epoch.train_accuracy)
+        accuracies[1].append(epoch.val_accuracy)
+        curves.add(epoch)
+        trial.report(epoch.val_accuracy, epoch.epoch)
+        if overfits(*accuracies):
+            break
+    return {
+        TRAINING_ACCURACY: accuracies[0][-1],
+        VALIDATION_ACCURACY: accuracies[1][-1],
+        EPOCHS: training.epoch,
+    }
+
+
+@contextmanager
+def _heartbeat(trial: Trial, seconds: float) -> Iterator[None]:
+    """Change an attribute of the trial every so many seconds, as long as this process lives."""
+    stop = threading.Event()
+
+    def beat() -> None:
+        count = 0
+        while not stop.wait(seconds):
+            count += 1
+            try:
+                trial.set_user_attr(HEARTBEAT, count)
+            except UpdateFinishedTrialError:
+                return
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _logged(parameters: dict[str, Any]) -> dict[str, Any]:
+    return {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
+
+
+def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
+    training, validation = outcome[TRAINING_ACCURACY], outcome[VALIDATION_ACCURACY]
+    return {
+        "hparam/tAccuracy": 100 * training,
+        "hparam/vAccuracy": 100 * validation,
+        "score": score(training, validation),
+        "step": outcome[EPOCHS],
+    }
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    # The allocator of the CPU has no error class of its own.
+    return "allocate memory" in str(error)
