@@ -323,8 +323,7 @@ def test_training_writes_model_manifest_and_curves(trained):
 
 
 def test_a_training_by_the_studys_preset_ends_with_the_faults_that_it_repeats(xrays, tmp_path):
-    places = ("--models", tmp_path / "m", "--logs", tmp_path / "l")
-    content, err = ok("train", "--preset", "study", "--data", xrays, *TINY, *places)
+    content, err = ok("train", "--preset", "study", "--data", xrays, *TINY, *folders(tmp_path))
     warnings = re.findall(r"^warning: fault of the study, .*: (.*)$", err, re.MULTILINE)
     assert warnings == content["faults"]
     assert warnings[-1].startswith("8, dropout is on in the first epochs only")
