@@ -1,6 +1,4 @@
-"""The one table of routes: the token's guard, status 404 and 405, the names in metrics and logs,
-and the OpenAPI document all go by it.
-"""
+"""The one table of routes: token, 404, 405, metrics' names and OpenAPI go by it."""
 
 import re
 from collections.abc import Awaitable, Callable
