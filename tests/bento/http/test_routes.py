@@ -18,6 +18,7 @@ from bento.worker.model_thread import MOST_WAITING
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.model import manifest
+from toolkit.model.answer import Answer
 
 PAGE = Path(__file__).resolve().parents[3] / "bento/page"
 RAW = {"content-type": "image/png"}
@@ -69,6 +70,16 @@ def test_what_fails_inside_is_a_problem_and_tells_nothing_of_the_inside(client, 
     answer = client.get("/info")
     assert "secret" not in is_problem(answer, 500, "internal")
     assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict_batch"])
+def test_a_probability_that_is_no_number_is_never_answered(
+    client, encoded, xrays, monkeypatch, path
+):
+    said = Answer(0, "none", (float("nan"), 0.5, 0.25, 0.25))
+    monkeypatch.setattr(type(client.worker.model.predictor), "answers", lambda *_: [said])
+    answer = client.post(path, files={"xray": encoded(xrays[0])})
+    is_problem(answer, 500, "internal")
 
 
 def test_document_lists_every_route_with_an_example_that_is_like_the_answers(

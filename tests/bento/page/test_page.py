@@ -462,8 +462,11 @@ def test_the_link_to_the_interface_leads_there_where_a_token_is_asked_for(
     assert json.loads(download.value.path().read_text()) == expected
 
 
-def test_a_dicom_file_is_judged_as_its_pixels_are(page, shipped_service, tmp_path, xrays, as_dicom):
-    knee = tmp_path / "knee.dcm"
+@pytest.mark.parametrize("name", ["knee.dcm", "knee"])
+def test_a_dicom_file_is_judged_as_its_pixels_are_and_said_to_have_no_preview(
+    page, shipped_service, tmp_path, xrays, as_dicom, name
+):
+    knee = tmp_path / name
     knee.write_bytes(as_dicom(xrays[1]))
     _choose(page, knee)
     _settle(page)
@@ -527,15 +530,6 @@ def test_a_pasted_picture_is_taken(page):
     )
     _settle(page)
     assert _texts(page, ".name") == ["image.png"] and len(_texts(page, ".label")) == 1
-
-
-def test_a_dicom_file_is_said_to_have_no_preview(page, tmp_path):
-    path = tmp_path / "knee"
-    path.write_bytes(bytes(128) + b"DICM")
-    page.route("**/predict", lambda route: route.fulfill(json=ANSWER))
-    _choose(page, path)
-    _settle(page)
-    assert _texts(page, ".xray p")[0].startswith("Browsers cannot show DICOM.")
 
 
 def test_without_javascript_it_says_so(tab, shipped_service):
