@@ -30,13 +30,13 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def real_xrays(shared):
     """About 200 real X-rays, of every part and grade that is there: uint8 (N, 224, 224)."""
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     folders = sorted((shared / "data" / "knee").glob("*/[0-4]"))
     paths = [path for folder in folders for path in sorted(folder.glob("*.jpg"))[::3][:20]]
     if not paths:
         pytest.skip("shared/data/knee holds no X-rays")
-    return np.stack([read(path) for path in paths])
+    return np.stack([read_xray(path) for path in paths])
 
 
 @pytest.fixture(scope="session")

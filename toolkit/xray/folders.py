@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from toolkit.errors import DataError, ImageError
 from toolkit.xray.labels import GRADES
-from toolkit.xray.reading import read
+from toolkit.xray.reading import read_xray
 
 PARTS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -103,14 +103,14 @@ def _files_of(folder: Path) -> list[Path]:
     )
 
 
-def decoded(
+def read_files(
     files: Iterable[XrayFile],
 ) -> Iterator[tuple[XrayFile, NDArray[np.uint8] | ImageError]]:
     """Yield each file, in order, with its pixels, uint8 (224, 224), or why it is refused."""
 
     def attempt(file: XrayFile) -> NDArray[np.uint8] | ImageError:
         try:
-            return read(file.path)
+            return read_xray(file.path)
         except ImageError as error:
             return error
 

@@ -30,8 +30,8 @@ class LabelMap:
 
 
 LABEL_MAPS = {
-    each.name: each
-    for each in (
+    labels.name: labels
+    for labels in (
         LabelMap("study", ("none", "minimal", "moderate", "severe"), ((0,), (2,), (3,), (4,))),
         LabelMap(
             "five",

@@ -38,7 +38,7 @@ from pydicom.uid import (
 
 from toolkit.errors import ImageError
 from toolkit.xray import reading
-from toolkit.xray.reading import decode, read
+from toolkit.xray.reading import decode, read_xray
 from toolkit.xray.scaling import square, stretch
 
 PATIENT = "Doe^Jane"
@@ -180,18 +180,18 @@ def test_8_bit_pixels_in_swapped_words_are_read():
 @pytest.mark.parametrize("shape", [(301, 450), (300, 200), (500, 500), (64, 65)])
 def test_the_centre_square_is_brought_to_224(shape):
     xray = noise(*shape, bits=12)
-    assert np.array_equal(decode(made(xray, 12)), square(stretch(xray)))
+    assert np.array_equal(decode(made(xray, 12)), square(stretch(xray), 224))
 
 
 def test_an_odd_number_of_bytes_is_padded():
     xray = noise(223, 223)
-    assert np.array_equal(decode(made(xray)), square(stretch(xray)))
+    assert np.array_equal(decode(made(xray)), square(stretch(xray), 224))
 
 
 def test_a_file_is_read_as_its_bytes_are_decoded(tmp_path):
     path = tmp_path / "knee.dcm"
     path.write_bytes(made(noise(224, 224, bits=12), 12))
-    assert np.array_equal(read(path), decode(path.read_bytes()))
+    assert np.array_equal(read_xray(path), decode(path.read_bytes()))
 
 
 # Compressed
@@ -208,7 +208,7 @@ def test_rle_is_read(bits, signed, runs):
     each.file_meta = FileMetaDataset()
     each.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     each.compress(RLELossless, generate_instance_uid=False)
-    assert np.array_equal(decode(saved(each, RLELossless)), square(stretch(xray)))
+    assert np.array_equal(decode(saved(each, RLELossless)), square(stretch(xray), 224))
 
 
 def encoded(pixels, kind, **options):
@@ -220,7 +220,7 @@ def encoded(pixels, kind, **options):
 def test_jpeg_is_read():
     xray = np.asarray(Image.fromarray(noise(8, 8)).resize((224, 230), Image.Resampling.BICUBIC))
     frame = encoded(xray, "JPEG", quality=90)
-    expected = square(stretch(np.asarray(Image.open(io.BytesIO(frame)))))
+    expected = square(stretch(np.asarray(Image.open(io.BytesIO(frame)))), 224)
     assert np.array_equal(decode(compressed(xray, frame, JPEGBaseline8Bit)), expected)
 
 
@@ -606,6 +606,7 @@ SEQUENCE = struct.pack("<HHL", 0x40, 0x275, 0xFFFFFFFF)
 ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
 EMPTY_ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
 EMPTY = struct.pack("<HHL", 0x11, 0x1001, 0)
+CHARACTER_SETS = struct.pack("<HHL", 8, 5, 16_000_000) + b"a\\" * 8_000_000
 DEEP = {
     "nested sequences": (SEQUENCE + ITEM, 1_000_000),
     "empty items": (SEQUENCE + EMPTY_ITEM * 2_000_000, 1),
@@ -623,6 +624,12 @@ DEEP = {
     ),
     "a number of millions of parts": (
         struct.pack("<HHL", 0x28, 0x1050, 16_000_000) + b"1\\" * 8_000_000,
+        1,
+    ),
+    "character sets": (CHARACTER_SETS, 1),
+    "character sets in a sequence": (SEQUENCE + ITEM + CHARACTER_SETS, 1),
+    "small character sets": (
+        SEQUENCE + (EMPTY_ITEM[:4] + struct.pack("<LHHL", 208, 8, 5, 200) + b"a\\" * 100) * 9_000,
         1,
     ),
     "lengths that lie": (struct.pack("<HHL", 0x28, 0x1050, 0xFFFFFFF0), 1),

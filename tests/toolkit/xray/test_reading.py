@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from toolkit.errors import ImageError
 from toolkit.xray import reading, scaling
-from toolkit.xray.reading import decode, read
+from toolkit.xray.reading import decode, read_xray
 
 
 def noise(*shape, seed=0, top=256, dtype=np.uint8):
@@ -90,7 +90,7 @@ def test_the_result_is_a_plain_writable_array(shape, orientation):
 @pytest.mark.parametrize("side", [100, 224, 300])
 def test_resizing_leaves_its_input_alone(side):
     xray = noise(side, side)
-    for result in (scaling.resize(xray), scaling.square(xray)):
+    for result in (scaling.resize(xray, 224), scaling.square(xray, 224)):
         assert not np.shares_memory(result, xray)
 
 
@@ -196,7 +196,7 @@ def test_a_palette_is_looked_up(transparency):
 def test_exif_orientation_is_applied(kind, orientation, shape):
     content = saved(smooth(*shape), kind, exif=exif(orientation))
     upright = ImageOps.exif_transpose(Image.open(io.BytesIO(content)))
-    assert np.array_equal(decode(content), scaling.square(np.asarray(upright)))
+    assert np.array_equal(decode(content), scaling.square(np.asarray(upright), 224))
 
 
 @pytest.mark.parametrize("orientation", [0, 9, 65535])
@@ -234,7 +234,7 @@ def test_interlaced_pngs_are_read(width, depth):
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     header = struct.pack(">IIBBBBB", width, width, depth, 0, 0, 0, 1)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    expected = scaling.resize(xray * np.uint8(255 // (2**depth - 1)))
+    expected = scaling.resize(xray * np.uint8(255 // (2**depth - 1)), 224)
     assert np.array_equal(decode(b"\x89PNG\r\n\x1a\n" + parts), expected)
 
 
@@ -264,7 +264,7 @@ def area_oracle(xray):
 @pytest.mark.parametrize("side", [225, 231])
 def test_area_averaging_is_the_exact_mean_rounded_half_to_even(side):
     xray = noise(side, side)
-    assert np.array_equal(scaling.resize(xray), area_oracle(xray))
+    assert np.array_equal(scaling.resize(xray, 224), area_oracle(xray))
 
 
 @pytest.mark.parametrize("factor", [2, 3, 4])
@@ -274,7 +274,7 @@ def test_area_averaging_by_a_whole_factor_is_the_mean_of_blocks_with_ties_to_eve
     exact = [round(Fraction(int(x), factor**2)) for x in sums.ravel()]
     ties = (2 * sums % (2 * factor**2) == factor**2).sum()
     assert ties > 100 or factor % 2
-    assert np.array_equal(scaling.resize(xray).ravel(), exact)
+    assert np.array_equal(scaling.resize(xray, 224).ravel(), exact)
 
 
 @pytest.mark.parametrize(("height", "width"), [(240, 240), (500, 500), (1023, 1023), (900, 1350)])
@@ -301,8 +301,8 @@ def test_area_averaging_is_exact_for_the_largest_square():
     total = cover @ xray.astype(np.int64) @ cover.T
     quotient, rest = np.divmod(total, 4000**2)
     expected = quotient + (2 * rest > 4000**2) + ((2 * rest == 4000**2) & (quotient % 2 == 1))
-    assert np.array_equal(scaling.resize(xray)[::37, ::37], expected)
-    assert (scaling.resize(np.full((4000, 4000), 255, np.uint8)) == 255).all()
+    assert np.array_equal(scaling.resize(xray, 224)[::37, ::37], expected)
+    assert (scaling.resize(np.full((4000, 4000), 255, np.uint8), 224) == 255).all()
 
 
 @pytest.mark.parametrize("side", [64, 100, 223])
@@ -409,7 +409,9 @@ def test_a_png_in_many_small_pieces_is_read():
     body = zlib.compress(b"".join(b"\0" + row.tobytes() for row in xray))
     plain = png(2000, 2000, 8, 0, [])
     pieces = b"".join(chunk(b"IDAT", body[i : i + 1024]) for i in range(0, len(body), 1024))
-    assert np.array_equal(decode(plain[:33] + pieces + chunk(b"IEND", b"")), scaling.resize(xray))
+    assert np.array_equal(
+        decode(plain[:33] + pieces + chunk(b"IEND", b"")), scaling.resize(xray, 224)
+    )
 
 
 @pytest.mark.parametrize(
@@ -498,21 +500,21 @@ def test_a_png_with_too_few_rows_is_refused(depth, colour, row):
 def test_a_file_is_read_as_its_bytes_are_decoded(tmp_path):
     path = tmp_path / "knee.png"
     path.write_bytes(saved(noise(300, 310)))
-    assert np.array_equal(read(path), decode(path.read_bytes()))
+    assert np.array_equal(read_xray(path), decode(path.read_bytes()))
 
 
 def test_a_refused_file_is_named(tmp_path):
     path = tmp_path / "knee.png"
     path.write_bytes(b"hello")
     with pytest.raises(ImageError, match=r"knee\.png: not a PNG, JPEG or DICOM") as caught:
-        read(path)
+        read_xray(path)
     assert (caught.value.code, caught.value.status) == ("not_an_image", 415)
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "missing.png", tmp_path / "nul\0.png"):
         with pytest.raises(ImageError) as caught:
-            read(path)
+            read_xray(path)
         assert caught.value.code == "unreadable"
         assert str(caught.value).startswith(str(path))
 
@@ -524,7 +526,7 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path):
         file.truncate(500_000_000)
     tracemalloc.start()
     with pytest.raises(ImageError, match=r"huge\.png: larger than") as caught:
-        read(path)
+        read_xray(path)
     assert (caught.value.code, caught.value.status) == ("too_large", 413)
     assert tracemalloc.get_traced_memory()[1] < 3 * reading.MAX_BYTES
     tracemalloc.stop()

@@ -158,7 +158,7 @@ def test_grey_histogram_does_not_tell_the_class(many, bins):
 
 @pytest.mark.parametrize("count", [0, -1, 2_000_000])
 def test_bad_count_is_refused(count):
-    with pytest.raises(UsageError, match=f"Cannot generate {count} X-rays") as refusal:
+    with pytest.raises(UsageError, match=f"cannot generate {count} X-rays") as refusal:
         generate(count)
     assert "\n" not in str(refusal.value)
 
