@@ -1,6 +1,5 @@
 """Fixtures that any test may ask for. Nothing heavy is imported before it is asked for."""
 
-import importlib.util
 import os
 import signal
 import socket
@@ -54,20 +53,6 @@ def tiny():
     from toolkit.xray.labels import label_map
 
     return generated(32, label_map("study"))
-
-
-@pytest.fixture(scope="session")
-def mutated_files():
-    """Return a function of `count` and `seed` that yields so many damaged files as bytes.
-
-    They were PNG, JPEG and DICOM files of many kinds; those of a seed are always the same.
-    """
-    spec = importlib.util.spec_from_file_location(
-        "mutations", Path(__file__).with_name("mutations.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.mutated
 
 
 @pytest.fixture
