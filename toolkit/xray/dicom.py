@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,10 +28,12 @@ _PIXELS: Final = 0x7FE00010
 _CHARACTER_SETS: Final = (b"\x08\0\5\0", b"\0\x08\0\5")  # the tag in either byte order
 _MODALITY_LUTS: Final = 0x00283000
 _VOI_LUTS: Final = 0x00283010
+_SHAPE: Final = ("Rows", "Columns")
+_DEPTH: Final = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
 _ASPECTS: Final = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing")
 _VALUES: Final = (
-    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
-    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", *_ASPECTS),
+    *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
+    *(*_SHAPE, *_DEPTH, *_ASPECTS),
     *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction"),
 )
 _LONGEST_VALUE: Final = 4_096  # bytes: a hundred windows
@@ -189,14 +191,14 @@ def _layout(tags: "Dataset") -> Layout:
         raise ImageError("multi_frame", "holds several frames; send a single still X-ray")
     if _photometric(tags) not in ("MONOCHROME1", "MONOCHROME2") or tags.SamplesPerPixel != 1:
         raise ImageError("dicom_colour", "not grey; save the X-ray as MONOCHROME2")
-    rows, columns = _integer(tags, "Rows"), _integer(tags, "Columns")
+    rows, columns, allocated, bits, high, signed = (
+        _integer(tags, keyword) for keyword in (*_SHAPE, *_DEPTH)
+    )
     check_shape(columns, rows)
     for sides in filter(None, (_numbers(tags, keyword) for keyword in _ASPECTS)):
         if max(sides) > _MAX_UNEVENNESS * min(sides):
             message = "its pixels are not square; resample the X-ray to square pixels"
             raise ImageError("pixel_aspect", message)
-    allocated, bits = _integer(tags, "BitsAllocated"), _integer(tags, "BitsStored")
-    high, signed = _integer(tags, "HighBit"), _integer(tags, "PixelRepresentation")
     if allocated not in (8, 16) or not 1 <= bits <= allocated or high != bits - 1 or signed > 1:
         message = "its pixels are not of 8 or 16 bits, filled from the lowest; save it as such"
         raise ImageError("dicom_bits", message)
@@ -251,10 +253,10 @@ def _photometric(tags: "Dataset") -> str:
 
 
 def _integer(tags: "Dataset", keyword: str) -> int:
-    value: Any = tags.get(keyword)
-    if not isinstance(value, int):
-        raise damage_error()
-    return value
+    value = tags.get(keyword)
+    if isinstance(value, int):
+        return value
+    raise damage_error()
 
 
 def _numbers(tags: "Dataset", keyword: str) -> list[float]:

@@ -71,7 +71,7 @@ def _jpeg(frame: bytes, rows: int, columns: int) -> NDArray[np.integer]:
 def _run_lengths(frame: bytes, count: int, wide: int) -> NDArray[np.integer]:
     """Return so many pixels of so many bytes; there is a segment for each byte, highest first.
 
-    Pillow's decoder stops at the last pixel; pydicom's takes 128 times the size of its input.
+    Pillow's decoder stops at the last pixel; pydicom's takes 64 times the size of its input.
     """
     segments, *starts = struct.unpack_from("<16L", frame)
     if segments != wide:

@@ -90,17 +90,10 @@ def scan(folder: Path) -> list[XrayFile]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        (
-            path
-            for path in folder.iterdir()
-            # A link to nowhere is an unreadable file, to be named as one.
-            if (path.is_file() or path.is_symlink()) and not path.name.startswith(".")
-        ),
-        key=lambda path: path.name,
-    )
+    found = folder.iterdir() if folder.is_dir() else ()
+    # A link to nowhere is an unreadable file, to be named as one.
+    files = (path for path in found if path.is_file() or path.is_symlink())
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
 def read_files(

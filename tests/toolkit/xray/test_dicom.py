@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import numpy as np
@@ -33,8 +32,7 @@ from pydicom.uid import (
 from xray_files import bounds, dataset, dicom, lut, noise, refusal, saved, smooth, written
 
 from toolkit.errors import ImageError
-from toolkit.xray import reading
-from toolkit.xray.reading import decode, read_xray
+from toolkit.xray.reading import decode
 from toolkit.xray.scaling import square, stretch
 
 PLAIN = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian]
@@ -93,12 +91,6 @@ def test_the_centre_square_is_brought_to_224(shape):
     for bits in (8, 12):
         xray = noise(*shape, bits=bits)
         assert np.array_equal(decode(dicom(xray, bits)), square(stretch(xray), 224))
-
-
-def test_a_file_is_read_as_its_bytes_are_decoded(tmp_path):
-    path = tmp_path / "knee.dcm"
-    path.write_bytes(dicom(noise(224, 224, bits=12), 12))
-    assert np.array_equal(read_xray(path), decode(path.read_bytes()))
 
 
 # Compressed
@@ -317,36 +309,30 @@ def test_a_file_without_pixels_is_refused(syntax):
     assert refusal(dicom(SMALL, 12, syntax, **gone)) == ("no_pixel_data", 422)
 
 
-@pytest.mark.parametrize(
-    ("rows", "columns", "code"),
-    [
-        (4001, 4000, "too_many_pixels"),
-        (65535, 65535, "too_many_pixels"),
-        (63, 90, "too_small"),
-        (0, 0, "too_small"),
-        (64, 97, "aspect"),
-        (301, 200, "aspect"),
-    ],
-)
+SHAPES = {
+    "too_many_pixels": [(4001, 4000), (65535, 65535)],
+    "too_small": [(63, 90), (0, 0)],
+    "aspect": [(64, 97), (301, 200)],
+}
+
+
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGBaseline8Bit, RLELossless])
-def test_a_shape_that_is_not_an_xrays_is_refused_by_its_tags(rows, columns, code, syntax):
-    content = dicom(SMALL, 12, syntax, b"none" if syntax.is_encapsulated else b"")
-    for tag, length, value in ((0x10, 2, rows), (0x11, 2, columns)):
-        place = content.index(struct.pack("<HH2sH", 0x28, tag, b"US", length)) + 8
-        content = content[:place] + struct.pack("<H", value) + content[place + 2 :]
-    with bounds(memory=1_000_000):
-        assert refusal(content) == (code, 422)
+@pytest.mark.parametrize("code", SHAPES)
+def test_a_shape_that_is_not_an_xrays_is_refused_by_its_tags(code, syntax):
+    plain = dicom(SMALL, 12, syntax, b"none" if syntax.is_encapsulated else b"")
+    old = [struct.pack("<HH2sHH", 0x28, *tag) for tag in ((16, b"US", 2, 70), (17, b"US", 2, 80))]
+    for shape in SHAPES[code]:
+        content = plain
+        for tag, side in zip(old, shape, strict=True):
+            content = content.replace(tag, tag[:8] + struct.pack("<H", side))
+        with bounds(memory=1_000_000):
+            assert refusal(content) == (code, 422)
 
 
 def test_16_megapixels_are_accepted():
     xray = np.zeros((4000, 4000), np.uint8)
     xray[:, 2000:] = 9
     assert np.array_equal(decode(dicom(xray)), np.repeat([[0, 255]], 112, 1).repeat(224, 0))
-
-
-def test_too_many_bytes_are_refused():
-    content = dicom(SMALL, 12)
-    assert refusal(content + bytes(reading.MAX_BYTES)) == ("too_large", 413)
 
 
 @pytest.mark.parametrize(
@@ -361,10 +347,8 @@ def test_a_transfer_syntax_that_is_not_read_is_refused_by_name(syntax):
 
 @pytest.mark.parametrize("word", ["1.2.3.4.5", "Doe^Jane"])
 def test_a_transfer_syntax_that_is_unknown_is_not_quoted(word):
-    content = dicom(SMALL, 12)
     old = str(ExplicitVRLittleEndian).encode()
-    place = content.index(old)
-    content = content[:place] + word.encode().ljust(len(old), b"\0") + content[place + len(old) :]
+    content = dicom(SMALL, 12).replace(old, word.encode().ljust(len(old), b"\0"))
     with pytest.raises(ImageError, match="unknown transfer syntax") as caught:
         decode(content)
     assert caught.value.code == "dicom_compressed"
@@ -395,17 +379,13 @@ def test_a_jpeg_of_another_size_or_in_colour_is_refused(shape):
 # Hostile files
 
 
-def meta(syntax):
-    uid = syntax.encode() + b"\0" * (len(syntax) % 2)
-    return bytes(128) + b"DICM" + struct.pack("<HH2sH", 2, 0x10, b"UI", len(uid)) + uid
-
-
 def test_a_deflated_bomb_is_not_inflated():
+    uid = DeflatedExplicitVRLittleEndian.encode()
+    head = bytes(128) + b"DICM" + struct.pack("<HH2sH", 2, 0x10, b"UI", len(uid)) + uid
     deflating = zlib.compressobj(wbits=-15)
     bomb = b"".join(deflating.compress(bytes(1_000_000)) for _ in range(30)) + deflating.flush()
-    content = meta(DeflatedExplicitVRLittleEndian) + bomb
     with bounds(memory=5_000_000):
-        assert refusal(content) == ("dicom_compressed", 422)
+        assert refusal(head + bomb) == ("dicom_compressed", 422)
 
 
 def test_a_run_length_bomb_ends_at_the_size_of_the_xray():
@@ -416,71 +396,14 @@ def test_a_run_length_bomb_ends_at_the_size_of_the_xray():
         assert (decode(content) == 0).all()
 
 
-SEQUENCE = struct.pack("<HHL", 0x40, 0x275, 0xFFFFFFFF)
-ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF)
-EMPTY_ITEM = struct.pack("<HHL", 0xFFFE, 0xE000, 0)
-EMPTY = struct.pack("<HHL", 0x11, 0x1001, 0)
-CHARACTER_SETS = struct.pack("<HHL", 8, 5, 16_000_000) + b"a\\" * 8_000_000
-DEEP = {
-    "nested sequences": (SEQUENCE + ITEM, 1_000_000),
-    "empty items": (SEQUENCE + EMPTY_ITEM * 2_000_000, 1),
-    "empty elements": (EMPTY, 2_000_000),
-    "elements without an end": (struct.pack("<HHL", 0x11, 0x1001, 0xFFFFFFFF), 2_000_000),
-    "empty items in a LUT": (
-        struct.pack("<HHL", 0x28, 0x3010, 16_000_000) + EMPTY_ITEM * 2_000_000,
-        1,
-    ),
-    "a LUT of nothing but elements": (
-        struct.pack("<HHL", 0x28, 0x3010, 16_000_008)
-        + struct.pack("<HHL", 0xFFFE, 0xE000, 16_000_000)
-        + EMPTY * 2_000_000,
-        1,
-    ),
-    "a number of millions of parts": (
-        struct.pack("<HHL", 0x28, 0x1050, 16_000_000) + b"1\\" * 8_000_000,
-        1,
-    ),
-    "character sets": (CHARACTER_SETS, 1),
-    "character sets in a sequence": (SEQUENCE + ITEM + CHARACTER_SETS, 1),
-    "small character sets": (
-        SEQUENCE + (EMPTY_ITEM[:4] + struct.pack("<LHHL", 208, 8, 5, 200) + b"a\\" * 100) * 9_000,
-        1,
-    ),
-    "lengths that lie": (struct.pack("<HHL", 0x28, 0x1050, 0xFFFFFFF0), 1),
-}
-
-
-@pytest.mark.parametrize("name", DEEP)
-def test_a_header_that_would_keep_the_reader_busy_is_refused(name):
-    part, times = DEEP[name]
-    plain = dicom(SMALL, 12, syntax=ImplicitVRLittleEndian)
-    place = plain.index(struct.pack("<HHL", 0x7FE0, 0x10, SMALL.nbytes))
-    content = plain[:place] + part * times + plain[place:]
-    script = (
-        "import resource, sys; from toolkit.xray.reading import decode\n"
-        "from toolkit.errors import ImageError\n"
-        "resource.setrlimit(resource.RLIMIT_CPU, (20, 20))\n"
-        "try: decode(sys.stdin.buffer.read())\n"
-        "except ImageError as error: print(error.code)\n"
-        "print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], input=content, capture_output=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    *code, peak = done.stdout.split()
-    assert code in ([], [b"truncated"], [b"no_pixel_data"])
-    assert int(peak) < 300_000
-    assert not done.stderr
-
-
-def unreadable(decimals):
+def readable(decimals):
     try:
-        for value in decimals.values():
-            [float(part) for part in value.split("\\") if part.strip()]
+        return [float(part) for part in "\\".join(decimals).split("\\") if part.strip()] or True
     except ValueError:
-        return True
-    return False
+        return False
 
 
+KEYWORDS = ["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"]
 DECIMALS = st.one_of(
     st.floats(allow_subnormal=False).map(lambda v: repr(v)[:16]),
     st.text("0123456789+-.eE \\\\", max_size=16),
@@ -488,10 +411,7 @@ DECIMALS = st.one_of(
 
 
 @given(
-    st.dictionaries(
-        st.sampled_from(["WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"]),
-        DECIMALS,
-    ),
+    st.dictionaries(st.sampled_from(KEYWORDS), DECIMALS),
     st.sampled_from(["LINEAR", "LINEAR_EXACT", "SIGMOID"]),
 )
 @settings(max_examples=200, deadline=None)
@@ -503,7 +423,7 @@ def test_whatever_the_decimals_there_is_an_xray_or_a_refusal(decimals, function)
         code = decode(written(knee)).shape == (224, 224)
     except ImageError as error:
         code = error.code
-    assert code in (True, "dicom_window") or (code == "truncated" and unreadable(decimals))
+    assert code in (True, "dicom_window", *(() if readable(decimals.values()) else ("truncated",)))
 
 
 # Quiet, and without the extra
@@ -511,34 +431,17 @@ def test_whatever_the_decimals_there_is_an_xray_or_a_refusal(decimals, function)
 
 def test_nothing_of_a_patient_is_logged_warned_of_or_kept_in_an_error(caplog, capfd):
     content = dicom(noise(224, 224, bits=12), 12).replace(b"ISO_IR 100", b"Doe^Jane\0\0")
-    cut = content[: len(content) - 500]
+    strange = content.replace(b"\x28\0\x10\0US\2\0", b"\x28\0\x10\0DS\1\0")
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
         warnings.simplefilter("error")
         decode(content)
-        for bad in (
-            cut,
-            content[:600],
-            content.replace(b"\x28\x00\x10\x00US\2\0", b"\x28\x00\x10\x00DS\1\0"),
-        ):
+        for bad in (content[: len(content) - 500], content[:600], strange):
             with pytest.raises(ImageError) as caught:
                 decode(bad)
             assert caught.value.__suppress_context__ or caught.value.__context__ is None
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
     assert not logging.getLogger("pydicom").disabled
-
-
-def test_threads_decode_alike():
-    contents = [
-        dicom(noise(224, 230, bits=12, seed=i), 12, WindowCenter=9 * i, WindowWidth=900)
-        for i in range(6)
-    ]
-    alone = [decode(content) for content in contents]
-    filters = list(warnings.filters)
-    with ThreadPoolExecutor(6) as pool:
-        together = list(pool.map(decode, contents * 10))
-    assert all(np.array_equal(a, b) for a, b in zip(alone * 10, together, strict=True))
-    assert warnings.filters == filters
 
 
 def test_without_pydicom_a_dicom_file_is_refused_with_the_mend(monkeypatch):
