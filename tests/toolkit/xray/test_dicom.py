@@ -388,6 +388,12 @@ def test_a_deflated_bomb_is_not_inflated():
         assert refusal(head + bomb) == ("dicom_compressed", 422)
 
 
+@pytest.mark.parametrize("segments", [0, 2, 15])
+def test_run_lengths_in_another_number_of_segments_are_refused(segments):
+    frame = struct.pack("<16L", segments, 64, *[0] * 14) + b"\x81\x07" * 100
+    assert refusal(dicom(noise(70, 80), syntax=RLELossless, frame=frame)) == ("truncated", 422)
+
+
 def test_a_run_length_bomb_ends_at_the_size_of_the_xray():
     xray = noise(70, 80)
     frame = struct.pack("<16L", 1, 64, *[0] * 14) + b"\x81\x07" * 4_000_000

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 from mutations import mutated
-from pydicom.uid import ImplicitVRLittleEndian
+from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from xray_files import dicom, noise
 
 # Reads files, each after its length, from stdin; prints what became of each, and its CPU seconds.
@@ -106,12 +106,17 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("name", HEADERS)
+EXPLICIT = {
+    "character sets as a long text": struct.pack("<HH2sHL", 8, 5, b"UT", 0, 16_000_000) + NAMES[8:],
+}
+
+
+@pytest.mark.parametrize("name", [*HEADERS, *EXPLICIT])
 def test_a_header_that_would_keep_the_reader_busy_is_refused(name, tmp_path):
     pixels = noise(70, 80, bits=12)
-    plain = dicom(pixels, 12, ImplicitVRLittleEndian)
-    place = plain.index(element(0x7FE0, 0x10, pixels.nbytes))
-    content = plain[:place] + HEADERS[name] + plain[place:]
+    syntax = ExplicitVRLittleEndian if name in EXPLICIT else ImplicitVRLittleEndian
+    head, tag, rest = dicom(pixels, 12, syntax).partition(struct.pack("<HH", 0x7FE0, 0x10))
+    content = head + (HEADERS | EXPLICIT)[name] + tag + rest
     ((outcome, seconds, peak),) = outcomes([content], tmp_path)
     assert outcome in ("decoded", "truncated", "no_pixel_data")
     assert seconds < 3 and peak < 300_000
