@@ -17,9 +17,9 @@ from toolkit.xray.folders import (
     PARTS,
     XrayFile,
     crossing_patients,
-    decoded,
     patient_of,
     patient_part,
+    read_files,
     scan,
 )
 from toolkit.xray.labels import LabelMap
@@ -105,7 +105,7 @@ def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int 
     kept: list[XrayFile] = []
     skipped: list[str] = []
     pixels = np.empty((len(files), 224, 224), dtype=np.uint8)
-    for file, result in decoded(files):
+    for file, result in read_files(files):
         if isinstance(result, ImageError):
             skipped.append(f"{file.path}: {result}")
         else:
