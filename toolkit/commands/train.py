@@ -151,11 +151,11 @@ def _start(
     if study is None:
         return recipe((preset or Preset.DEFAULT).value), None
     require("optuna", "train")
-    from toolkit.tune.ledger import existing
-    from toolkit.tune.report import tuned
+    from toolkit.tune.ledger import find_study
+    from toolkit.tune.report import final_training
     from toolkit.tune.storage import open_storage
 
-    found, record = tuned(existing(open_storage(storage, make=False), study), top)
+    found, record = final_training(find_study(open_storage(storage, make=False), study), top)
     if preset and preset.value != record.preset:
         raise UsageError(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"

@@ -19,7 +19,7 @@ from toolkit.networks.folding import features_of
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, parameter_count
 from toolkit.train import checkpoint, novelty
-from toolkit.train.calibration import calibrated
+from toolkit.train.calibration import calibrate
 from toolkit.train.dataset import Dataset
 from toolkit.train.prediction import EVALUATION_BATCH, predict
 from toolkit.train.recipes import Recipe
@@ -130,7 +130,7 @@ def _calibration(
 ) -> manifest.CalibrationRecord | None:
     if "val" not in logits:
         return None
-    return calibrated(logits["val"], _labels(dataset, "val"), "val")
+    return calibrate(logits["val"], _labels(dataset, "val"), "val")
 
 
 def _scope(training: Training) -> tuple[novelty.Scope, manifest.ScopeRecord] | None:

@@ -4,18 +4,18 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
+from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
 from toolkit.networks.folding import features_of
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.resume import require_same
 from toolkit.train import checkpoint
-from toolkit.train.augmentation import augmented
+from toolkit.train.augmentation import augment
 from toolkit.train.dataset import Dataset
 from toolkit.train.identity import identity
 from toolkit.train.memory import keep_freed
@@ -156,7 +156,8 @@ class Training:
             )
         state = checkpoint.load(path)
         try:
-            self._check_identity(state["identity"], path)
+            what = f"the training of {path}"
+            require_same(state["identity"], self._identity, what, "start without --resume")
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.heads.load_state_dict(state["heads"])
@@ -178,15 +179,6 @@ class Training:
             ValueError,
         ) as error:
             raise CheckpointError(f"{path} is corrupt: start without --resume") from error
-
-    def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
-        for name, ours in self._identity.items():
-            theirs = saved.get(name)
-            if theirs != ours:
-                raise UsageError(
-                    f"cannot resume {path}: {name} was {theirs}, now {ours}; give the same "
-                    "options and data, or start without --resume"
-                )
 
     def _run_epoch(self) -> Epoch:
         order = self.indices[torch.randperm(len(self.indices), generator=self.generator)]
@@ -229,7 +221,7 @@ class Training:
     def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         xray = self.pixels[batch]
         if self.recipe.augmentation:
-            xray = augmented(xray, self.recipe.augmentation, self.generator)
+            xray = augment(xray, self.recipe.augmentation, self.generator)
         with self._autocast():
             features = features_of(self.network, self.preprocessing, xray)
             logits = self.network.joined(*features)

@@ -18,7 +18,7 @@ from toolkit.train.dataset import Dataset
 from toolkit.train.training import Training
 from toolkit.tune.ledger import FAILURE, HEARTBEAT, Claim
 from toolkit.tune.objective import overfits, score
-from toolkit.tune.space import TRIAL_LR, suggested, trial_recipe
+from toolkit.tune.space import TRIAL_LR, suggest, trial_recipe
 
 DIVERGED = "diverged"
 OUT_OF_MEMORY = "out of memory"
@@ -55,7 +55,7 @@ def run_trial(
     up by others meanwhile leaves no trace.
     """
     trial = claim.trial
-    parameters = suggested(trial)
+    parameters = suggest(trial)
     folder = plan.logs / f"{trial.number:03}"
     failure = None
     with _heartbeat(trial, plan.stale_after / _BEATS):
@@ -63,8 +63,8 @@ def run_trial(
             with Curves(folder, 0) as curves:
                 recipe = trial_recipe(plan.preset, parameters, plan.epochs)
                 training = Training(dataset, recipe, claim.seed, device)
-                outcome = _trained(training, trial, curves)
-                curves.add_hparams(_logged(parameters), _metrics(outcome))
+                outcome = _train(training, trial, curves)
+                curves.add_hparams(_settings(parameters), _metrics(outcome))
         except UpdateFinishedTrialError:
             return
         except TrainingError:
@@ -89,7 +89,7 @@ def run_trial(
             raise
 
 
-def _trained(training: Training, trial: Trial, curves: Curves) -> dict[str, Any]:
+def _train(training: Training, trial: Trial, curves: Curves) -> dict[str, Any]:
     accuracies: tuple[list[float], list[float]] = [], []
     while training.epoch < training.recipe.epochs:
         epoch = training.advance()
@@ -130,7 +130,7 @@ def _heartbeat(trial: Trial, seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _logged(parameters: dict[str, Any]) -> dict[str, Any]:
+def _settings(parameters: dict[str, Any]) -> dict[str, Any]:
     return {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
 
 

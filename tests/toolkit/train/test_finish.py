@@ -16,7 +16,7 @@ from toolkit.model.manifest import PreprocessingConstants
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, initialise
 from toolkit.train import checkpoint, novelty
-from toolkit.train.calibration import calibrated
+from toolkit.train.calibration import calibrate
 from toolkit.train.finish import keep_previous, permutation, save_outcome
 from toolkit.train.prediction import predict
 from toolkit.train.recipes import recipe
@@ -87,7 +87,7 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
         assert figures == metrics.as_dict(metrics.evaluate(labels, logits.argmax(axis=1), 4))
         assert figures["n"] == len(indices)
         if part == "val":
-            assert record.calibration == calibrated(logits, labels, "val")
+            assert record.calibration == calibrate(logits, labels, "val")
 
 
 def test_the_manifests_scope_is_that_of_the_network_and_its_file_that_of_the_manifest(

@@ -265,7 +265,7 @@ def test_resuming_with_other_options_is_refused_and_names_the_option(
 ):
     state = tmp_path / "state.pt"
     Training(tiny, small(), 0, CPU).save(state)
-    with pytest.raises(UsageError, match=f"cannot resume .*: {named} was .*, now ") as caught:
+    with pytest.raises(UsageError, match=f"cannot go on: {named} was .*, now ") as caught:
         Training(tiny, small(**({"preset": "default"} | changes)), seed, CPU).load(state)
     assert "--resume" in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -302,7 +302,7 @@ def test_resuming_with_other_data_is_refused(png_folder, tmp_path, other):
     state = tmp_path / "state.pt"
     training(PATHS, "data").save(state)
     training(PATHS, "again").load(state)
-    with pytest.raises(UsageError, match=r"cannot resume .*: (data|parts) was "):
+    with pytest.raises(UsageError, match=r"cannot go on: (data|parts) was "):
         training(other, "other").load(state)
 
 
