@@ -6,7 +6,7 @@
 Each is a name and either the folder of a TensorBoard log of `toolkit train`, or a table with the
 column `epoch`, counted from 0, and any of `train_accuracy` and `val_accuracy` in percent,
 `train_loss` (of the epoch's last batch), `mean_train_loss` and `val_loss`. The table that is
-printed has every so manyth epoch, and the last, of those that all of them have.
+printed has each N-th epoch of `--every N`, and the last, of those that all of them have.
 """
 
 import argparse

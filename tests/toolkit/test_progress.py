@@ -28,7 +28,7 @@ def test_lines_tell_speed_and_time_left_now_and_then(clock, capsys):
 @pytest.mark.parametrize(
     ("every", "lines"), [(0, ["epoch 1/2  loss 3", "epoch 2/2  loss 1"]), (None, [])]
 )
-def test_a_note_takes_the_place_of_the_speed(clock, capsys, every, lines):
+def test_a_note_takes_the_place_of_the_speed(capsys, every, lines):
     with Progress("epoch", total=2, every=every) as progress:
         progress.reach(1, "loss 3")
         progress.reach(2, "loss 1")

@@ -121,8 +121,8 @@ PRESETS = {
 def faults(recipe: Recipe, split: str) -> list[str]:
     """Return the study's faults that a training repeats, each a sentence with its number.
 
-    The numbers are those of the README's list. What the recipe does not decide is not here: the
-    X-rays of 0 edges, and the penalty that the tuning leaves unused.
+    The numbers are those of the README's list. What the recipe does not decide is not here:
+    blank X-rays, and the penalty that the tuning leaves unused.
 
     Args:
         recipe: of the training.

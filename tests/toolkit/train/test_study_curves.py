@@ -11,7 +11,7 @@ from PIL import Image
 from toolkit.train.curves import Curves
 from toolkit.train.training import Epoch
 
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks/study_curves.py"
+SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks/study_curves.py"
 
 
 @pytest.fixture
