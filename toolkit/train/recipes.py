@@ -7,6 +7,8 @@ from toolkit.errors import UsageError
 from toolkit.model.manifest import PreprocessingConstants
 
 MOST_LR = 1e6
+MAX_LAYER_SIZE = 1024
+"""Far above use, and below what PyTorch ends in a traceback for."""
 STUDY_EDGES = PreprocessingConstants(edge_mean=0.449, edge_std=0.226)
 
 
@@ -15,7 +17,7 @@ class Recipe:
     """Every setting of a training.
 
     Attributes:
-        layer_size: S of the network, 1 or more.
+        layer_size: S of the network, 1 to `MAX_LAYER_SIZE`.
         dropout: main dropout p, in [0, 1).
         dropout_epochs: how many epochs, from the first, it is on in; None for all.
         optimiser: `adam`, or `muon` for `toolkit.train.optimiser`'s mixture of both.
@@ -64,6 +66,8 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}: give 1 or more")
+        if self.layer_size > MAX_LAYER_SIZE:
+            raise UsageError(f"layer_size is {self.layer_size}: give at most {MAX_LAYER_SIZE}")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is {self.dropout}: give 0 or more, below 1")
         if not 0 < self.lr <= MOST_LR:
@@ -154,10 +158,10 @@ def recipe(preset: str, **changes: Any) -> Recipe:
     """
     if preset not in PRESETS:
         raise UsageError(f"no preset is called {preset!r}: choose one of {', '.join(PRESETS)}")
-    return changed(PRESETS[preset], **changes)
+    return change(PRESETS[preset], **changes)
 
 
-def changed(recipe: Recipe, **changes: Any) -> Recipe:
+def change(recipe: Recipe, **changes: Any) -> Recipe:
     """Return a recipe with those of `changes` that are not None.
 
     Raises:

@@ -13,8 +13,8 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from toolkit.errors import TrainingError
-from toolkit.train.curves import Curves
 from toolkit.train.dataset import Dataset
+from toolkit.train.tensorboard import Log
 from toolkit.train.training import Training
 from toolkit.tune.ledger import FAILURE, HEARTBEAT, Claim
 from toolkit.tune.objective import overfits, score
@@ -60,11 +60,11 @@ def run_trial(
     failure = None
     with _heartbeat(trial, plan.stale_after / _BEATS):
         try:
-            with Curves(folder, 0) as curves:
+            with Log(folder, 0) as log:
                 recipe = trial_recipe(plan.preset, parameters, plan.epochs)
                 training = Training(dataset, recipe, claim.seed, device)
-                outcome = _train(training, trial, curves)
-                curves.add_hparams(_settings(parameters), _metrics(outcome))
+                outcome = _train(training, trial, log)
+                log.add_hparams(_settings(parameters), _metrics(outcome))
         except UpdateFinishedTrialError:
             return
         except TrainingError:
@@ -89,14 +89,14 @@ def run_trial(
             raise
 
 
-def _train(training: Training, trial: Trial, curves: Curves) -> dict[str, Any]:
+def _train(training: Training, trial: Trial, log: Log) -> dict[str, Any]:
     accuracies: tuple[list[float], list[float]] = [], []
     while training.epoch < training.recipe.epochs:
         epoch = training.advance()
         assert epoch.val_accuracy is not None
         accuracies[0].append(epoch.train_accuracy)
         accuracies[1].append(epoch.val_accuracy)
-        curves.add(epoch)
+        log.add_epoch(epoch)
         trial.report(epoch.val_accuracy, epoch.epoch)
         if overfits(*accuracies):
             break

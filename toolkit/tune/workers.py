@@ -67,18 +67,14 @@ class Tuning:
 
 def setup(dataset: Dataset, plan: TrialPlan, seed: int) -> dict[str, Any]:
     """Return what must be the same for every worker of a study, as plain values."""
-    record = dataset.record()
     return {
         "preset": plan.preset,
-        "search space": {name: repr(each) for name, each in SPACE.items()},
+        "search space": {name: repr(range_) for name, range_ in SPACE.items()},
         "epochs": plan.epochs,
         "dropout_epochs": PRESETS[plan.preset].dropout_epochs,
         "seed": seed,
         "stale_after": plan.stale_after,
-        "labels": dataset.label_map.name,
-        "split": dataset.split,
-        "data": record.content_sha256,
-        "parts": record.part_sha256,
+        **dataset.identity(),
     }
 
 

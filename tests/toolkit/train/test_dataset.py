@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from toolkit.errors import DataError
-from toolkit.train.dataset import generated, load_folder, require_classes, study_split
-from toolkit.train.schedule import class_weights
+from toolkit.train.dataset import (
+    class_weights,
+    generated,
+    load_folder,
+    require_classes,
+    study_split,
+)
 from toolkit.xray.folders import PARTS, patient_of
 from toolkit.xray.labels import label_map
 

@@ -133,7 +133,7 @@ def test_a_trial_that_others_gave_up_leaves_no_score(ledger, tmp_path, tiny, mon
         other.give_up_worker("w", "lost with its worker")
 
     target = "advance" if moment == "before its last epoch" else "add_hparams"
-    owner = Training if target == "advance" else trials.Curves
+    owner = Training if target == "advance" else trials.Log
     original = getattr(owner, target)
     monkeypatch.setattr(owner, target, lambda *each: (lose(), original(*each))[1])
     trial = run(ledger, tmp_path, tiny)
