@@ -60,6 +60,8 @@ def tuning(xrays, folder, *arguments):
         cwd=folder,
         env=environment(),
         start_new_session=True,
+        # Who starts the tests may ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         yield process
