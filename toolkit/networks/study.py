@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 IMAGE_SIZE = 256
 EDGE_SIZE = 224
+MAX_LAYER_SIZE = 1024
 
 
 def _images_classifier(size: int, dropout: float) -> nn.Sequential:
