@@ -317,8 +317,17 @@ def test_training_writes_model_manifest_and_curves(trained):
         "2",
     ]
     assert set(content["metrics"]) == {"train", "val", "test"}
+    assert content["faults"] == [] and "fault of the study" not in err
     for events in Path(content["logs"]).rglob("events.out.tfevents.*"):
         assert events.is_relative_to(logs) and events.stat().st_size > 100
+
+
+def test_a_training_by_the_studys_preset_ends_with_the_faults_that_it_repeats(xrays, tmp_path):
+    places = ("--models", tmp_path / "m", "--logs", tmp_path / "l")
+    content, err = ok("train", "--preset", "study", "--data", xrays, *TINY, *places)
+    warnings = re.findall(r"^warning: fault of the study, .*: (.*)$", err, re.MULTILINE)
+    assert warnings == content["faults"]
+    assert warnings[-1].startswith("8, dropout is on in the first epochs only")
 
 
 def test_training_without_data_says_that_it_draws_xrays(tmp_path):

@@ -87,7 +87,7 @@ def train(
     from toolkit.commands.data_option import load
     from toolkit.train.curves import Curves
     from toolkit.train.finish import save_outcome
-    from toolkit.train.recipes import changed
+    from toolkit.train.recipes import changed, faults
     from toolkit.train.training import Training, device_of
 
     console = Console(as_json)
@@ -124,6 +124,9 @@ def train(
     findings = _findings(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
+    repeated = faults(recipe, dataset.split) if recipe.preset == "study" else []
+    for fault in repeated:
+        console.notice(f"warning: fault of the study, repeated by its preset: {fault}")
     console.result(
         {
             "name": name,
@@ -133,6 +136,7 @@ def train(
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
+            "faults": repeated,
         },
         _text(manifest, files, log_folder),
     )

@@ -173,9 +173,11 @@ def _tell(study: "Study", folder: Path, console: Console) -> None:
     from toolkit.tune.figures import draw
 
     pictures = draw(study, folder)
+    intervals = report.importance_intervals(study)
     console.result(
-        report.summary(study) | {"figures": [str(path) for path in pictures]},
-        "\n".join([report.text(study), f"figures  {folder}"]),
+        report.summary(study)
+        | {"importance_intervals": intervals, "figures": [str(path) for path in pictures]},
+        "\n".join([report.text(study, intervals), f"figures  {folder}"]),
     )
 
 
