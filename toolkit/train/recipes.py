@@ -7,6 +7,9 @@ from toolkit.errors import UsageError
 from toolkit.model.manifest import PreprocessingConstants
 
 MOST_LR = 1e6
+PRECISIONS = ("fp32", "bf16")
+SPLITS = ("published", "study", "patient")
+DEVICES = ("auto", "cpu", "cuda")
 STUDY_EDGES = PreprocessingConstants(edge_mean=0.449, edge_std=0.226)
 
 
