@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from toolkit.errors import DataError
 from toolkit.model.manifest import Manifest
-from toolkit.train.dataset import SPLITS, Dataset, load_folder
+from toolkit.train.dataset import Dataset, load_folder
+from toolkit.train.recipes import SPLITS
 
 _CALIBRATION = 300
 

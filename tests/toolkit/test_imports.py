@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import toolkit
+
 ROOT = Path(__file__).resolve().parents[2]
+PUBLIC = set(toolkit.__all__) - {"__version__"}
 PACKAGES = ("toolkit", "export", "bento")
 HEAVY = {"torch", "optuna", "onnx", "onnxruntime", "onnxscript", "bentoml", "tensorboard"}
 HEAVY |= {"matplotlib", "pyarrow", "ray", "starlette"}
@@ -31,8 +34,8 @@ ROOMS = {
     "export": TORCH,
     "bento": RUNTIME,
 }
-# Commands put the rooms together, and import what they need as they run.
-ROOF = {"toolkit/commands", "toolkit/cli.py"}
+# Commands and the public face put the rooms together, and import what they need as they run.
+ROOF = {"toolkit/commands", "toolkit/cli.py", "toolkit/__init__.py"}
 
 
 def sources():
@@ -58,6 +61,8 @@ def imports_of(path, nodes=ast.walk):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: imports name the whole package"
+            public = {alias.name for alias in node.names} & PUBLIC
+            assert node.module != "toolkit" or not public, f"{path}: {public} is for users"
             yield node.module
             yield from (
                 f"{node.module}.{alias.name}"

@@ -9,9 +9,7 @@ import typer
 from toolkit.commands.options import (
     JOURNAL,
     DataOption,
-    Device,
     DeviceOption,
-    Labels,
     LabelsOption,
     Precision,
     Preset,
@@ -55,7 +53,7 @@ def train(
         int, typer.Option(metavar="N", min=1, help="How many of them are averaged.")
     ] = 2,
     storage: StorageOption = None,
-    labels: LabelsOption = Labels.STUDY,
+    labels: LabelsOption = "study",
     layer_size: Annotated[int | None, typer.Option(metavar="N", help="Width S.")] = None,
     dropout: Annotated[float | None, typer.Option(metavar="P", help="Main dropout.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Highest learning rate.")] = None,
@@ -65,7 +63,7 @@ def train(
         Precision | None,
         typer.Option(help="bf16 is faster on processors and GPUs that have it; fp32 if not given."),
     ] = None,
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
     seed: Annotated[
         int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)
     ] = 0,
@@ -95,10 +93,10 @@ def train(
         lr=lr,
         epochs=epochs,
         batch_size=batch_size,
-        precision=precision.value if precision else None,
+        precision=precision,
     )
     dataset = load(data, labels, split, recipe.preset, console)
-    training = Training(dataset, recipe, seed, device_of(device.value))
+    training = Training(dataset, recipe, seed, device_of(device))
     if resume:
         training.load(files.resume)
         console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
@@ -144,14 +142,14 @@ def _start(
     from toolkit.train.recipes import recipe
 
     if study is None:
-        return recipe((preset or Preset.DEFAULT).value), None
+        return recipe(preset or "default"), None
     require("optuna", "train")
     from toolkit.tune.ledger import find_study
     from toolkit.tune.report import final_training
     from toolkit.tune.storage import open_storage
 
     found, record = final_training(find_study(open_storage(storage, make=False), study), top)
-    if preset and preset.value != record.preset:
+    if preset and preset != record.preset:
         raise UsageError(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
         )

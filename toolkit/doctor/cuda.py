@@ -1,7 +1,6 @@
 """Which NVIDIA driver a build of ONNX Runtime needs, and whether an image's build gets it."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.errors import UsageError
@@ -22,14 +21,6 @@ def version_of(text: str) -> tuple[int, ...]:
     if not re.fullmatch(r"\d{1,6}(\.\d{1,6}){0,3}", text):
         raise UsageError(f"{text!r} is not a version: give one such as 580.65.06")
     return tuple(int(each) for each in text.split("."))
-
-
-def major_of_libraries(names: Iterable[str]) -> int | None:
-    """Return the CUDA major version that libraries such as `libcudart.so.13` belong to."""
-    for name in names:
-        if found := re.fullmatch(r"lib(?:cudart|cublas|cublasLt)\.so\.(\d+)", name):
-            return int(found[1])
-    return None
 
 
 def major_of_onnxruntime(version: str) -> int:

@@ -25,7 +25,6 @@ from toolkit.xray.folders import (
 from toolkit.xray.labels import LabelMap
 from toolkit.xray.synthetic import generate
 
-SPLITS = ("published", "study", "patient")
 STUDY_COUNT = 6765
 
 
@@ -103,7 +102,8 @@ def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int 
 
     Args:
         folder: as `toolkit.xray.folders.scan` takes it.
-        split: one of `SPLITS`; None takes `published` where the folder has parts, else `patient`.
+        split: one of `toolkit.train.recipes.SPLITS`; None takes `published` where the folder has
+            parts, else `patient`.
         seed: of the `patient` split.
 
     Raises:

@@ -9,6 +9,9 @@ from toolkit.model.manifest import PreprocessingConstants
 MOST_LR = 1e6
 MAX_LAYER_SIZE = 1024
 """Far above use, and below what PyTorch ends in a traceback for."""
+PRECISIONS = ("fp32", "bf16")
+SPLITS = ("published", "study", "patient")
+DEVICES = ("auto", "cpu", "cuda")
 STUDY_EDGES = PreprocessingConstants(edge_mean=0.449, edge_std=0.226)
 
 

@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 
 from toolkit.doctor import checks, cuda, host
-from toolkit.doctor.checks import CUDA, Driver, Finding, Probe, Status
+from toolkit.doctor.checks import CUDA, Diagnosis, Driver, Probe, Status
 from toolkit.errors import UsageError
-from toolkit.runtime import elf
 
 ROOT = Path(__file__).resolve().parents[3]
 TOOLKIT = Path(sys.executable).with_name("toolkit")
 CPU = "CPUExecutionProvider"
 NEW, OLD, NONE = Driver(True, "580.95.05"), Driver(True, "570.86.15"), Driver()
-NEEDED = dict.fromkeys(("libcublasLt.so.13", "libcudart.so.13", "libcuda.so.1", "libcudnn.so.9"))
 # As ONNX Runtime 1.31 writes it.
 SAID = (
     "\x1b[1;31m2026-11-24 21:55:33.1 [E:onnxruntime:Default, provider_bridge_ort.cc:2458 "
@@ -32,11 +30,11 @@ SAID = (
 
 
 def lacking(library):
-    said = f"{library}: cannot open shared object file: No such file or directory"
-    return Probe((CUDA, CPU), (CPU,), NEEDED | {library: said}, SAID.format(library))
+    return Probe((CPU,), "13.0", SAID.format(library))
 
 
-WHOLE = Probe((CUDA, CPU), (CUDA, CPU), NEEDED)
+WHOLE = Probe((CUDA, CPU), "13.0")
+ON_CPU = Probe((CPU,))
 
 
 @pytest.mark.parametrize(
@@ -79,13 +77,13 @@ def test_a_missing_library_is_named_with_the_package_that_brings_it(library):
 
 
 def test_a_library_that_is_missing_to_another_library_is_named():
-    said = "libz.so.1: cannot open shared object file: No such file or directory"
-    probe = Probe((CUDA, CPU), (CPU,), NEEDED | {"libcudnn.so.9": said})
+    said = "Failed to load libcudnn.so.9: libz.so.1: cannot open shared object file: No such file"
+    probe = Probe((CPU,), "13.0", said)
     assert checks.libraries("cuda", "1.31.1", probe).found == "missing: libz.so.1"
 
 
 def test_a_library_that_the_loader_refuses_for_another_reason_is_told_with_it():
-    probe = Probe((CUDA, CPU), (CPU,), NEEDED | {"libcudnn.so.9": "invalid ELF header"})
+    probe = Probe((CPU,), "13.0", "Failed to load libcudnn.so.9: invalid ELF header\n")
     found = checks.libraries("cuda", "1.31.1", probe)
     assert found.status == "error" and found.found == "libcudnn.so.9: invalid ELF header"
 
@@ -101,14 +99,13 @@ def test_all_libraries_and_a_cuda_session_are_ok():
 
 
 def test_a_session_on_the_cpu_is_ok_where_nobody_expects_cuda():
-    probe = Probe((CPU,), (CPU,))
-    assert checks.provider("auto", "onnxruntime", "1.32.0", NONE, probe).status == "ok"
-    assert checks.provider("cpu", "onnxruntime-gpu", "1.31.1", NEW, probe).status == "ok"
-    assert checks.provider("cuda", "onnxruntime", "1.32.0", NONE, probe).status == "error"
+    assert checks.provider("auto", "onnxruntime", "1.32.0", NONE, ON_CPU).status == "ok"
+    assert checks.provider("cpu", "onnxruntime-gpu", "1.31.1", NEW, ON_CPU).status == "ok"
+    assert checks.provider("cuda", "onnxruntime", "1.32.0", NONE, ON_CPU).status == "error"
 
 
 def test_a_provider_that_is_none_is_an_error():
-    found = checks.provider("tpu", "onnxruntime", "1.32.0", NONE, Probe((CPU,), (CPU,)))
+    found = checks.provider("tpu", "onnxruntime", "1.32.0", NONE, ON_CPU)
     assert found.status == "error" and "auto, cpu or cuda" in found.mend
 
 
@@ -118,20 +115,20 @@ def test_an_onnxruntime_that_crashes_is_an_error_with_its_signal():
     assert found.status == "error" and "SIGSEGV: CUDA failure 35" in found.found
 
 
-def test_an_old_driver_is_judged_by_the_libraries_that_the_build_asks_for():
+def test_an_old_driver_is_judged_by_the_cuda_version_that_the_build_is_for():
     found = checks.driver_for("cuda", "1.31.1", OLD, WHOLE)
     assert found.status == "error" and "570.86.15 is too old" in found.found
     assert "CUDA 13" in found.found and "580" in found.mend and "<1.27" in found.mend
     assert checks.driver_for("auto", "1.31.1", OLD, WHOLE).status == "warning"
     assert checks.driver_for("cuda", "1.31.1", NEW, WHOLE).status == "ok"
-    twelve = Probe((CUDA, CPU), (CUDA, CPU), {"libcudart.so.12": None})
+    twelve = Probe((CUDA, CPU), "12.8")
     assert checks.driver_for("cuda", "1.31.1", OLD, twelve).status == "ok"
 
 
 @pytest.mark.parametrize(
     ("version", "major"), [("1.26.0", 12), ("1.27.0", 13), ("1.32.0.dev1", 13)]
 )
-def test_without_the_libraries_the_version_of_the_build_says_which_cuda(version, major):
+def test_where_a_build_does_not_say_its_cuda_its_own_version_does(version, major):
     assert f"CUDA {major}" in checks.driver_for("auto", version, NEW, Probe()).found
 
 
@@ -192,7 +189,7 @@ def test_telemetry_that_somebody_turned_on_is_a_warning():
 
 
 def test_whatever_is_not_ok_comes_with_a_mend():
-    findings: list[Finding] = [
+    findings: list[Diagnosis] = [
         checks.python((3, 9, 0)),
         checks.torch("2.13.0", None, NEW),
         checks.onnxruntime({}, "auto", NEW),
@@ -234,20 +231,33 @@ def test_the_driver_is_read_from_what_the_kernel_or_nvidia_smi_says(text, versio
     assert host.driver_version(text) == version
 
 
-def test_the_libraries_of_a_real_file_are_those_that_the_linker_names(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("onnxruntime_pybind11_state*.so")
-    names = elf.needed_libraries(library)
-    assert "libc.so.6" in names and "libstdc++.so.6" in names
-    assert all(ctypes.CDLL(each) for each in names)
-    if readelf := shutil.which("readelf"):
-        said = subprocess.run([readelf, "-d", library], capture_output=True, text=True).stdout
-        lines = [each for each in said.splitlines() if "(NEEDED)" in each]
-        assert names == [each.split("[")[1].rstrip("]") for each in lines]
-    for content in (b"no library at all", library.read_bytes()[:80], b"\x7fELF\x02\x01"):
-        (tmp_path / "bad.so").write_bytes(content)
-        with pytest.raises(ValueError, match=r"bad\.so is"):
-            elf.needed_libraries(tmp_path / "bad.so")
+FAKE = """
+cuda_version = "13.0"
+def get_available_providers():
+    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+def preload_dlls():
+    print("Failed to load libcublasLt.so.13: libcublasLt.so.13: cannot open shared object file")
+class InferenceSession:
+    def __init__(self, graph, providers):
+        assert providers == get_available_providers()
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+"""
+
+
+def test_what_onnxruntime_says_of_its_libraries_and_what_it_does_not_say_is_heard(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "onnxruntime.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = host.probe(with_cuda=True)
+    assert (found.active, found.cuda, found.ended) == ((CPU,), "13.0", None)
+    assert found.missing[0] == "libcublasLt.so.13"
+    for name in ("libcuda.so.1", "libcudnn.so.9"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            assert name in found.missing
 
 
 def run(*arguments, cwd=ROOT, **environment):

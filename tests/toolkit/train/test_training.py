@@ -540,7 +540,7 @@ def test_class_weights_are_as_named():
 
 def test_a_network_can_learn_the_generated_xrays_by_heart(tiny, tmp_path):
     chosen = replace(
-        small(layer_size=8, epochs=30, batch_size=4, dropout=0.0, lr=3e-3),
+        small(layer_size=8, epochs=30, batch_size=4, dropout=0.0, lr=1e-3),
         augmentation=0.0,
         average_decay=0.0,
     )
