@@ -64,7 +64,8 @@ def run_trial(
                 recipe = trial_recipe(plan.preset, parameters, plan.epochs)
                 training = Training(dataset, recipe, claim.seed, device)
                 outcome = _train(training, trial, log)
-                log.add_hparams(_settings(parameters), _metrics(outcome))
+                settings = {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
+                log.add_hparams(settings, _metrics(outcome))
         except UpdateFinishedTrialError:
             return
         except TrainingError:
@@ -130,10 +131,6 @@ def _heartbeat(trial: Trial, seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _settings(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
-
-
 def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
     training, validation = outcome[TRAINING_ACCURACY], outcome[VALIDATION_ACCURACY]
     return {
@@ -145,7 +142,5 @@ def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return True
     # The allocator of the CPU has no error class of its own.
-    return "allocate memory" in str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)

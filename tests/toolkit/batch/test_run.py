@@ -144,6 +144,12 @@ def held(tmp_path, start, *arguments, **options):
     return process, parts
 
 
+def kill(process):
+    """Kill a run with all its workers."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 # --- rows
 
 
@@ -203,8 +209,7 @@ def test_a_file_that_cannot_be_read_is_a_row_and_the_run_goes_on(xrays, run, tmp
 def test_a_run_killed_whole_goes_on_to_the_same_rows(xrays, start, run, unbroken, tmp_path):
     arguments = (xrays, "--out", "results.parquet")
     process, parts = held(tmp_path, start, *arguments)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     done = len(list(parts.glob("[0-9]*.parquet")))
     (parts / ".000009.0badcafe.parquet").write_bytes(b"half a part")
     (tmp_path / "hold").unlink()
@@ -218,8 +223,7 @@ def test_the_files_are_those_that_were_there_at_first(xrays, start, run, unbroke
     folder = tmp_path / "copy"
     shutil.copytree(xrays, folder)
     process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     assert not (parts / "000008.parquet").exists()
     (tmp_path / "hold").unlink()
     (folder / "1" / "063.png").unlink()
@@ -312,8 +316,7 @@ def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, run, tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     process, parts = held(tmp_path, start, xrays, "--out", "results.parquet")
     assert "another run is at work" in run(xrays, "--out", "results.parquet")[0]["error"]
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     before = {path.name: path.read_bytes() for path in parts.iterdir()}
     for arguments, options, what in (
         ((xrays,), {"model": tmp_path / "other.onnx"}, f"model_sha256 was {digest}"),
@@ -352,14 +355,11 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(run, tmp_path, argum
 @pytest.fixture
 def tree(tmp_path):
     """Folders and names in which every order but that of bytes would show."""
-    for name in ("a/x.png", "a.png", "a-b/c/d.png", "a-b.png", "B/é.png", "B/new\nline.png"):
+    names = ("a/x.png", "a.png", "a-b/c/d.png", "a-b.png", "B/é.png", "B/new\nline.png")
+    for name in (*names, ".hidden/x.png", "B/.x.png", "B/x.txt"):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    for name in (".hidden/x.png", "B/.x.png", "B/x.txt"):
-        path = tmp_path / "tree" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        path.touch()
     (tmp_path / "tree" / "a" / "up").symlink_to("..")
     (tmp_path / "tree" / "link").symlink_to("a-b")
     return tmp_path / "tree"

@@ -13,6 +13,7 @@ from toolkit.model import manifest, metrics
 from toolkit.model.equivalence import Artifact, EquivalenceRecord, ExportRecord, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.proof import check_proof
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, initialise
 from toolkit.train import checkpoint, novelty
@@ -80,6 +81,8 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
     record = save_training(training, files)
     network = checkpoint.load_network(files.checkpoint, record.network, 4)
     assert record.training.metrics.keys() == tiny.parts.keys()
+    found = permutation(training.result, training.preprocessing, tiny)
+    assert record.training.permutation == found
     for part, figures in record.training.metrics.items():
         indices = tiny.parts[part]
         logits = predict(network, training.preprocessing, tiny.pixels[indices]).numpy()
@@ -132,13 +135,6 @@ def test_an_input_that_alone_decides_is_worth_all_that_is_right_beyond_chance(ti
     assert list(lost.values()) == [0]
 
 
-def test_the_manifest_keeps_what_the_inputs_are_worth(training, files, tiny):
-    record = save_training(training, files)
-    found = permutation(training.result, training.preprocessing, tiny)
-    assert record.training.permutation == found
-    assert manifest.load(files.manifest) == record
-
-
 @pytest.mark.usefixtures("finished")
 def test_training_over_a_finished_name_keeps_its_files_as_previous(training, files):
     before = {kind: sha256(files.path(kind)) for kind in ("checkpoint", "network", "pipeline")}
@@ -160,7 +156,7 @@ def test_training_over_a_finished_name_keeps_its_files_as_previous(training, fil
     assert {kind: sha256(former.path(kind)) for kind in before} == before
 
 
-def test_the_formers_manifest_speaks_of_its_new_name_and_its_hashes_still_match(files, finished):
+def test_the_formers_manifest_speaks_of_its_new_name_so_that_it_can_be_served(files, finished):
     keep_previous(files)
     former = files.previous
     record = manifest.load(former.manifest)
@@ -173,16 +169,7 @@ def test_the_formers_manifest_speaks_of_its_new_name_and_its_hashes_still_match(
         artifact, leg = record.export.artifacts[kind], record.equivalence.legs[kind]
         assert artifact.file == leg.file == former.path(kind).name
         assert artifact.sha256 == leg.sha256 == sha256(files.folder / artifact.file)
-
-
-@pytest.mark.usefixtures("finished")
-def test_the_former_can_still_be_served(files):
-    from toolkit.model.proof import check_proof
-
-    keep_previous(files)
-    former = files.previous
-    digest = check_proof(former, manifest.load(former.manifest))
-    assert digest == sha256(former.path("pipeline"))
+    assert check_proof(former, record) == sha256(former.path("pipeline"))
 
 
 @pytest.mark.usefixtures("finished")

@@ -31,24 +31,6 @@ def xrays(tmp_path_factory):
     return folder
 
 
-def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def tune(xrays, folder, *arguments, **more):
-    """Run the command to its end."""
-    command = [TOOLKIT, "tune", "--data", xrays, *map(str, arguments)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment(),
-        timeout=240,
-        **more,
-    )
-
-
 @contextmanager
 def tuning(xrays, folder, *arguments):
     """Start the command in a group of processes of its own; whatever is left of it is ended."""
@@ -58,7 +40,7 @@ def tuning(xrays, folder, *arguments):
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=environment(),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
         # Who starts the tests may ignore Ctrl-C, and so would their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -69,6 +51,13 @@ def tuning(xrays, folder, *arguments):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def tune(xrays, folder, *arguments):
+    """Run the command to its end."""
+    with tuning(xrays, folder, *arguments) as process:
+        out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def trials_of(folder, name="default"):
