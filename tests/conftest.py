@@ -1,6 +1,5 @@
 """Fixtures that any test may ask for. Nothing heavy is imported before it is asked for."""
 
-import importlib.util
 import os
 import signal
 import socket
@@ -30,13 +29,13 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def real_xrays(shared):
     """About 200 real X-rays, of every part and grade that is there: uint8 (N, 224, 224)."""
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     folders = sorted((shared / "data" / "knee").glob("*/[0-4]"))
     paths = [path for folder in folders for path in sorted(folder.glob("*.jpg"))[::3][:20]]
     if not paths:
         pytest.skip("shared/data/knee holds no X-rays")
-    return np.stack([read(path) for path in paths])
+    return np.stack([read_xray(path) for path in paths])
 
 
 @pytest.fixture(scope="session")
@@ -54,20 +53,6 @@ def tiny():
     from toolkit.xray.labels import label_map
 
     return generated(32, label_map("study"))
-
-
-@pytest.fixture(scope="session")
-def mutated_files():
-    """Return a function of `count` and `seed` that yields so many damaged files as bytes.
-
-    They were PNG, JPEG and DICOM files of many kinds; those of a seed are always the same.
-    """
-    spec = importlib.util.spec_from_file_location(
-        "mutations", Path(__file__).with_name("mutations.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.mutated
 
 
 @pytest.fixture
@@ -153,7 +138,7 @@ def serving(started):
         with log.open("wb") as out:
             process, url = started(files, home, None, out, subprocess.STDOUT, **environment)
         try:
-            await_status(url, status, process, log)
+            _await_status(url, status, process, log)
             yield process, url, log
         finally:
             if process.poll() is None:
@@ -167,7 +152,7 @@ def serving(started):
     return run
 
 
-def await_status(url, status, process, log):
+def _await_status(url, status, process, log):
     """Wait until /readyz answers with a status; of any worker."""
     end = time.monotonic() + DEADLINE_S
     while True:
@@ -180,6 +165,12 @@ def await_status(url, status, process, log):
         except httpx.HTTPError:
             pass
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def await_status():
+    """Return a function of a service's url, status, process and log: wait until it has it."""
+    return _await_status
 
 
 @pytest.fixture(scope="session")

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from export.benchmark.contenders import Classify, Contender
 from export.compare.graded import Graded, graded
-from export.compare.samples import encoded
 from toolkit.errors import DataError, ImageError, ToolkitError
 from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
 from toolkit.xray.folders import scan
+from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
 from toolkit.xray.synthetic import generate
 
@@ -84,7 +84,7 @@ class Xrays:
         """Yield batches of those to judge by."""
         for start in range(0, len(self.graded.pixels), _BATCH):
             pixels = self.graded.pixels[start : start + _BATCH]
-            yield [encoded(each) for each in pixels] if source == "file" else pixels
+            yield [encode(each) for each in pixels] if source == "file" else pixels
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def generated_xrays(count: int) -> Xrays:
     """Return X-rays that are drawn, as PNG files; their classes are not asked for."""
     pixels = np.stack([xray.pixels for xray in generate(2 * count, seed=0)])
     judged = Graded(pixels[:count], pixels[count:], np.zeros(0, dtype=np.int64))
-    return Xrays(tuple(map(encoded, pixels[count:])), pixels[count:], judged)
+    return Xrays(tuple(map(encode, pixels[count:])), pixels[count:], judged)
 
 
 def judge(each: Iterable[Contender], xrays: Xrays) -> tuple[list[Judgement], list[str]]:

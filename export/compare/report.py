@@ -2,19 +2,17 @@
 
 import base64
 import html
-import io
 import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from export.compare.measurement import HISTOGRAM_EDGES
 from export.compare.verdict import Verdict
 from toolkit.files import write_bytes
 from toolkit.model.equivalence import Leg
 from toolkit.model.files import ModelFiles
+from toolkit.xray.pictures import encode
 
 _SHOWN_FLIPS = 24
 _STYLE = """
@@ -136,7 +134,5 @@ def _flips(leg: Leg, result: Verdict) -> str:
 
 
 def _picture(result: Verdict, sample: int) -> str:
-    stream = io.BytesIO()
-    Image.fromarray(result.inputs.pixels[sample]).save(stream, "PNG")
-    encoded = base64.b64encode(stream.getvalue()).decode()
+    encoded = base64.b64encode(encode(result.inputs.pixels[sample])).decode()
     return f'<img alt="X-ray number {sample}" src="data:image/png;base64,{encoded}">'

@@ -20,7 +20,7 @@ from toolkit.model import manifest
 from toolkit.model.files import ModelFiles
 from toolkit.model.proof import check_proof
 from toolkit.runtime.session import open_model
-from toolkit.xray.reading import read
+from toolkit.xray.reading import read_xray
 
 REPORT = ["small.equivalence.html", "small.equivalence.json"]
 
@@ -190,7 +190,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     assert record.equivalence.inputs["real"] == 3
     assert content["legs"]["pipeline"]["samples"] == sum(record.equivalence.inputs.values())
     predictor = open_model(out, "small")
-    assert predictor.predict(read(data / "0" / "1L.png")[None]).probabilities.shape == (1, 4)
+    assert predictor.predict(read_xray(data / "0" / "1L.png")[None]).probabilities.shape == (1, 4)
 
 
 def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, copied, monkeypatch):

@@ -43,7 +43,7 @@ def explain(
     from toolkit.model import manifest
     from toolkit.runtime.heat_picture import drawn
     from toolkit.runtime.occlusion import occlusion
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
@@ -52,7 +52,7 @@ def explain(
         raise UsageError(f"{name} has no class {label!r}: choose one of {', '.join(classes)}")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} does not end in .png: the picture is a PNG")
-    xray = read(file)
+    xray = read_xray(file)
     edge_map, classify = (_onnx if engine is Engine.ONNX else _torch)(files, record, xray)
     target = None if label is None else classes.index(label)
     heat = occlusion(classify, xray, edge_map, target)

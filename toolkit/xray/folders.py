@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DataError, ImageError
+from toolkit.files import name_bytes
 from toolkit.xray.labels import GRADES
-from toolkit.xray.reading import read
+from toolkit.xray.reading import read_xray
 
 PARTS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -56,7 +57,7 @@ def patient_part(patient: str, seed: int = 0) -> str:
 
     It depends on nothing but the patient's name and the seed, so X-rays added later move nobody.
     """
-    digest = hashlib.sha256(f"{seed}/{patient}".encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256(name_bytes(f"{seed}/{patient}")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     train, val, _ = FRACTIONS
     if place < train:
@@ -90,27 +91,20 @@ def scan(folder: Path) -> list[XrayFile]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        (
-            path
-            for path in folder.iterdir()
-            # A link to nowhere is an unreadable file, to be named as one.
-            if (path.is_file() or path.is_symlink()) and not path.name.startswith(".")
-        ),
-        key=lambda path: path.name,
-    )
+    found = folder.iterdir() if folder.is_dir() else ()
+    # A link to nowhere is an unreadable file, to be named as one.
+    files = (path for path in found if path.is_file() or path.is_symlink())
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
-def decoded(
+def read_files(
     files: Iterable[XrayFile],
 ) -> Iterator[tuple[XrayFile, NDArray[np.uint8] | ImageError]]:
     """Yield each file, in order, with its pixels, uint8 (224, 224), or why it is refused."""
 
     def attempt(file: XrayFile) -> NDArray[np.uint8] | ImageError:
         try:
-            return read(file.path)
+            return read_xray(file.path)
         except ImageError as error:
             return error
 
