@@ -7,9 +7,9 @@ from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
-from toolkit.train import novelty as scopes
+from toolkit.train import novelty
 from toolkit.train.checkpoint import load_trained
-from toolkit.train.novelty import Scope, mapped
+from toolkit.train.novelty import Novelty, branch_maps
 
 
 class Pipeline(nn.Module):
@@ -29,7 +29,7 @@ class Pipeline(nn.Module):
         preprocessing: Preprocessing,
         network: IntermediarySpaceModel,
         temperature: float = 1.0,
-        scope: Scope | None = None,
+        scope: Novelty | None = None,
     ) -> None:
         super().__init__()
         self.preprocessing = preprocessing
@@ -56,7 +56,7 @@ def load_pipeline(files: ModelFiles, record: Manifest) -> Pipeline:
         CheckpointError: checkpoint or scope is missing, corrupt, or not the manifest's.
     """
     network = load_trained(files, record)
-    scope = scopes.load(files, record.scope) if record.scope else None
+    scope = novelty.load(files, record.scope) if record.scope else None
     return Pipeline(Preprocessing(record.preprocessing), network, record.temperature, scope)
 
 
@@ -68,7 +68,7 @@ def without_scope(pipeline: Pipeline) -> Pipeline:
 def outputs_of(
     network: IntermediarySpaceModel,
     temperature: float,
-    scope: Scope | None,
+    scope: Novelty | None,
     inputs: tuple[Tensor, Tensor],
     edge_map: Tensor,
 ) -> tuple[Tensor, ...]:
@@ -88,8 +88,8 @@ def outputs_of(
     if scope is None:
         logits = network(*inputs)
         return logits, probabilities_of(logits, temperature), edge_map
-    image, image_maps = mapped(network.imagesClassifier, inputs[0])
-    edges, edge_maps = mapped(network.edgesClassifier, inputs[1])
+    image, image_maps = branch_maps(network.imagesClassifier, inputs[0])
+    edges, edge_maps = branch_maps(network.edgesClassifier, inputs[1])
     logits = network.joined(image, edges)
     novelty = scope((image_maps, edge_maps))
     return logits, probabilities_of(logits, temperature), edge_map, novelty

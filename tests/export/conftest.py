@@ -51,7 +51,7 @@ def save_model(files, network):
     """Write the checkpoint, scope and manifest that a training would have left."""
     checkpoint.save(network.state_dict(), files.checkpoint)
     constants = manifest.PreprocessingConstants()
-    found, limit, within = novelty.fitted(
+    found, limit, within = novelty.fit(
         network, Preprocessing(constants), generated(32, label_map("study"))
     )
     record = manifest.Manifest(
