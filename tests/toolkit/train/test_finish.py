@@ -177,11 +177,11 @@ def test_the_formers_manifest_speaks_of_its_new_name_and_its_hashes_still_match(
 
 @pytest.mark.usefixtures("finished")
 def test_the_former_can_still_be_served(files):
-    from toolkit.model.proof import check_proof
+    from toolkit.model.artifacts import check_equivalence
 
     keep_previous(files)
     former = files.previous
-    digest = check_proof(former, manifest.load(former.manifest))
+    digest = check_equivalence(former, manifest.load(former.manifest))
     assert digest == sha256(former.path("pipeline"))
 
 
