@@ -178,7 +178,7 @@ def test_the_gpu_image_has_every_cuda_library_that_its_onnxruntime_is_linked_wit
         library, _, major = name.partition(".so.")
         assert locked[PACKAGES[library]].partition(".")[0] == major, name
     (major,) = {each.rpartition(".")[2] for each in needed if each.startswith("libcudart.")}
-    assert int(major) == cuda.image_major(cuda.image_requirement(GPU_LOCK))
+    assert int(major) == cuda.major_of_onnxruntime(cuda.image_version(GPU_LOCK))
 
 
 def test_the_gpu_image_has_the_cudnn_and_the_rest_that_its_onnxruntime_opens_as_it_runs(

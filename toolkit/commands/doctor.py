@@ -12,7 +12,7 @@ from toolkit.commands.options import Image
 from toolkit.console import LOGS, MODELS, NAME, Console, JsonOption, LogsOption
 from toolkit.doctor import checks, host
 from toolkit.doctor.checks import Diagnosis, Status
-from toolkit.doctor.cuda import image_requirement
+from toolkit.doctor.cuda import image_version
 from toolkit.errors import CheckFailedError, ToolkitError, UsageError
 from toolkit.extras import ONNXRUNTIME_EXTRAS, versions
 
@@ -54,7 +54,7 @@ def _image(image: Image, driver: str | None) -> Diagnosis:
     version = driver or host.driver().version
     if version is None:
         raise UsageError("no NVIDIA driver is found here: give the host's with --driver VERSION")
-    return checks.image(image_requirement(LOCK), version)
+    return checks.image(image_version(LOCK), version)
 
 
 def _machine(name: str, models: Path, logs: Path) -> list[Diagnosis]:

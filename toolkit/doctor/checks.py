@@ -184,17 +184,17 @@ def driver_for(requested: str, version: str, driver: Driver, probe: Probe) -> Di
     return Diagnosis("driver", Status.OK, f"{driver.version}; {needs}")
 
 
-def image(requirement: str, driver: str) -> Diagnosis:
+def image(version: str, driver: str) -> Diagnosis:
     """Judge whether the GPU image runs on a host with that driver.
 
     Args:
-        requirement: the range of onnxruntime-gpu that the image installs.
+        version: of the onnxruntime-gpu that the image installs.
         driver: the host's version, such as 570.86.
     """
-    major = cuda.image_major(requirement)
+    major = cuda.major_of_onnxruntime(version)
     least = cuda.least_driver(major)
     needs = (
-        f"onnxruntime-gpu{requirement} brings CUDA {major}, which needs a driver of "
+        f"onnxruntime-gpu {version} brings CUDA {major}, which needs a driver of "
         f"{_dotted(least)} or newer"
     )
     if cuda.version_of(driver) >= least:
