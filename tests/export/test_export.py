@@ -17,8 +17,8 @@ from toolkit import cli
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
 from toolkit.files import replacing, sha256
 from toolkit.model import manifest
+from toolkit.model.artifacts import check_equivalence
 from toolkit.model.files import ModelFiles
-from toolkit.model.proof import check_proof
 from toolkit.runtime.session import open_model
 from toolkit.xray.reading import read_xray
 
@@ -96,7 +96,7 @@ def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
             np.testing.assert_allclose(golden[name][place], expected[0], rtol=1e-5, atol=1e-6)
     assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
     assert {"torch", "onnx", "numpy"} <= set(record.equivalence.versions)
-    check_proof(small.files, record)
+    check_equivalence(small.files, record)
 
 
 @pytest.mark.parametrize("kind", ["network", "pipeline"])

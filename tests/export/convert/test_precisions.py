@@ -22,8 +22,8 @@ from export.verify import verify
 from toolkit.commands import data as generation
 from toolkit.errors import DataError, ModelRefusedError, UsageError
 from toolkit.model import manifest
+from toolkit.model.artifacts import load_golden
 from toolkit.model.files import ModelFiles
-from toolkit.model.proof import load_golden
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.runtime.golden import difference
 from toolkit.runtime.session import open_model, open_session
