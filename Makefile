@@ -15,7 +15,7 @@ help:
 	@echo "make serve           serve the model that the repository ships"
 	@echo "make docs            build the documentation into build/site"
 	@echo "make check           ruff and mypy"
-	@echo "make test            check, and every test of under 8 minutes"
+	@echo "make test            check, and the tests: under 6 minutes on two cores"
 	@echo "make test-full       the slow rest of the tests"
 	@echo "make test-release    those of them that install the wheel, extra by extra"
 	@echo "make test-container  build the CPU image, run it locked down, and verify it"

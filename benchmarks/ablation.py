@@ -4,13 +4,15 @@
         [--precision fp32] [--rows NAME,NAME]
 
 Stop it and run it again as you like: finished rows are kept in logs/ablation/results.jsonl, and
-a training goes on after its last epoch. Prints the table of docs/model.md.
+a training goes on after its last epoch. Prints the table of docs/model.md. `benchmarks/faults.py`
+does the same from the study's recipe.
 """
 
 import argparse
 import json
 import os
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,7 +27,6 @@ from toolkit.train.recipes import STUDY_EDGES, recipe
 from toolkit.train.training import Training
 from toolkit.xray.labels import label_map
 
-FOLDER = Path("logs/ablation")
 KEY = ("row", "seed", "epochs", "precision")
 ROWS = {
     "default": {},
@@ -45,17 +46,19 @@ ROWS = {
 _shared = {}
 
 
-def begin(folder, threads):
-    """Read the X-rays, once for each worker."""
+def begin(data, threads, split, preset, rows, folder):
+    """Read the X-rays, once for each worker, and keep what all its trainings have in common."""
     torch.set_num_threads(threads)
-    _shared["dataset"] = load_folder(folder, label_map("study"), None)
+    dataset = load_folder(data, label_map("study"), split)
+    _shared.update(dataset=dataset, preset=preset, rows=rows, folder=folder)
 
 
 def outcome(row, seed, epochs, precision):
     """Train one row with one seed; return its figures on the validation part."""
-    dataset = _shared["dataset"]
-    state = FOLDER / f"{list(ROWS).index(row)}-{seed}-{epochs}-{precision}.state.pt"
-    chosen = recipe("default", epochs=epochs, precision=precision, **ROWS[row])
+    dataset, rows = _shared["dataset"], _shared["rows"]
+    state = _shared["folder"] / f"{list(rows).index(row)}-{seed}-{epochs}-{precision}.state.pt"
+    chosen = recipe(_shared["preset"], epochs=epochs, precision=precision)
+    chosen = replace(chosen, **rows[row])
     training = Training(dataset, chosen, seed, torch.device("cpu"))
     if state.exists():
         training.load(state)
@@ -83,13 +86,13 @@ def finished(path):
     return {tuple(each[name] for name in KEY): each for each in lines}
 
 
-def printed(found, epochs, seeds, precision):
+def printed(found, rows, epochs, seeds, precision):
     """Print the table in Markdown: mean and standard deviation over the seeds."""
     print(
         f"\n{epochs} epochs in {precision}, seeds {', '.join(map(str, seeds))}, validation part\n"
     )
     print("| recipe | accuracy, % | kappa | recall of severe, % |\n|---|---|---|---|")
-    for row in ROWS:
+    for row in rows:
         keys = [(row, seed, epochs, precision) for seed in seeds]
         each = [found[key] for key in keys if key in found]
         if not each:
@@ -102,34 +105,33 @@ def printed(found, epochs, seeds, precision):
         print(f"| {row} | {' | '.join(cells)} |")
 
 
-def main():
+def main(preset="default", rows=ROWS, folder=Path("logs/ablation"), epochs=12, split=None):
     """Run the rows that are not finished yet, then print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--rows", default=",".join(ROWS))
+    parser.add_argument("--rows", default=",".join(rows))
     options = parser.parse_args()
     seeds = [int(each) for each in options.seeds.split(",")]
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    results = FOLDER / "results.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    results = folder / "results.jsonl"
     wanted = [
         (row, seed, options.epochs, options.precision)
         for seed, row in product(seeds, options.rows.split(","))
     ]
     missing = [key for key in wanted if key not in finished(results)]
     threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
-    with ProcessPoolExecutor(
-        options.workers, get_context("spawn"), begin, (options.data, threads)
-    ) as pool:
+    common = (options.data, threads, split, preset, rows, folder)
+    with ProcessPoolExecutor(options.workers, get_context("spawn"), begin, common) as pool:
         for future in as_completed([pool.submit(outcome, *key) for key in missing]):
             line = future.result()
             print(f"{line['row']}, seed {line['seed']}: {line['accuracy']:.1%}", flush=True)
             with results.open("a") as stream:
                 stream.write(json.dumps(line) + "\n")
-    printed(finished(results), options.epochs, seeds, options.precision)
+    printed(finished(results), rows, options.epochs, seeds, options.precision)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from typing import Any
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import bentoml
-from bentoml._internal.configuration.containers import BentoMLContainer
-from bentoml._internal.utils import circus
+import bentoml  # noqa: TID253
+from bentoml._internal.configuration.containers import BentoMLContainer  # noqa: TID253
+from bentoml._internal.utils import circus  # noqa: TID253
 
 from bento.http import connections
 from bento.http.app import Interface

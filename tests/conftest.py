@@ -283,7 +283,7 @@ def serving(started):
         with log.open("wb") as out:
             process, url = started(files, home, None, out, subprocess.STDOUT, **environment)
         try:
-            await_status(url, status, process, log)
+            _await_status(url, status, process, log)
             yield process, url, log
         finally:
             if process.poll() is None:
@@ -297,7 +297,7 @@ def serving(started):
     return run
 
 
-def await_status(url, status, process, log):
+def _await_status(url, status, process, log):
     """Wait until /readyz answers with a status; of any worker."""
     end = time.monotonic() + DEADLINE_S
     while True:
@@ -310,6 +310,12 @@ def await_status(url, status, process, log):
         except httpx.HTTPError:
             pass
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def await_status():
+    """Return a function of a service's url, status, process and log: wait until it has it."""
+    return _await_status
 
 
 @pytest.fixture(scope="session")

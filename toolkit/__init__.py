@@ -1,3 +1,48 @@
-"""Makes a model: data, preprocessing, network, training. Importing it imports nothing else."""
+"""From graded X-rays to a served model, proven equal on the way.
+
+What is named here is the public face; importing it imports nothing else. Each part is imported
+when it is first used, so a client of a service needs neither ONNX Runtime nor PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from toolkit.client import Client
+    from toolkit.errors import ToolkitError
+    from toolkit.model.manifest import Manifest
+    from toolkit.model.manifest import load as load_manifest
+    from toolkit.runtime.session import Predictor, open_model
+    from toolkit.xray.reading import read as read_xray
 
 __version__ = "0.1.0"
+__all__ = [
+    "Client",
+    "Manifest",
+    "Predictor",
+    "ToolkitError",
+    "__version__",
+    "load_manifest",
+    "open_model",
+    "read_xray",
+]
+_PLACES = {
+    "Client": "toolkit.client:Client",
+    "Manifest": "toolkit.model.manifest:Manifest",
+    "Predictor": "toolkit.runtime.session:Predictor",
+    "ToolkitError": "toolkit.errors:ToolkitError",
+    "load_manifest": "toolkit.model.manifest:load",
+    "open_model": "toolkit.runtime.session:open_model",
+    "read_xray": "toolkit.xray.reading:read",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -24,7 +24,7 @@ from toolkit.commands import (
     tune,
     verify,
 )
-from toolkit.errors import InterruptedRunError, ToolkitError
+from toolkit.errors import InterruptedRunError, ToolkitError, printable
 
 INTERRUPTED = InterruptedRunError.exit_code
 
@@ -58,12 +58,12 @@ def main() -> None:
     # Dependencies read these when they are imported; nobody is told what runs here.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
-    # A file's name may hold bytes that the terminal's encoding has no character for.
+    # Not every terminal has every letter.
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     code = _run(sys.argv[1:])
-    _let_go_of_stdout()
+    _flush_stdout()
     sys.exit(code)
 
 
@@ -73,30 +73,31 @@ def _run(arguments: list[str]) -> int:
     except ToolkitError as error:
         return _failed(str(error), error.exit_code, arguments)
     except TyperException as error:
-        shown = error.format_message() if hasattr(error, "format_message") else str(error)
-        return _failed(f"{shown} (see --help)", 2, arguments)
+        message = error.format_message() if hasattr(error, "format_message") else str(error)
+        return _failed(f"{message} (see --help)", 2, arguments)
     except BrokenPipeError:
         return _failed("the reader of the output went away", 2, [])
     except OSError as error:
         return _failed(f"cannot go on: {error}", 2, arguments)
     if result == INTERRUPTED:
-        # What Typer makes of Ctrl-C, without a word.
+        # Typer turns Ctrl-C into this exit code and prints nothing.
         return _failed("stopped", INTERRUPTED, arguments)
     return result if isinstance(result, int) else 0
 
 
 def _failed(message: str, code: int, arguments: list[str]) -> int:
-    line = " ".join(message.split())
+    line = printable(message)
     print(f"error: {line}", file=sys.stderr)
     if "--json" in arguments:
-        # A full disk may be what stdout lies on.
+        # Stdout may be a file on the disk that is full.
         with suppress(OSError):
             print(json.dumps({"error": line}), flush=True)
     return code
 
 
-def _let_go_of_stdout() -> None:
-    # What a full disk or a closed pipe left in the buffer would turn the exit code into 120.
+def _flush_stdout() -> None:
+    # Python exits with 120 if it cannot write what is left in the buffer: to a full disk, or a
+    # closed pipe.
     try:
         sys.stdout.flush()
     except OSError:

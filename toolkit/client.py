@@ -60,6 +60,13 @@ class Client:
 
     Raises:
         UsageError: an address or a token that cannot be used.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from toolkit import Client
+        >>> with Client("http://localhost:3000") as client:
+        ...     client.predict(Path("knee.png")).label
+        'severe'
     """
 
     def __init__(

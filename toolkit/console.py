@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from toolkit.errors import escaped
 from toolkit.model.files import DEFAULT_NAME
 
 JsonOption = Annotated[
@@ -37,7 +38,7 @@ class Console:
 
     def notice(self, line: str) -> None:
         """Say something on stderr."""
-        print(line, file=sys.stderr, flush=True)
+        print(escaped(line), file=sys.stderr, flush=True)
 
     def notices(self, lines: Iterable[str], summary: str) -> None:
         """Say the first few of `lines` and then the summary; nothing where there are none."""
@@ -54,4 +55,4 @@ class Console:
         if self.as_json:
             print(json.dumps(content, allow_nan=False), flush=True)
         else:
-            print(text, flush=True)
+            print(escaped(text), flush=True)

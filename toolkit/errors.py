@@ -1,12 +1,23 @@
 """Every error that the toolkit raises on purpose, in one tree.
 
 A message is one line: what was wrong, where, and what to do. The command line prints it and
-exits with `exit_code`: 2 for wrong use or bad input, 1 for a check that failed.
+exits with `exit_code`: 2 for wrong use or bad input, 1 for a check that failed. What a message
+quotes of a file or a server goes through `printable`.
 """
 
 
 class ToolkitError(Exception):
-    """Root of the tree."""
+    """Root of the tree.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from toolkit import ToolkitError, read_xray
+        >>> try:
+        ...     read_xray(Path("none.png"))
+        ... except ToolkitError as error:
+        ...     print(error)
+        none.png: cannot be read: No such file or directory
+    """
 
     exit_code = 2
 
@@ -111,3 +122,18 @@ class EquivalenceError(CheckFailedError):
 
 class HealthError(CheckFailedError):
     """A trained network that is not worth exporting, such as one with a dead input."""
+
+
+def printable(text: object, most: int | None = None) -> str:
+    r"""Return what somebody else said, in at most so many characters, as one line to print.
+
+    What a terminal would obey, or cannot show, is escaped as Python does: `\x1b`.
+    """
+    return escaped(" ".join(str(text)[:most].split()))
+
+
+def escaped(text: str) -> str:
+    """Return a text of one line or more with all but its printable characters escaped."""
+    return "".join(
+        each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
+    )

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are needed, named with the pip line where they lack."""
+"""Imports optional packages; where one is missing, the error has the pip line that installs it."""
 
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version

@@ -18,6 +18,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def name_bytes(name: str) -> bytes:
+    """Return a file's name, or several, as the bytes that the disk has, on any machine."""
+    return name.encode("utf-8", "surrogateescape")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from enum import EnumType
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 MARK = "<!-- commands -->"
 
@@ -54,6 +54,8 @@ def _row(parameter: Any) -> str:
 
 def _choices(parameter: Any) -> list[str]:
     kind = parameter.type_descriptor.annotation
+    if get_origin(kind) is Literal:
+        return list(get_args(kind))
     return [each.value for each in kind] if isinstance(kind, EnumType) else []
 
 

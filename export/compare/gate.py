@@ -12,7 +12,8 @@ from toolkit.errors import DataError
 from toolkit.model.equivalence import Gate
 from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
-from toolkit.train.dataset import SPLITS, load_folder
+from toolkit.train.dataset import load_folder
+from toolkit.train.recipes import SPLITS
 
 AGREEMENT = 0.995
 POINTS = 0.5

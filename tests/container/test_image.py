@@ -11,10 +11,10 @@ from importlib.metadata import PathDistribution
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 from packaging.requirements import Requirement
 
 from toolkit.doctor import cuda
-from toolkit.runtime import elf
 
 pytestmark = [pytest.mark.container, pytest.mark.timeout(1800)]
 
@@ -168,15 +168,17 @@ def test_the_gpu_image_has_every_cuda_library_that_its_onnxruntime_is_linked_wit
     onnxruntime_gpu, locked
 ):
     provider = onnxruntime_gpu / "onnxruntime/capi/libonnxruntime_providers_cuda.so"
-    needed = [each for each in elf.needed_libraries(provider) if each.startswith("libcu")]
+    with provider.open("rb") as file:
+        tags = ELFFile(file).get_section_by_name(".dynamic").iter_tags("DT_NEEDED")
+        needed = [each.needed for each in tags if each.needed.startswith("libcu")]
     # The driver itself brings this one.
     needed.remove("libcuda.so.1")
     assert {"libcudart", "libcublas"} <= {each.partition(".")[0] for each in needed}
     for name in needed:
         library, _, major = name.partition(".so.")
         assert locked[PACKAGES[library]].partition(".")[0] == major, name
-    major = cuda.major_of_libraries(needed)
-    assert major == cuda.image_major(cuda.image_requirement(GPU_LOCK))
+    (major,) = {each.rpartition(".")[2] for each in needed if each.startswith("libcudart.")}
+    assert int(major) == cuda.major_of_onnxruntime(cuda.image_version(GPU_LOCK))
 
 
 def test_the_gpu_image_has_the_cudnn_and_the_rest_that_its_onnxruntime_opens_as_it_runs(

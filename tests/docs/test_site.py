@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+import toolkit
 from toolkit import errors
 from toolkit.cli import app
 
@@ -89,6 +90,7 @@ def test_every_command_is_in_the_reference_with_every_option(site, pages):
         for parameter in command.params:
             if parameter.name != "help" and parameter.param_type_name == "option":
                 assert f"<code>{parameter.opts[0]}" in text, parameter.opts
+    assert "One of <code>study</code>, <code>five</code>, <code>merge01</code>." in text
 
 
 def test_every_error_is_in_the_reference(pages):
@@ -115,16 +117,17 @@ def test_every_route_is_in_the_reference(site):
 
 
 def test_every_variable_that_the_code_reads_is_in_the_reference():
-    sources = [
-        path
-        for package in ("batch", "bento", "export", "toolkit")
+    code = "".join(
+        path.read_text()
+        for package in ("bento", "export", "toolkit")
         for path in (ROOT / package).rglob("*.py")
-    ]
-    read = {
-        each for path in sources for each in re.findall(r"\bTOOLKIT_[A-Z]+\b", path.read_text())
-    }
-    told = set(
-        re.findall(r"`(TOOLKIT_[A-Z]+)`", (ROOT / "docs/reference/environment.md").read_text())
     )
+    read = set(re.findall(r"\bTOOLKIT_[A-Z]+\b", code))
+    page = (ROOT / "docs/reference/environment.md").read_text()
     assert "TOOLKIT_MODEL" in read
-    assert read <= told
+    assert read <= set(re.findall(r"`(TOOLKIT_[A-Z]+)`", page))
+
+
+def test_every_public_name_is_in_the_reference(pages):
+    anchors = pages["reference/client.html"].anchors
+    assert {f"toolkit.{name}" for name in toolkit.__all__ if name != "__version__"} <= anchors

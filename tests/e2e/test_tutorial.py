@@ -21,7 +21,7 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 BLOCKS = [each.groupdict() for each in BLOCK.finditer(TEXT)]
-SOURCES = ("batch", "bento", "deploy", "export", "saved_models", "toolkit")
+SOURCES = ("bento", "deploy", "export", "saved_models", "toolkit")
 FILES = ("Makefile", "bentofile.yaml", "pyproject.toml", "README.md", "LICENSE")
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]

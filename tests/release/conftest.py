@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("batch", "bento", "export", "toolkit")
+PACKAGES = ("bento", "export", "toolkit")
 NO_NETWORK = ("NewConnectionError", "Temporary failure in name resolution", "ProxyError")
 
 

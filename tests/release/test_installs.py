@@ -3,9 +3,7 @@
 import json
 import re
 import shlex
-import signal
 import subprocess
-import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +17,6 @@ from toolkit.cli import app
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1500)]
 
 ROOT = Path(__file__).resolve().parents[2]
-STARTING_S = 120
 
 
 def commands():
@@ -65,37 +62,19 @@ def dicom_file(path):
 
 
 @contextmanager
-def serving(environment, place, port):
+def serving(environment, place, port, await_status):
     """The service of an installed wheel, ready; yields its address."""
-    log = place / "log"
+    command = [environment.folder / "bin/bentoml", "serve", "bento.service:XrayClassifier"]
+    command += ["--host", "127.0.0.1", "-p", str(port)]
+    log, url = place / "log", f"http://127.0.0.1:{port}"
+    clean = {"PATH": "/usr/bin:/bin", "TOOLKIT_WORKERS": "1", "BENTOML_HOME": str(place / "home")}
     with log.open("wb") as out:
-        process = subprocess.Popen(
-            [
-                *(environment.folder / "bin/bentoml", "serve", "bento.service:XrayClassifier"),
-                *("--host", "127.0.0.1", "-p", str(port)),
-            ],
-            cwd=place,
-            env={
-                "PATH": "/usr/bin:/bin",
-                "TOOLKIT_WORKERS": "1",
-                "BENTOML_HOME": str(place / "bentoml"),
-            },
-            stdout=out,
-            stderr=out,
-        )
-    url = f"http://127.0.0.1:{port}"
+        process = subprocess.Popen(command, cwd=place, env=clean, stdout=out, stderr=out)
     try:
-        end = time.monotonic() + STARTING_S
-        while True:
-            assert process.poll() is None and time.monotonic() < end, log.read_text()
-            try:
-                urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.1)
+        await_status(url, 200, process, log)
         yield url
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.terminate()
         process.wait(60)
 
 
@@ -174,10 +153,10 @@ def test_the_extra_ray_writes_parquet_through_ray(installed, place):
     assert rows(place) == ["xray.png"]
 
 
-def test_the_extra_serve_serves_far_from_the_source(installed, place, free_port):
+def test_the_extra_serve_serves_far_from_the_source(installed, place, free_port, await_status):
     serve, port = installed("cpu", "serve"), free_port()
     assert not serve.packages() & {"torch", "optuna", "onnx", "tensorboard"}
-    with serving(serve, place, port) as url:
+    with serving(serve, place, port, await_status) as url:
         asked = serve.run("toolkit", "predict", url, "xray.png", "--json", cwd=place)
         (result,) = json.loads(asked.stdout)["results"]
         assert result["label"] == "severe"
@@ -191,7 +170,7 @@ def test_the_extra_train_has_every_module_and_trains(installed, place):
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for package in ("export", "toolkit")
-        for path in sorted((ROOT / package).glob("[a-z]*.py"))
+        for path in sorted((ROOT / package).rglob("[a-z]*.py"))
     ]
     train.run("python", "-c", modules, *names, cwd=place)
     train.run("toolkit", "data", "generate", "xrays", "--count", "30", cwd=place)

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from toolkit.errors import UsageError
-from toolkit.files import held_signals, replacing, sha256, write_bytes
+from toolkit.files import held_signals, name_bytes, replacing, sha256, write_bytes
 
 
 def names(folder):
@@ -103,6 +103,19 @@ def test_the_hash_is_the_sha256_of_the_bytes(tmp_path):
     assert sha256(path) == hashlib.sha256(content).hexdigest()
 
 
+def test_a_name_that_is_no_text_gives_the_bytes_that_it_has_on_disk():
+    assert name_bytes("é" + os.fsdecode(b"\xff")) == "é".encode() + b"\xff"
+
+
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as at a terminal: where a shell starts a job in the background, it is ignored."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_files_that_belong_together_are_all_written_before_ctrl_c_is_heard(tmp_path):
     def write():
         with held_signals():

@@ -25,12 +25,12 @@ def load(
     Raises:
         DataError: no X-ray can be used, or training lacks a class.
     """
-    chosen = split.value if split else "study" if preset == "study" else None
+    chosen = split or ("study" if preset == "study" else None)
     if data is None:
         console.notice(f"no --data given: training on {GENERATED_COUNT} generated X-rays")
-        dataset = generated(GENERATED_COUNT, label_map(labels.value), chosen)
+        dataset = generated(GENERATED_COUNT, label_map(labels), chosen)
     else:
-        dataset = load_folder(data, label_map(labels.value), chosen)
+        dataset = load_folder(data, label_map(labels), chosen)
     console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
     for warning in dataset.warnings:
         console.notice(f"warning: {warning}")

@@ -11,8 +11,8 @@ import typer
 from toolkit.commands.options import Image
 from toolkit.console import LOGS, MODELS, NAME, Console, JsonOption, LogsOption
 from toolkit.doctor import checks, host
-from toolkit.doctor.checks import Finding, Status
-from toolkit.doctor.cuda import image_requirement
+from toolkit.doctor.checks import Diagnosis, Status
+from toolkit.doctor.cuda import image_version
 from toolkit.errors import CheckFailedError, ToolkitError, UsageError
 from toolkit.extras import ONNXRUNTIME_EXTRAS, versions
 
@@ -48,16 +48,16 @@ def doctor(
     return CheckFailedError.exit_code if errors else 0
 
 
-def _image(image: Image, driver: str | None) -> Finding:
-    if image is Image.CPU:
-        return Finding("image", Status.OK, "runs on any host: it needs no driver")
+def _image(image: Image, driver: str | None) -> Diagnosis:
+    if image == "cpu":
+        return Diagnosis("image", Status.OK, "runs on any host: it needs no driver")
     version = driver or host.driver().version
     if version is None:
         raise UsageError("no NVIDIA driver is found here: give the host's with --driver VERSION")
-    return checks.image(image_requirement(LOCK), version)
+    return checks.image(image_version(LOCK), version)
 
 
-def _machine(name: str, models: Path, logs: Path) -> list[Finding]:
+def _machine(name: str, models: Path, logs: Path) -> list[Diagnosis]:
     driver = host.driver()
     started_with = host.environment()
     home = Path(os.environ.get("HOME") or "~").expanduser()
@@ -77,7 +77,7 @@ def _machine(name: str, models: Path, logs: Path) -> list[Finding]:
     ]
 
 
-def _runtime(driver: checks.Driver) -> list[Finding]:
+def _runtime(driver: checks.Driver) -> list[Diagnosis]:
     requested = os.environ.get("TOOLKIT_PROVIDER", "auto")
     builds = versions(*ONNXRUNTIME_EXTRAS)
     findings = [checks.onnxruntime(builds, requested, driver)]
@@ -89,17 +89,17 @@ def _runtime(driver: checks.Driver) -> list[Finding]:
     findings.append(checks.provider(requested, build, version, driver, probe))
     if build == checks.GPU_BUILD and requested != "cpu":
         findings.append(checks.driver_for(requested, version, driver, probe))
-        if probe.needed:
+        if probe.cuda:
             findings.append(checks.libraries(requested, version, probe))
     return findings
 
 
-def _docker() -> Finding:
+def _docker() -> Diagnosis:
     version = host.tool_version("docker")
     return checks.tool("docker", version, host.docker_engine() if version else None)
 
 
-def _model(name: str, models: Path) -> Finding:
+def _model(name: str, models: Path) -> Diagnosis:
     from toolkit.model import manifest
     from toolkit.model.files import ModelFiles
     from toolkit.model.proof import check_proof
@@ -114,10 +114,10 @@ def _model(name: str, models: Path) -> Finding:
             check_proof(files, record, kind)
     except ToolkitError as error:
         mend = f"toolkit export onnx {name} --models {models}, or name another model"
-        return Finding("model", Status.ERROR, str(error), mend)
-    return Finding("model", Status.OK, f"{name}: proven and unchanged are {', '.join(kinds)}")
+        return Diagnosis("model", Status.ERROR, str(error), mend)
+    return Diagnosis("model", Status.OK, f"{name}: proven and unchanged are {', '.join(kinds)}")
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: Diagnosis) -> str:
     mend = f"\n{'':26}do: {finding.mend}" if finding.mend else ""
     return f"{finding.status:8} {finding.check:22} {finding.found}{mend}"

@@ -82,7 +82,7 @@ def _labels(chosen: Labels | None, classes: int) -> LabelMap:
     """Return the label map that was asked for, or else the first with so many classes."""
     fitting = [each for each in LABEL_MAPS.values() if len(each.classes) == classes]
     for each in fitting:
-        if chosen is None or each.name == chosen.value:
+        if chosen is None or each.name == chosen:
             return each
     known = ", ".join(f"{each.name} has {len(each.classes)}" for each in LABEL_MAPS.values())
     raise UsageError(f"the model has {classes} classes, which these labels do not fit: {known}")

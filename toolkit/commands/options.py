@@ -1,66 +1,35 @@
 """Options that several commands share."""
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
+
+from toolkit.package.image import BACKENDS, PROVIDERS
+from toolkit.train.recipes import DEVICES, PRECISIONS, PRESETS, SPLITS
+from toolkit.xray.labels import LABEL_MAPS
 
 TUNING = Path("hyperparameter_tunning_ratio_abs")
 JOURNAL = TUNING / "study.journal"
 
 
-class Preset(StrEnum):
-    """Recipes to start from."""
-
-    STUDY = "study"
-    DEFAULT = "default"
-
-
-class Precision(StrEnum):
-    """What the products of a training are computed in."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-
-
-class Labels(StrEnum):
-    """Label maps."""
-
-    STUDY = "study"
-    FIVE = "five"
-    MERGE01 = "merge01"
-
-
-class Device(StrEnum):
-    """Where to train."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Engine(StrEnum):
-    """What a run over many X-rays is spread by."""
-
-    LOCAL = "local"
-    RAY = "ray"
-
-
-class Image(StrEnum):
-    """Images that can be built."""
-
-    CPU = "cpu"
-    GPU = "gpu"
-
-
-class Split(StrEnum):
-    """How the X-rays are divided into train, val and test."""
-
-    PUBLISHED = "published"
-    STUDY = "study"
-    PATIENT = "patient"
-
+# The tables that define what may be chosen are the choices of the command line.
+if TYPE_CHECKING:
+    Preset: TypeAlias = str
+    Precision: TypeAlias = str
+    Labels: TypeAlias = str
+    Device: TypeAlias = str
+    Split: TypeAlias = str
+    Image: TypeAlias = str
+    Backend: TypeAlias = str
+else:
+    Preset = Literal[tuple(PRESETS)]
+    Precision = Literal[PRECISIONS]
+    Labels = Literal[tuple(LABEL_MAPS)]
+    Device = Literal[DEVICES]
+    Split = Literal[SPLITS]
+    Image = Literal[tuple(PROVIDERS)]
+    Backend = Literal[BACKENDS]
 
 DataOption = Annotated[
     Path | None,

@@ -1,25 +1,16 @@
 """`toolkit package`: a proven model to a bento, and to an image that starts anywhere."""
 
 import os
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from toolkit.commands.options import Image
+from toolkit.commands.options import Backend, Image
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
 from toolkit.model.files import ModelFiles
-
-
-class Backend(StrEnum):
-    """What builds images."""
-
-    PODMAN = "podman"
-    DOCKER = "docker"
-    BUILDAH = "buildah"
 
 
 def package(
@@ -55,7 +46,7 @@ def package(
     content = {"tag": bento.tag, "path": str(bento.path), "labels": bento.labels}
     lines = [f"{bento.tag}  {bento.path}", *(f"  {k:18} {v}" for k, v in bento.labels.items())]
     if image:
-        console.notice(f"building the {image.value} image with {tool}")
+        console.notice(f"building the {image} image with {tool}")
         tag = images.build(bento, image, tool, opt or [])
         bill = sbom.write(bento, tag, images.wheels(tag, tool), out)
         content |= {"image": tag, "sbom": str(bill)}

@@ -1,11 +1,10 @@
 """`toolkit predict`: classes of X-ray files, with ONNX Runtime here or from a running service."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from toolkit.commands.options import Engine
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import ImageError, ServiceError, UsageError
 
@@ -40,9 +39,9 @@ def predict(
             help="Write a row for each file of one folder or quoted pattern, however many.",
         ),
     ] = None,
-    engine: Annotated[Engine, typer.Option("--engine", help="With --out: who does the work.")] = (
-        Engine.LOCAL
-    ),
+    engine: Annotated[
+        Literal["local", "ray"], typer.Option("--engine", help="With --out: who does the work.")
+    ] = "local",
     workers: Annotated[
         int | None,
         typer.Option("--workers", min=1, max=4096, help="With --out: processes, else all cores."),
@@ -54,7 +53,7 @@ def predict(
         from toolkit.commands.predict_batch import predict_batch
 
         return predict_batch(console, model, models, files, out, engine, workers)
-    if workers or engine != Engine.LOCAL:
+    if workers or engine != "local":
         raise UsageError("--engine and --workers are of runs that write a file: give --out too")
     from toolkit.transport import is_address
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from toolkit.commands.options import Engine
 from toolkit.console import Console
 from toolkit.errors import UsageError
 from toolkit.extras import require
@@ -15,7 +14,7 @@ def predict_batch(
     models: Path,
     sources: list[str],
     out: Path,
-    engine: Engine,
+    engine: str,
     workers: int | None,
 ) -> int:
     """Write a row for each file of a folder or pattern to `out`, or go on with doing so.
@@ -47,12 +46,10 @@ def predict_batch(
         judging, pattern, run.setup(predictor, folder, pattern), Workspace(out.absolute())
     )
     del predictor
-    way = {Engine.LOCAL: run.local, Engine.RAY: cluster.ray}[engine]
+    way = {"local": run.local, "ray": cluster.ray}[engine]
     content = run.finish(whole, way, workers)
     named = {each: whole.setup[each] for each in ("model", "model_sha256", "provider", "toolkit")}
-    console.result(
-        {"out": str(out), **named, "engine": engine.value, **content}, _told(out, content)
-    )
+    console.result({"out": str(out), **named, "engine": engine, **content}, _told(out, content))
     return 0
 
 

@@ -9,9 +9,7 @@ import typer
 from toolkit.commands.options import (
     JOURNAL,
     DataOption,
-    Device,
     DeviceOption,
-    Labels,
     LabelsOption,
     Precision,
     Preset,
@@ -59,7 +57,7 @@ def train(
         int, typer.Option(metavar="N", min=1, help="How many of them are averaged.")
     ] = 2,
     storage: StorageOption = None,
-    labels: LabelsOption = Labels.STUDY,
+    labels: LabelsOption = "study",
     layer_size: Annotated[
         int | None, typer.Option(metavar="N", help="Width S.", max=MAX_LAYER_SIZE)
     ] = None,
@@ -71,7 +69,7 @@ def train(
         Precision | None,
         typer.Option(help="bf16 is faster on processors and GPUs that have it; fp32 if not given."),
     ] = None,
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
     seed: Annotated[
         int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)
     ] = 0,
@@ -87,7 +85,7 @@ def train(
     from toolkit.commands.data_option import load
     from toolkit.train.curves import Curves
     from toolkit.train.finish import save_outcome
-    from toolkit.train.recipes import changed
+    from toolkit.train.recipes import changed, faults
     from toolkit.train.training import Training, device_of
 
     console = Console(as_json)
@@ -100,10 +98,10 @@ def train(
         lr=lr,
         epochs=epochs,
         batch_size=batch_size,
-        precision=precision.value if precision else None,
+        precision=precision,
     )
     dataset = load(data, labels, split, recipe.preset, console)
-    training = Training(dataset, recipe, seed, device_of(device.value))
+    training = Training(dataset, recipe, seed, device_of(device))
     if resume:
         training.load(files.resume)
         console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
@@ -124,6 +122,9 @@ def train(
     findings = _findings(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
+    repeated = faults(recipe, dataset.split) if recipe.preset == "study" else []
+    for fault in repeated:
+        console.notice(f"warning: fault of the study, repeated by its preset: {fault}")
     console.result(
         {
             "name": name,
@@ -133,6 +134,7 @@ def train(
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
+            "faults": repeated,
         },
         _text(manifest, files, log_folder),
     )
@@ -145,14 +147,14 @@ def _start(
     from toolkit.train.recipes import recipe
 
     if study is None:
-        return recipe((preset or Preset.DEFAULT).value), None
+        return recipe(preset or "default"), None
     require("optuna", "train")
     from toolkit.tune.ledger import existing
     from toolkit.tune.report import tuned
     from toolkit.tune.storage import open_storage
 
     found, record = tuned(existing(open_storage(storage, make=False), study), top)
-    if preset and preset.value != record.preset:
+    if preset and preset != record.preset:
         raise UsageError(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
         )

@@ -11,9 +11,7 @@ from toolkit.commands.options import (
     JOURNAL,
     TUNING,
     DataOption,
-    Device,
     DeviceOption,
-    Labels,
     LabelsOption,
     Preset,
     SplitOption,
@@ -52,7 +50,7 @@ def tune(
     ] = 50,
     preset: Annotated[
         Preset, typer.Option(help="The study as it ran, or its faults mended.")
-    ] = Preset.DEFAULT,
+    ] = "default",
     study: StudyOption = None,
     storage: StorageOption = None,
     workers: Annotated[
@@ -66,9 +64,9 @@ def tune(
         str | None,
         typer.Option(metavar="TIME", help="No trial begins after it: 90s, 30m or 2h."),
     ] = None,
-    labels: LabelsOption = Labels.STUDY,
+    labels: LabelsOption = "study",
     split: SplitOption = None,
-    device: DeviceOption = Device.AUTO,
+    device: DeviceOption = "auto",
     stale_after: Annotated[
         float,
         typer.Option(metavar="S", min=1, help="Seconds of silence after which a trial is lost."),
@@ -90,13 +88,13 @@ def tune(
     from toolkit.tune.workers import Tuning, setup
 
     console = Console(as_json)
-    name = checked_name(study or preset.value)
-    chosen_device = device_of(device.value).type
+    name = checked_name(study or preset)
+    chosen_device = device_of(device).type
     require_writable(logs / TUNING / name)
-    dataset = load(data, labels, split, preset.value, console)
+    dataset = load(data, labels, split, preset, console)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
-    plan = TrialPlan(preset.value, max_epochs, logs / TUNING / name, stale_after)
+    plan = TrialPlan(preset, max_epochs, logs / TUNING / name, stale_after)
     tuning = Tuning(
         storage=storage or str(logs / JOURNAL),
         study=name,
@@ -136,7 +134,7 @@ def report(
 
     if csv and (study or storage):
         raise UsageError("give a study or a table: --csv goes with neither --study nor --storage")
-    name = csv.stem if csv else study or Preset.DEFAULT.value
+    name = csv.stem if csv else study or "default"
     folder = logs / TUNING / "figures" / name
     if csv:
         found = report.read_csv(csv)
@@ -173,9 +171,11 @@ def _tell(study: "Study", folder: Path, console: Console) -> None:
     from toolkit.tune.figures import draw
 
     pictures = draw(study, folder)
+    intervals = report.importance_intervals(study)
     console.result(
-        report.summary(study) | {"figures": [str(path) for path in pictures]},
-        "\n".join([report.text(study), f"figures  {folder}"]),
+        report.summary(study)
+        | {"importance_intervals": intervals, "figures": [str(path) for path in pictures]},
+        "\n".join([report.text(study, intervals), f"figures  {folder}"]),
     )
 
 

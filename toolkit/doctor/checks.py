@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from toolkit.doctor import cuda
@@ -15,11 +15,13 @@ TELEMETRY = {"ORT_DISABLE_TELEMETRY": "1", "BENTOML_DO_NOT_TRACK": "true"}
 CUDA = "CUDAExecutionProvider"
 CPU_BUILD, GPU_BUILD = "onnxruntime", "onnxruntime-gpu"
 _MISSING = re.compile(r"(lib[\w.+-]+\.so[.\d]*): cannot open shared object file")
+# As ONNX Runtime's preload_dlls says it.
+_REFUSED = re.compile(r"^Failed to load (lib\S+: .+)$", re.MULTILINE)
 _OWN_CPU = "or TOOLKIT_PROVIDER=cpu"
 
 
 class Status(StrEnum):
-    """How bad a finding is."""
+    """How bad it is."""
 
     OK = "ok"
     WARNING = "warning"
@@ -27,7 +29,7 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True)
-class Finding:
+class Diagnosis:
     """One thing that was looked at: what was found and, where it is not ok, what to do."""
 
     check: str
@@ -49,24 +51,22 @@ class Probe:
     """What ONNX Runtime did in a process of its own.
 
     Attributes:
-        available: the providers that are built in.
-        active: those of a session, the one that runs it first; empty where it was not opened.
-        needed: for each shared library of the CUDA provider None, or what the loader said.
-        said: what ONNX Runtime said on stderr.
+        active: the providers of a session, the one that runs it first; empty where none was
+            opened.
+        cuda: the CUDA version that it was built for and asked to load; empty where it was not.
+        said: what it and the loader of its libraries said.
         ended: how the process ended, in words; None where it ended well.
     """
 
-    available: tuple[str, ...] = ()
     active: tuple[str, ...] = ()
-    needed: Mapping[str, str | None] = field(default_factory=dict)
+    cuda: str = ""
     said: str = ""
     ended: str | None = None
 
     @property
     def missing(self) -> list[str]:
         """Shared libraries that were not found, by name."""
-        said = "\n".join([*(each or "" for each in self.needed.values()), self.said])
-        return list(dict.fromkeys(_MISSING.findall(said)))
+        return list(dict.fromkeys(_MISSING.findall(self.said)))
 
     @property
     def reason(self) -> str:
@@ -78,45 +78,45 @@ class Probe:
         return re.split(r"with error: |(?=CUDA failure)", line)[-1][:300]
 
 
-def python(version: tuple[int, int, int]) -> Finding:
+def python(version: tuple[int, int, int]) -> Diagnosis:
     """Judge the version of Python."""
     found = ".".join(map(str, version))
     if version[:2] < LEAST_PYTHON:
-        return Finding("python", Status.ERROR, found, "install Python 3.11 or newer")
-    return Finding("python", Status.OK, found)
+        return Diagnosis("python", Status.ERROR, found, "install Python 3.11 or newer")
+    return Diagnosis("python", Status.OK, found)
 
 
-def torch(version: str | None, built_for: str | None, driver: Driver) -> Finding:
+def torch(version: str | None, built_for: str | None, driver: Driver) -> Diagnosis:
     """Judge PyTorch, None where it is not installed; a CPU build is `built_for` no CUDA version."""
     if version is None:
-        return Finding("torch", Status.OK, "not installed: training and export need it")
+        return Diagnosis("torch", Status.OK, "not installed: training and export need it")
     build = f"CUDA {built_for}" if built_for else "CPU build"
     if driver.present and not built_for:
         mend = "pip install --force-reinstall a CUDA build of torch, to train on the GPU"
-        return Finding(
+        return Diagnosis(
             "torch", Status.WARNING, f"{version}, {build}, beside an NVIDIA driver", mend
         )
-    return Finding("torch", Status.OK, f"{version}, {build}")
+    return Diagnosis("torch", Status.OK, f"{version}, {build}")
 
 
-def onnxruntime(builds: Mapping[str, str], requested: str, driver: Driver) -> Finding:
+def onnxruntime(builds: Mapping[str, str], requested: str, driver: Driver) -> Diagnosis:
     """Judge which builds of ONNX Runtime are installed, by name and version."""
     found = " and ".join(f"{name} {version}" for name, version in builds.items())
     flavour = "gpu" if driver.present else "cpu"
     clean = f"pip uninstall -y {CPU_BUILD} {GPU_BUILD} && pip install 'toolkit[{flavour}]'"
     if not builds:
         mend = f"pip install 'toolkit[{flavour}]'"
-        return Finding("onnxruntime", Status.ERROR, "not installed", mend)
+        return Diagnosis("onnxruntime", Status.ERROR, "not installed", mend)
     if len(builds) > 1:
         found += " are both installed, in one folder: the later one overwrote the other"
-        return Finding("onnxruntime", Status.ERROR, found, clean)
+        return Diagnosis("onnxruntime", Status.ERROR, found, clean)
     if CPU_BUILD in builds and driver.present and requested != "cpu":
         found += ", a CPU build beside an NVIDIA driver"
-        return Finding("onnxruntime", _grade(requested), found, f"{clean}, {_OWN_CPU}")
-    return Finding("onnxruntime", Status.OK, found)
+        return Diagnosis("onnxruntime", _grade(requested), found, f"{clean}, {_OWN_CPU}")
+    return Diagnosis("onnxruntime", Status.OK, found)
 
 
-def provider(requested: str, build: str, version: str, driver: Driver, probe: Probe) -> Finding:
+def provider(requested: str, build: str, version: str, driver: Driver, probe: Probe) -> Diagnosis:
     """Judge what a session runs on, against what TOOLKIT_PROVIDER asks for.
 
     Args:
@@ -129,33 +129,31 @@ def provider(requested: str, build: str, version: str, driver: Driver, probe: Pr
     asked = f"TOOLKIT_PROVIDER is {requested}"
     if requested not in ("auto", "cpu", "cuda"):
         mend = "set TOOLKIT_PROVIDER to auto, cpu or cuda"
-        return Finding("provider", Status.ERROR, f"TOOLKIT_PROVIDER is {requested!r}", mend)
+        return Diagnosis("provider", Status.ERROR, f"TOOLKIT_PROVIDER is {requested!r}", mend)
     if probe.ended:
         reason = f": {probe.reason}" if probe.reason else ""
         found = f"{asked}; ONNX Runtime {probe.ended}{reason}"
         mend = f"pip install --force-reinstall '{build}{_extras(build)}=={version}'"
-        return Finding("provider", Status.ERROR, found, mend)
+        return Diagnosis("provider", Status.ERROR, found, mend)
     found = f"{asked}; a session runs on {probe.active[0]}"
     expects_cuda = requested == "cuda" or (
         requested == "auto" and build == GPU_BUILD and driver.present
     )
     if not expects_cuda or probe.active[0] == CUDA:
-        return Finding("provider", Status.OK, found)
+        return Diagnosis("provider", Status.OK, found)
     reason = f", for ONNX Runtime says: {probe.reason}" if probe.reason else ""
     mend = _cuda_mend(build, version, driver, probe)
-    return Finding("provider", _grade(requested), found + reason, mend)
+    return Diagnosis("provider", _grade(requested), found + reason, mend)
 
 
-def libraries(requested: str, version: str, probe: Probe) -> Finding:
+def libraries(requested: str, version: str, probe: Probe) -> Diagnosis:
     """Judge the shared libraries that the CUDA provider of onnxruntime-gpu needs."""
-    if not probe.missing:
-        refused = {name: said for name, said in probe.needed.items() if said}
-        if not refused:
-            found = f"all {len(probe.needed)} of the CUDA provider are there"
-            return Finding("cuda libraries", Status.OK, found)
-        found = "; ".join(f"{name}: {said}" for name, said in refused.items())
-    else:
+    if probe.missing:
         found = f"missing: {', '.join(probe.missing)}"
+    elif refused := _REFUSED.findall(probe.said):
+        found = "; ".join(refused)
+    else:
+        return Diagnosis("cuda libraries", Status.OK, "those of the CUDA provider are there")
     # The driver brings libcuda itself; pip has no package of it.
     toolkit = [each for each in probe.missing if not each.startswith("libcuda.so")]
     mend = (
@@ -163,95 +161,95 @@ def libraries(requested: str, version: str, probe: Probe) -> Finding:
         if toolkit or not probe.missing
         else "libcuda comes with the NVIDIA driver; give a container the GPU: docker run --gpus all"
     )
-    return Finding("cuda libraries", _grade(requested), found, f"{mend}, {_OWN_CPU}")
+    return Diagnosis("cuda libraries", _grade(requested), found, f"{mend}, {_OWN_CPU}")
 
 
-def driver_for(requested: str, version: str, driver: Driver, probe: Probe) -> Finding:
+def driver_for(requested: str, version: str, driver: Driver, probe: Probe) -> Diagnosis:
     """Judge the driver against the CUDA version that the installed onnxruntime-gpu asks for."""
-    major = cuda.major_of_libraries(probe.needed) or cuda.major_of_onnxruntime(version)
+    major = _major(version, probe)
     least = cuda.least_driver(major)
     needs = (
         f"onnxruntime-gpu {version} needs CUDA {major}, so a driver of {_dotted(least)} or newer"
     )
     if not driver.present:
         if requested != "cuda":
-            return Finding("driver", Status.OK, f"none; {needs}")
-        return Finding("driver", Status.ERROR, f"none; {needs}", _driver_mend(least, major))
+            return Diagnosis("driver", Status.OK, f"none; {needs}")
+        return Diagnosis("driver", Status.ERROR, f"none; {needs}", _driver_mend(least, major))
     if driver.version is None:
         mend = "see what `nvidia-smi` says"
-        return Finding("driver", Status.WARNING, f"of unknown version; {needs}", mend)
+        return Diagnosis("driver", Status.WARNING, f"of unknown version; {needs}", mend)
     if cuda.version_of(driver.version) < least:
         found = f"{driver.version} is too old: {needs}"
-        return Finding("driver", _grade(requested), found, _driver_mend(least, major))
-    return Finding("driver", Status.OK, f"{driver.version}; {needs}")
+        return Diagnosis("driver", _grade(requested), found, _driver_mend(least, major))
+    return Diagnosis("driver", Status.OK, f"{driver.version}; {needs}")
 
 
-def image(requirement: str, driver: str) -> Finding:
+def image(version: str, driver: str) -> Diagnosis:
     """Judge whether the GPU image runs on a host with that driver.
 
     Args:
-        requirement: the range of onnxruntime-gpu that the image installs.
+        version: of the onnxruntime-gpu that the image installs.
         driver: the host's version, such as 570.86.
     """
-    major = cuda.image_major(requirement)
+    major = cuda.major_of_onnxruntime(version)
     least = cuda.least_driver(major)
     needs = (
-        f"onnxruntime-gpu{requirement} brings CUDA {major}, which needs a driver of "
+        f"onnxruntime-gpu {version} brings CUDA {major}, which needs a driver of "
         f"{_dotted(least)} or newer"
     )
     if cuda.version_of(driver) >= least:
-        return Finding("image", Status.OK, f"runs with driver {driver}: {needs}")
+        return Diagnosis("image", Status.OK, f"runs with driver {driver}: {needs}")
     found = f"does not run on a GPU with driver {driver}: {needs}"
-    return Finding("image", Status.ERROR, found, _driver_mend(least, major, driver))
+    return Diagnosis("image", Status.ERROR, found, _driver_mend(least, major, driver))
 
 
-def tool(name: str, version: str | None, engine: str | None = None) -> Finding:
+def tool(name: str, version: str | None, engine: str | None = None) -> Diagnosis:
     """Judge a container tool: None is not found; `engine` is what is wrong with its engine."""
     if version is None:
-        return Finding(name, Status.OK, "not found; only building images needs one")
+        return Diagnosis(name, Status.OK, "not found; only building images needs one")
     if engine is not None:
         mend = "start the Docker engine, or build with podman or buildah"
-        return Finding(
+        return Diagnosis(
             name, Status.WARNING, f"{version}; its engine does not answer: {engine}", mend
         )
-    return Finding(name, Status.OK, version)
+    return Diagnosis(name, Status.OK, version)
 
 
-def disk(what: str, folder: str, free: int) -> Finding:
+def disk(what: str, folder: str, free: int) -> Diagnosis:
     """Judge the free bytes of the disk that a folder lies on."""
     found = f"{free / 1000**3:.1f} GB free for {what} in {folder}"
     if free < LEAST_FREE:
         mend = f"free some space: under {LEAST_FREE // 1000**3} GB, logs and bentos soon fill it"
-        return Finding("disk", Status.WARNING, found, mend)
-    return Finding("disk", Status.OK, found)
+        return Diagnosis("disk", Status.WARNING, found, mend)
+    return Diagnosis("disk", Status.OK, found)
 
 
-def home(folder: str, writable: bool, bentoml_home: bool) -> Finding:
+def home(folder: str, writable: bool, bentoml_home: bool) -> Diagnosis:
     """Judge the home folder; `bentoml_home` is whether BentoML was given another one."""
     if writable:
-        return Finding("home", Status.OK, f"{folder} can be written")
+        return Diagnosis("home", Status.OK, f"{folder} can be written")
     status = Status.WARNING if bentoml_home else Status.ERROR
     mend = "set HOME and BENTOML_HOME to a folder that can be written, such as one in /tmp"
-    return Finding("home", status, f"{folder} cannot be written", mend)
+    return Diagnosis("home", status, f"{folder} cannot be written", mend)
 
 
-def telemetry(name: str, value: str | None) -> Finding:
+def telemetry(name: str, value: str | None) -> Diagnosis:
     """Judge a switch as the environment of this process has it; None where it is not set."""
     off = TELEMETRY[name]
     if value is None:
-        return Finding(name, Status.OK, f"not set; the toolkit and its service set it to {off}")
+        return Diagnosis(name, Status.OK, f"not set; the toolkit and its service set it to {off}")
     if value.lower() == off:
-        return Finding(name, Status.OK, f"set to {value}: telemetry is off")
+        return Diagnosis(name, Status.OK, f"set to {value}: telemetry is off")
     found = f"set to {value!r}: the toolkit leaves it so, and telemetry may be on"
-    return Finding(name, Status.WARNING, found, f"unset {name}, or set it to {off}")
+    return Diagnosis(name, Status.WARNING, found, f"unset {name}, or set it to {off}")
 
 
-def packages(name: str, missing: Sequence[str]) -> Finding:
+def packages(name: str, missing: Sequence[str]) -> Diagnosis:
     """Judge an extra of the toolkit by those of its packages that are not installed."""
     if not missing:
-        return Finding(f"extra {name}", Status.OK, "installed")
+        return Diagnosis(f"extra {name}", Status.OK, "installed")
     found = f"not installed: {', '.join(missing)}"
-    return Finding(f"extra {name}", Status.OK, found, f"pip install 'toolkit[{name}]'")
+    return Diagnosis(f"extra {name}", Status.OK, found, f"pip install 'toolkit[{name}]'")
 
 
 def _grade(requested: str) -> Status:
@@ -263,6 +261,11 @@ def _extras(build: str) -> str:
     return "[cuda,cudnn]" if build == GPU_BUILD else ""
 
 
+def _major(version: str, probe: Probe) -> int:
+    built_for = probe.cuda.partition(".")[0]
+    return int(built_for) if built_for.isdigit() else cuda.major_of_onnxruntime(version)
+
+
 def _dotted(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))
 
@@ -270,7 +273,7 @@ def _dotted(version: tuple[int, ...]) -> str:
 def _cuda_mend(build: str, version: str, driver: Driver, probe: Probe) -> str:
     if build == CPU_BUILD:
         return f"pip uninstall -y {CPU_BUILD} && pip install 'toolkit[gpu]', {_OWN_CPU}"
-    major = cuda.major_of_libraries(probe.needed) or cuda.major_of_onnxruntime(version)
+    major = _major(version, probe)
     least = cuda.least_driver(major)
     old = driver.version is not None and cuda.version_of(driver.version) < least
     if old or not driver.present:

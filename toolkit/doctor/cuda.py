@@ -1,7 +1,6 @@
 """Which NVIDIA driver a build of ONNX Runtime needs, and whether an image's build gets it."""
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
 from toolkit.errors import UsageError
@@ -9,8 +8,7 @@ from toolkit.errors import UsageError
 LEAST_DRIVER = {11: (450,), 12: (525,), 13: (580,)}
 """The oldest driver that runs programs of each CUDA major version."""
 _FIRST_CUDA_13 = (1, 27)
-_REQUIREMENT = re.compile(r"""onnxruntime-gpu\s*(?:\[[\w,\s-]*\])?([^"'#;\n]*)""")
-_BOUND = re.compile(r"(==|<=|<|>=|>|~=)\s*(\d+(?:\.\d+)*)")
+_PIN = re.compile(r"^onnxruntime-gpu==([\w.]+)", re.MULTILINE)
 
 
 def version_of(text: str) -> tuple[int, ...]:
@@ -24,14 +22,6 @@ def version_of(text: str) -> tuple[int, ...]:
     return tuple(int(each) for each in text.split("."))
 
 
-def major_of_libraries(names: Iterable[str]) -> int | None:
-    """Return the CUDA major version that libraries such as `libcudart.so.13` belong to."""
-    for name in names:
-        if found := re.fullmatch(r"lib(?:cudart|cublas|cublasLt)\.so\.(\d+)", name):
-            return int(found[1])
-    return None
-
-
 def major_of_onnxruntime(version: str) -> int:
     """Return the CUDA major version that onnxruntime-gpu was built with, by its own version."""
     found = re.match(r"(\d+)\.(\d+)", version)
@@ -43,37 +33,18 @@ def least_driver(major: int) -> tuple[int, ...]:
     return LEAST_DRIVER.get(major, LEAST_DRIVER[max(LEAST_DRIVER)])
 
 
-def image_requirement(lock: Path) -> str:
-    """Return the version of onnxruntime-gpu that the image installs, such as `==1.31.1`.
+def image_version(lock: Path) -> str:
+    """Return the version of onnxruntime-gpu that the GPU image installs, such as 1.31.1.
 
     Raises:
-        UsageError: no such file, or it does not ask for onnxruntime-gpu.
+        UsageError: no such file, or it does not pin onnxruntime-gpu.
     """
     try:
-        text = lock.read_text(encoding="utf-8")
+        found = _PIN.search(lock.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read {lock}: run this in the toolkit's repository, or restore the file"
         ) from error
-    lines = [line for line in text.splitlines() if not line.lstrip().startswith("#")]
-    found = next((match for line in lines if (match := _REQUIREMENT.search(line))), None)
     if not found:
-        raise UsageError(f"{lock} asks for no onnxruntime-gpu: the image has no GPU in it")
-    return re.sub(r"\s|\\", "", found[1])
-
-
-def image_major(requirement: str) -> int:
-    """Return the CUDA major version of the newest onnxruntime-gpu in a range; pip takes that one.
-
-    Raises:
-        UsageError: a bound that is no version.
-    """
-    for operator, text in _BOUND.findall(requirement):
-        version = version_of(text)
-        if operator == "<" and version <= _FIRST_CUDA_13:
-            return 12
-        # ~=1.26 takes any 1.x, ~=1.26.0 any 1.26.x.
-        fixed = operator in ("==", "<=") or (operator == "~=" and len(version) > 2)
-        if fixed and version[:2] < _FIRST_CUDA_13:
-            return 12
-    return 13
+        raise UsageError(f"{lock} pins no onnxruntime-gpu: lock anew with `make lock`")
+    return found[1]

@@ -71,7 +71,7 @@ def probe(with_cuda: bool) -> Probe:
     if done.returncode:
         return Probe(said=done.stderr, ended="cannot be loaded")
     found = json.loads(done.stdout)
-    return Probe(tuple(found["available"]), tuple(found["active"]), found["needed"], done.stderr)
+    return Probe(tuple(found["active"]), found["cuda"], done.stderr)
 
 
 def tool_version(name: str) -> str | None:

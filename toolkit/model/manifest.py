@@ -173,6 +173,15 @@ class Manifest:
     A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
     are not known, `tuning` of a model whose recipe was not tuned, `calibration` and `scope` of one
     without validation X-rays.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from toolkit import load_manifest
+        >>> model = load_manifest(Path("saved_models/model_saved.json"))
+        >>> model.labels.classes
+        ('none', 'minimal', 'moderate', 'severe')
+        >>> model.equivalence.passed
+        True
     """
 
     name: str

@@ -20,7 +20,7 @@ from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.files import DEFAULT_NAME, ModelFiles
 from toolkit.model.proof import check_proof, load_golden
-from toolkit.package.provenance import labels
+from toolkit.package import provenance
 
 BENTOFILE = Path("bentofile.yaml")
 _MODELS = Path("saved_models")
@@ -67,12 +67,12 @@ def build(files: ModelFiles, root: Path, home: Path) -> Bento:
     """
     name = bento_name(files.name)
     record = manifest.load(files.manifest)
-    chain = labels(record, _checked(files, record), _commit(root))
+    labels = provenance.labels(record, _proven_hashes(files, record), _commit(root))
     with tempfile.TemporaryDirectory() as folder:
         stage = Path(folder)
         _fill(stage, root, files)
-        version = _version(stage, chain)
-        bento = Bento(name, version, home / "bentos" / name / version, chain)
+        version = _version(stage, labels)
+        bento = Bento(name, version, home / "bentos" / name / version, labels)
         if bento.path.exists():
             _require_unchanged(bento, stage)
         else:
@@ -112,7 +112,7 @@ def home_for(environment: Mapping[str, str]) -> Path:
     return substitute
 
 
-def included(root: Path) -> list[str]:
+def patterns_of(root: Path) -> list[str]:
     """Return the patterns of what goes into a bento.
 
     Raises:
@@ -121,15 +121,15 @@ def included(root: Path) -> list[str]:
     yaml: Any = require("yaml", "serve")
     path = root / BENTOFILE
     try:
-        patterns: list[str] = yaml.safe_load(path.read_bytes())["include"]
+        result: list[str] = yaml.safe_load(path.read_bytes())["include"]
     except (OSError, TypeError, KeyError, yaml.YAMLError) as error:
         raise UsageError(
             f"{path} cannot be read: run this in the toolkit's repository, or restore the file"
         ) from error
-    return patterns
+    return result
 
 
-def _checked(files: ModelFiles, record: manifest.Manifest) -> dict[str, str]:
+def _proven_hashes(files: ModelFiles, record: manifest.Manifest) -> dict[str, str]:
     """Check every file that would be served, and return their hashes by kind."""
     load_golden(files, record)
     kinds = [each for each in _SERVED if each == "pipeline" or files.path(each).is_file()]
@@ -139,12 +139,12 @@ def _checked(files: ModelFiles, record: manifest.Manifest) -> dict[str, str]:
 def _fill(stage: Path, root: Path, files: ModelFiles) -> None:
     """Copy what the patterns name into an empty folder, with the model's files as its own."""
     shipped, own = (f"{_MODELS}/{name}." for name in (DEFAULT_NAME, files.name))
-    for pattern in included(root):
+    for pattern in patterns_of(root):
         if pattern.startswith(shipped):
             source = files.folder / pattern.replace(shipped, own).removeprefix(f"{_MODELS}/")
             sources = {_MODELS / source.name: source} if source.is_file() else {}
         else:
-            found = (each for each in root.glob(pattern) if _goes_in(each))
+            found = (each for each in root.glob(pattern) if _is_source(each))
             sources = {each.relative_to(root): each for each in found}
         for target, source in sources.items():
             (stage / target).parent.mkdir(parents=True, exist_ok=True)
@@ -153,7 +153,7 @@ def _fill(stage: Path, root: Path, files: ModelFiles) -> None:
     (stage / BENTOFILE).write_text(text.replace(shipped, own), encoding="utf-8")
 
 
-def _goes_in(path: Path) -> bool:
+def _is_source(path: Path) -> bool:
     return path.is_file() and path.suffix != ".pyc"
 
 
@@ -162,10 +162,10 @@ def _digests(folder: Path) -> dict[str, str]:
     return {each.relative_to(folder).as_posix(): sha256(each) for each in paths}
 
 
-def _version(stage: Path, chain: Mapping[str, str]) -> str:
+def _version(stage: Path, labels: Mapping[str, str]) -> str:
     from importlib.metadata import version
 
-    content = [_digests(stage), dict(chain), version("bentoml")]
+    content = [_digests(stage), dict(labels), version("bentoml")]
     return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 

@@ -6,10 +6,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.errors import PackagingError, UsageError
-from toolkit.package.bento import Bento
+
+if TYPE_CHECKING:
+    from toolkit.package.bento import Bento
 
 BACKENDS = ("podman", "docker", "buildah")
 PROVIDERS = {"cpu": "cpu", "gpu": "cuda"}
@@ -31,12 +33,12 @@ def find_backend(asked: str | None) -> str:
     raise UsageError(f"not installed: {wanted}; images are built with podman, docker or buildah")
 
 
-def image_tag(bento: Bento, runtime: str) -> str:
+def image_tag(bento: "Bento", runtime: str) -> str:
     """Return the image's name and tag: `runtime` is cpu or gpu."""
     return f"{bento.name}:{bento.version}-{runtime}"
 
 
-def image_labels(bento: Bento) -> dict[str, str]:
+def image_labels(bento: "Bento") -> dict[str, str]:
     """Return the image's labels: those that OCI names, and the bento's with `toolkit.` before."""
     named = {
         "title": bento.name,
@@ -51,7 +53,7 @@ def image_labels(bento: Bento) -> dict[str, str]:
     }
 
 
-def build_command(bento: Bento, runtime: str, backend: str, options: Sequence[str]) -> list[str]:
+def build_command(bento: "Bento", runtime: str, backend: str, options: Sequence[str]) -> list[str]:
     """Return the command that builds an image.
 
     Args:
@@ -71,7 +73,7 @@ def build_command(bento: Bento, runtime: str, backend: str, options: Sequence[st
     arguments = {"RUNTIME": runtime, "PROVIDER": PROVIDERS[runtime], "MODEL": bento.labels["model"]}
     return [
         *(backend, "build", *format_, "--tag", image_tag(bento, runtime)),
-        *("--file", str(bento.path / "src" / "bento" / "Dockerfile")),
+        *("--file", str(bento.path / "src" / "bento" / "image" / "Dockerfile")),
         *(f"--build-arg={name}={value}" for name, value in arguments.items()),
         *(f"--label={name}={value}" for name, value in image_labels(bento).items()),
         *(f"--{each}" for each in options),
@@ -79,7 +81,7 @@ def build_command(bento: Bento, runtime: str, backend: str, options: Sequence[st
     ]
 
 
-def build(bento: Bento, runtime: str, backend: str, options: Sequence[str]) -> str:
+def build(bento: "Bento", runtime: str, backend: str, options: Sequence[str]) -> str:
     """Build an image, as `build_command` says, and return its tag; the tool speaks on stderr.
 
     Raises:

@@ -21,7 +21,7 @@ def labels(record: Manifest, digests: Mapping[str, str], commit: str | None) -> 
         "onnx_sha256": digests["pipeline"],
         **{f"{kind}_sha256": digest for kind, digest in digests.items() if kind != "pipeline"},
         "golden_sha256": record.golden.sha256 if record.golden else "",
-        "equivalence": _verdict(record),
+        "equivalence": _equivalence(record),
         "git_commit": commit or "",
     }
     return {name: value for name, value in result.items() if value}
@@ -39,7 +39,7 @@ def _origin(record: Manifest) -> str:
     return f"study {tuning.study}, seed {tuning.seed}, trials {trials}; run: {run}"
 
 
-def _verdict(record: Manifest) -> str:
+def _equivalence(record: Manifest) -> str:
     if record.equivalence is None:
         return ""
     leg = record.equivalence.legs["pipeline"]

@@ -54,6 +54,14 @@ class Predictor:
         sha256: of the pipeline file.
         outputs: names of what it gives.
         provider: the execution provider that runs it.
+
+    Examples:
+        >>> from pathlib import Path
+        >>> from toolkit import open_model, read_xray
+        >>> predictor = open_model(Path("saved_models"), "model_saved", "cpu")
+        >>> answer = predictor.answer(read_xray(Path("knee.png")))
+        >>> answer["label"], answer["class"]
+        ('severe', 3)
     """
 
     def __init__(

@@ -61,7 +61,8 @@ class Curves:
         points = {
             "accuracy/train": epoch.train_accuracy,
             "accuracy/val": epoch.val_accuracy,
-            "loss/train": epoch.train_loss,
+            "loss/train_mean": epoch.train_loss,
+            "loss/train_last_batch": epoch.last_batch_loss,
             "loss/val": epoch.val_loss,
             "learning_rate": epoch.lr,
         }

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import DataError, ImageError
+from toolkit.files import name_bytes
 from toolkit.model.manifest import DatasetRecord
 from toolkit.xray.folders import (
     FRACTIONS,
@@ -24,7 +25,6 @@ from toolkit.xray.folders import (
 from toolkit.xray.labels import LabelMap
 from toolkit.xray.synthetic import generate
 
-SPLITS = ("published", "study", "patient")
 STUDY_COUNT = 6765
 
 
@@ -76,13 +76,13 @@ class Dataset:
     def part_sha256(self, part: str) -> str:
         """Return a hash of the names and classes in a part, whatever their order."""
         rows = sorted(f"{self.names[i]} {int(self.labels[i])}" for i in self.parts[part].tolist())
-        return hashlib.sha256("\n".join(rows).encode("utf-8", "surrogateescape")).hexdigest()
+        return hashlib.sha256(name_bytes("\n".join(rows))).hexdigest()
 
     def _patients(self, indices: Tensor) -> list[str]:
         return [patient_of(self.names[index]) for index in indices.tolist()]
 
     def _content_sha256(self) -> str:
-        digest = hashlib.sha256("\n".join(self.names).encode("utf-8", "surrogateescape"))
+        digest = hashlib.sha256(name_bytes("\n".join(self.names)))
         digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()
 
@@ -92,7 +92,8 @@ def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int 
 
     Args:
         folder: as `toolkit.xray.folders.scan` takes it.
-        split: one of `SPLITS`; None takes `published` where the folder has parts, else `patient`.
+        split: one of `toolkit.train.recipes.SPLITS`; None takes `published` where the folder has
+            parts, else `patient`.
         seed: of the `patient` split.
 
     Raises:

@@ -7,6 +7,9 @@ from toolkit.errors import UsageError
 from toolkit.model.manifest import PreprocessingConstants
 
 MOST_LR = 1e6
+PRECISIONS = ("fp32", "bf16")
+SPLITS = ("published", "study", "patient")
+DEVICES = ("auto", "cpu", "cuda")
 STUDY_EDGES = PreprocessingConstants(edge_mean=0.449, edge_std=0.226)
 
 
@@ -17,6 +20,7 @@ class Recipe:
     Attributes:
         layer_size: S of the network, 1 or more.
         dropout: main dropout p, in [0, 1).
+        dropout_epochs: how many epochs, from the first, it is on in; None for all.
         optimiser: `adam`, or `muon` for `toolkit.train.optimiser`'s mixture of both.
         lr: highest learning rate of Adam; Muon's is ten times it.
         schedule: `exponential` (times `lr_decay` per 100 epochs, stepped each epoch) or
@@ -40,6 +44,7 @@ class Recipe:
     preset: str
     layer_size: int
     dropout: float
+    dropout_epochs: int | None
     optimiser: str
     lr: float
     epochs: int
@@ -58,9 +63,10 @@ class Recipe:
     constants: PreprocessingConstants
 
     def __post_init__(self) -> None:
-        for name in ("layer_size", "epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}: give 1 or more")
+        for name in ("layer_size", "epochs", "batch_size", "dropout_epochs"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is {value}: give 1 or more")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is {self.dropout}: give 0 or more, below 1")
         if not 0 < self.lr <= MOST_LR:
@@ -72,6 +78,7 @@ PRESETS = {
         preset="study",
         layer_size=28,
         dropout=0.5,
+        dropout_epochs=1,
         optimiser="adam",
         lr=1e-4,
         epochs=500,
@@ -93,6 +100,7 @@ PRESETS = {
         preset="default",
         layer_size=28,
         dropout=0.1,
+        dropout_epochs=None,
         optimiser="muon",
         lr=1e-3,
         epochs=70,
@@ -111,6 +119,34 @@ PRESETS = {
         constants=PreprocessingConstants(),
     ),
 }
+
+
+def faults(recipe: Recipe, split: str) -> list[str]:
+    """Return the study's faults that a training repeats, each a sentence with its number.
+
+    The numbers are those of the README's list. What the recipe does not decide is not here:
+    blank X-rays, and the penalty that the tuning leaves unused.
+
+    Args:
+        recipe: of the training.
+        split: how the X-rays were split, as in `toolkit.train.dataset.SPLITS`.
+    """
+    found = {
+        "1, the split is drawn over X-rays, so that a patient's other knee may be in training": (
+            split == "study"
+        ),
+        "2, the class weights are counts, in order of first appearance, so that common classes "
+        "weigh most": recipe.class_weights == "counts_first_seen",
+        "4 and 5, the penalty on all weights lets the X-ray's branch decay to nothing in a long "
+        "training, in denormal numbers": recipe.l2 > 0,
+        "6, the edge map is normalised as if on 0..1 while on 0..255": (
+            recipe.constants.edge_mean == STUDY_EDGES.edge_mean
+        ),
+        "8, dropout is on in the first epochs only, so that it hardly matters": (
+            recipe.dropout_epochs is not None
+        ),
+    }
+    return [text for text, repeated in found.items() if repeated]
 
 
 def recipe(preset: str, **changes: Any) -> Recipe:

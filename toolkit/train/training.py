@@ -27,7 +27,11 @@ from toolkit.train.schedule import class_weights, lr_factor
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; accuracies in [0, 1], training's counted with dropout on."""
+    """What one epoch came to; accuracies in [0, 1], training's counted as it trains.
+
+    `train_loss` is the mean over the epoch's X-rays, `last_batch_loss` that of its last step
+    alone; both with the penalty. States of former versions lack the latter.
+    """
 
     epoch: int
     train_accuracy: float
@@ -35,6 +39,7 @@ class Epoch:
     val_accuracy: float | None
     val_loss: float | None
     lr: float
+    last_batch_loss: float | None = None
 
 
 def device_of(name: str) -> torch.device:
@@ -188,7 +193,9 @@ class Training:
         batches = torch.split(order.to(self.device), self.recipe.batch_size)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.network.train()
+        lasting = self.recipe.dropout_epochs
+        # Nothing but dropout depends on the mode.
+        self.network.train(lasting is None or self.epoch < lasting)
         for step, batch in enumerate(batches):
             self._set_lr(step, len(batches))
             loss, logits = self._step(batch)
@@ -206,6 +213,7 @@ class Training:
             val_accuracy=val_accuracy,
             val_loss=val_loss,
             lr=self.optimiser.lr,
+            last_batch_loss=float(loss.detach()),
         )
 
     def _require_finite(self, loss: float) -> None:

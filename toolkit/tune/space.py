@@ -41,9 +41,10 @@ def trial_recipe(preset: str, parameters: Mapping[str, Any], epochs: int) -> Rec
     """Return the recipe of a trial.
 
     Args:
-        preset: `study` repeats the study's code: its own edge scale, class weights and a fixed
-            penalty; `default` uses the penalty that was drawn, weights each class by the inverse
-            of its count, and has both inputs on one scale.
+        preset: `study` repeats the study's code: its own edge scale, class weights, a fixed
+            penalty, and dropout in the first epoch only; `default` uses the penalty that was
+            drawn, weights each class by the inverse of its count, has both inputs on one scale
+            and dropout throughout.
         parameters: a value for each name in `SPACE`.
         epochs: most epochs.
     """
@@ -65,6 +66,7 @@ def trial_recipe(preset: str, parameters: Mapping[str, Any], epochs: int) -> Rec
         preset=preset,
         l2=parameters[LAMBDA],
         class_weights="inverse",
+        dropout_epochs=None,
         constants=PRESETS["default"].constants,
     )
 

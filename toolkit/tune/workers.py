@@ -21,6 +21,7 @@ import torch
 
 from toolkit.errors import TrainingError
 from toolkit.train.dataset import Dataset
+from toolkit.train.recipes import PRESETS
 from toolkit.tune.ledger import INTERRUPTED, LOST, Ledger, opened
 from toolkit.tune.space import SPACE
 from toolkit.tune.storage import going_away, open_storage
@@ -78,6 +79,7 @@ def setup(dataset: Dataset, plan: TrialPlan, seed: int) -> dict[str, Any]:
         "preset": plan.preset,
         "search space": {name: repr(each) for name, each in SPACE.items()},
         "epochs": plan.epochs,
+        "dropout_epochs": PRESETS[plan.preset].dropout_epochs,
         "seed": seed,
         "stale_after": plan.stale_after,
         "labels": dataset.label_map.name,

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DataError, ImageError
+from toolkit.files import name_bytes
 from toolkit.xray.labels import GRADES
 from toolkit.xray.reading import read
 
@@ -56,7 +57,7 @@ def patient_part(patient: str, seed: int = 0) -> str:
 
     It depends on nothing but the patient's name and the seed, so X-rays added later move nobody.
     """
-    digest = hashlib.sha256(f"{seed}/{patient}".encode("utf-8", "surrogateescape")).digest()
+    digest = hashlib.sha256(name_bytes(f"{seed}/{patient}")).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64
     train, val, _ = FRACTIONS
     if place < train:

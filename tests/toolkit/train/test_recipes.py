@@ -1,8 +1,12 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
 from toolkit.errors import UsageError
 from toolkit.model.manifest import PreprocessingConstants
-from toolkit.train.recipes import recipe
+from toolkit.train.recipes import faults, recipe
 
 
 def test_the_study_preset_is_the_studys_final_model():
@@ -18,6 +22,7 @@ def test_the_study_preset_is_the_studys_final_model():
         (0.229, 0.224, 0.225),
     )
     assert study.constants.edge_threshold == 10
+    assert study.dropout_epochs == 1
     # The study had none of these.
     assert study.augmentation == study.average_decay == study.label_smoothing == 0
 
@@ -26,10 +31,51 @@ def test_the_default_mends_what_the_study_got_wrong():
     default = recipe("default")
     assert default.class_weights == "inverse_sqrt"
     assert default.l2 == 0
+    assert default.dropout_epochs is None
     assert default.constants == PreprocessingConstants()
     # On the scale of the edge map, 0 to 255, not on the study's 0 to 1.
     assert default.constants.edge_mean > 1
     assert default.constants.edge_std > 1
+
+
+def numbers(chosen, split):
+    return [each.partition(",")[0] for each in faults(chosen, split)]
+
+
+def test_the_faults_that_a_training_repeats_are_told_by_their_number():
+    assert numbers(recipe("study"), "study") == ["1", "2", "4 and 5", "6", "8"]
+    assert numbers(recipe("default"), "published") == []
+
+
+def test_a_fault_that_is_mended_is_not_told():
+    default = recipe("default")
+    assert "1" not in numbers(recipe("study"), "patient")
+    for name, number in (
+        ("class_weights", "2"),
+        ("l2", "4 and 5"),
+        ("constants", "6"),
+        ("dropout_epochs", "8"),
+    ):
+        mended = replace(recipe("study"), **{name: getattr(default, name)})
+        left = {"1", "2", "4 and 5", "6", "8"} - {number}
+        assert set(numbers(mended, "study")) == left
+
+
+def test_the_readme_lists_each_of_the_faults_under_its_number():
+    readme = (Path(__file__).resolve().parents[3] / "README.md").read_text()
+    listed = dict(re.findall(r"^(\d)\. (.*)$", readme, re.MULTILINE))
+    assert list(listed) == list("12345678")
+    words = {
+        "1": "split",
+        "2": "counts",
+        "4": "decay",
+        "5": "denormal",
+        "6": "0..1",
+        "8": "dropout",
+    }
+    assert all(word in listed[number] for number, word in words.items())
+    told = faults(recipe("study"), "study")
+    assert all(any(word in each for each in told) for word in words.values())
 
 
 def test_given_options_win_and_others_stay():
@@ -46,6 +92,7 @@ def test_given_options_win_and_others_stay():
         ("epochs", 0),
         ("batch_size", 0),
         ("batch_size", -5),
+        ("dropout_epochs", 0),
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("dropout", float("nan")),

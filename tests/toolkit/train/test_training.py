@@ -1,3 +1,4 @@
+import copy
 import math
 from dataclasses import replace
 from itertools import pairwise
@@ -156,6 +157,65 @@ def test_interrupted_again_and_again_it_still_comes_to_the_same_weights(tiny, tm
     assert_same_run(training, unbroken)
 
 
+def test_a_state_of_a_version_without_dropout_epochs_goes_on_to_the_same_weights(
+    tiny, tmp_path, unbroken, one_epoch_of
+):
+    state = one_epoch_of(small())
+    del state["identity"]["dropout_epochs"]
+    for each in state["history"]:
+        del each["last_batch_loss"]
+    checkpoint.save(state, tmp_path / "state.pt")
+    resumed = Training(tiny, small(), 0, CPU)
+    resumed.load(tmp_path / "state.pt")
+    resumed.run(tmp_path / "state.pt", lambda _: None)
+    assert same(resumed.network.state_dict(), unbroken.network.state_dict())
+
+
+def first_and_second_epoch(dataset, dropouts, dropout_epochs):
+    """Train an epoch with each dropout, then one from the same weights with each of them."""
+    trainings = [
+        Training(dataset, small("study", dropout=p, dropout_epochs=dropout_epochs), 0, CPU)
+        for p in dropouts
+    ]
+    first = [each.advance() for each in trainings]
+    for each in trainings:
+        each.network.load_state_dict(trainings[0].network.state_dict())
+        each.optimiser.load_state_dict(copy.deepcopy(trainings[0].optimiser.state_dict()))
+    return first, [each.advance() for each in trainings], trainings
+
+
+def test_from_the_second_epoch_on_dropout_0_3_and_0_7_train_the_same_function(tiny):
+    first, second, (low, high) = first_and_second_epoch(tiny, (0.3, 0.7), 1)
+    assert first[0].train_loss != first[1].train_loss
+    assert second[0] == second[1]
+    assert same(low.network.state_dict(), high.network.state_dict())
+
+
+def test_dropout_stays_on_for_as_many_epochs_as_the_recipe_says(tiny):
+    for epochs in (2, 9):
+        _, second, (low, high) = first_and_second_epoch(tiny, (0.3, 0.7), epochs)
+        assert second[0].train_loss != second[1].train_loss
+        assert not same(low.network.state_dict(), high.network.state_dict())
+
+
+def test_the_loss_of_the_last_batch_is_told_beside_the_mean(tiny):
+    training = Training(tiny, small("study"), 0, CPU)
+    losses, step = [], training._step
+
+    def spied(batch):
+        loss, logits = step(batch)
+        losses.append((float(loss.detach()), len(batch)))
+        return loss, logits
+
+    training._step = spied
+    epoch = training.advance()
+    assert len(losses) > 2
+    assert epoch.last_batch_loss == losses[-1][0]
+    mean = sum(loss * count for loss, count in losses) / sum(count for _, count in losses)
+    assert epoch.train_loss == pytest.approx(mean)
+    assert epoch.last_batch_loss != pytest.approx(mean)
+
+
 def test_a_loss_for_each_branch_reaches_it_though_nothing_else_does(tiny):
     training = Training(tiny, small(branch_loss=0.5), 0, CPU)
     with torch.no_grad():
@@ -252,16 +312,24 @@ def test_with_nothing_to_resume_it_says_so(tiny, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def one_epoch(tiny, tmp_path_factory):
-    """The state that an interruption after one epoch leaves."""
+def one_epoch_of(tiny, tmp_path_factory):
+    """Return a function: the state that an interruption after one epoch of a recipe leaves."""
 
     def interrupt(_):
         raise KeyboardInterrupt
 
-    state = tmp_path_factory.mktemp("state") / "state.pt"
-    with pytest.raises(KeyboardInterrupt):
-        Training(tiny, small(layer_size=1), 0, CPU).run(state, interrupt)
-    return checkpoint.load(state)
+    def made(chosen):
+        state = tmp_path_factory.mktemp("state") / "state.pt"
+        with pytest.raises(KeyboardInterrupt):
+            Training(tiny, chosen, 0, CPU).run(state, interrupt)
+        return checkpoint.load(state)
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def one_epoch(one_epoch_of):
+    return one_epoch_of(small(layer_size=1))
 
 
 def broken_states():

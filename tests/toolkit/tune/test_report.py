@@ -2,7 +2,9 @@
 
 import csv
 import math
+import re
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState, create_trial
@@ -56,9 +58,42 @@ def test_a_table_holds_what_the_log_says(logged, shared):
     assert [each["trial"] for each in summary["best"][:2]] == [40, 32]
     assert len(summary["best"]) == 10
     assert sum(summary["importances"].values()) == pytest.approx(1)
-    lines = report.text(logged).splitlines()
+    lines = report.text(logged, report.importance_intervals(logged)).splitlines()
     assert lines[1].split()[:2] == ["40", "0.4857"]
-    assert lines[-1].startswith("importance: ")
+    assert re.match(r"importance .*: reg_lambda \d+% \(\d+% to \d+%\), ", lines[-1])
+
+
+def scored(scores_of, count=60):
+    """A study of random parameters whose scores are a function of them."""
+    generator = np.random.default_rng(0)
+    parameters = [
+        {name: generator.uniform(each.low, each.high) for name, each in SPACE.items()}
+        for _ in range(count)
+    ]
+    for each in parameters:
+        each["layer_size"] = round(each["layer_size"])
+    return report.study_of([trial(scores_of(each, generator), **each) for each in parameters])
+
+
+def test_of_scores_that_nothing_decides_every_importance_is_uncertain():
+    study = scored(lambda _, generator: generator.random())
+    intervals = report.importance_intervals(study)
+    assert intervals.keys() == SPACE.keys()
+    assert all(high - low > 0.2 for low, high in intervals.values())
+    assert max(low for low, _ in intervals.values()) < min(high for _, high in intervals.values())
+
+
+def test_the_interval_of_the_parameter_that_decides_lies_above_all_others():
+    study = scored(lambda parameters, _: parameters["dropout_main"])
+    intervals = report.importance_intervals(study)
+    lowest = intervals.pop("dropout_main")[0]
+    assert all(lowest > high for _, high in intervals.values())
+    assert report.importances(study)["dropout_main"] > lowest
+
+
+def test_intervals_are_the_same_each_time(logged):
+    assert report.importance_intervals(logged, 20) == report.importance_intervals(logged, 20)
+    assert report.importance_intervals(logged, 20) != report.importance_intervals(logged, 20, 1)
 
 
 def test_every_picture_of_the_study_is_drawn(logged, tmp_path):
@@ -87,9 +122,9 @@ def test_the_parallel_coordinates_show_the_best_half(logged, tmp_path, monkeypat
 @pytest.mark.parametrize("scores", [[0.3], [0.3, 0.3, 0.3], [0.3, -math.inf]])
 def test_what_cannot_be_told_is_left_out(scores, tmp_path):
     study = report.study_of([trial(score) for score in scores])
-    assert report.importances(study) == {}
+    assert report.importances(study) == report.importance_intervals(study) == {}
     assert {path.stem for path in draw(study, tmp_path)} == PICTURES - {"importances"}
-    assert "importance" not in report.text(study)
+    assert "importance" not in report.text(study, report.importance_intervals(study))
     assert report.summary(study)["finished"] == len(scores)
 
 
@@ -112,7 +147,7 @@ def test_a_failed_trial_is_told_with_its_reason():
     failed = create_trial(state=TrialState.FAIL, user_attrs={FAILURE: "diverged"})
     study = report.study_of([trial(0.3), failed])
     assert report.summary(study)["failed"] == [{"trial": 1, "reason": "diverged"}]
-    assert "failed: 1 (diverged)" in report.text(study)
+    assert "failed: 1 (diverged)" in report.text(study, report.importance_intervals(study))
 
 
 @pytest.mark.parametrize(

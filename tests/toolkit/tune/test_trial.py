@@ -8,7 +8,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from toolkit.errors import TrainingError
+from toolkit.errors import TrainingError, UsageError
 from toolkit.train.training import Training
 from toolkit.tune import trial as trials
 from toolkit.tune.ledger import FAILURE, HEARTBEAT, opened
@@ -16,6 +16,7 @@ from toolkit.tune.objective import overfits, score
 from toolkit.tune.space import LAMBDA, SPACE, final_recipe, trial_recipe
 from toolkit.tune.storage import open_storage
 from toolkit.tune.trial import TrialPlan, run_trial
+from toolkit.tune.workers import setup
 
 CPU = torch.device("cpu")
 PARAMETERS = {"layer_size": 9, "dropout_main": 0.4, "lr_decay_rate_100": 0.6, "reg_lambda": 0.02}
@@ -53,6 +54,8 @@ def test_a_trial_is_scored_by_its_last_epoch_and_logged_for_hparams(ledger, tmp_
     assert scalars["score"] == pytest.approx(trial.value)
     assert scalars["step"] == 2
     assert [each.step for each in events.Scalars("accuracy/val")] == [0, 1]
+    for name in ("loss/train_mean", "loss/train_last_batch"):
+        assert [each.step for each in events.Scalars(name)] == [0, 1]
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     logged = {name: value.number_value for name, value in start.hparams.items()}
@@ -78,6 +81,7 @@ def test_a_trial_stops_when_it_overfits(ledger, tmp_path, tiny, monkeypatch):
             val_accuracy=0.5,
             train_loss=1.0,
             val_loss=1.0,
+            last_batch_loss=1.0,
             lr=0.001,
         )
 
@@ -150,7 +154,7 @@ def test_a_heartbeat_goes_on_while_an_epoch_runs(ledger, monkeypatch):
             seen.set()
 
     monkeypatch.setattr(type(trial), "set_user_attr", spy)
-    with trial._heartbeat(trial, 0.01):
+    with trials._heartbeat(trial, 0.01):
         assert [each for each in threading.enumerate() if each.name == "heartbeat"]
         assert seen.wait(60)
     beat = ledger.trials()[0].user_attrs[HEARTBEAT]
@@ -173,14 +177,28 @@ def test_the_preset_study_trains_as_the_notebook_did():
     assert (recipe.layer_size, recipe.dropout, recipe.lr_decay) == (9, 0.4, 0.6)
     assert not (recipe.augmentation or recipe.average_decay or recipe.label_smoothing)
     assert not recipe.weight_decay
+    assert recipe.dropout_epochs == 1
 
 
 def test_the_default_mends_the_faults_and_keeps_the_rest():
     study, mended = (trial_recipe(each, PARAMETERS, 50) for each in ("study", "default"))
     changed = {name for name, value in vars(mended).items() if value != getattr(study, name)}
-    assert changed == {"preset", "l2", "class_weights", "constants"}
+    assert changed == {"preset", "l2", "class_weights", "constants", "dropout_epochs"}
     assert mended.l2 == PARAMETERS[LAMBDA]
     assert mended.class_weights == "inverse"
+    assert mended.dropout_epochs is None
+
+
+def test_a_study_begun_with_dropout_in_every_epoch_does_not_go_on_without(tmp_path, tiny):
+    storage = open_storage(str(tmp_path / "study.journal"), make=True)
+    for preset in ("default", "study"):
+        now = setup(tiny, plan(tmp_path, preset=preset), 0)
+        opened(storage, preset, {k: v for k, v in now.items() if k != "dropout_epochs"}, 3, 0)
+        if preset == "study":
+            with pytest.raises(UsageError, match="dropout_epochs was None, now 1"):
+                opened(storage, preset, now, 3, 0)
+        else:
+            opened(storage, preset, now, 3, 0)
 
 
 def test_the_final_training_of_the_preset_study_is_the_studys():

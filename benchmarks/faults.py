@@ -1,0 +1,25 @@
+"""What three of the study's faults cost: its recipe, and the same with one of them mended.
+
+    python benchmarks/faults.py --data DIR [--epochs 60] [--seeds 0,1] [--workers 2] \
+        [--precision fp32] [--rows NAME,NAME]
+
+All rows have the study's own way of splitting. Stop it and run it again as you like: finished
+rows are kept in logs/faults/results.jsonl, and a training goes on after its last epoch.
+"""
+
+from pathlib import Path
+
+from ablation import main
+
+from toolkit.train.recipes import recipe
+
+DEFAULT = recipe("default")
+ROWS = {
+    "the study's": {},
+    "dropout in every epoch": {"dropout_epochs": DEFAULT.dropout_epochs},
+    "class weights by the inverse root of the count": {"class_weights": DEFAULT.class_weights},
+    "edges on their own scale": {"constants": DEFAULT.constants},
+}
+
+if __name__ == "__main__":
+    main("study", ROWS, Path("logs/faults"), epochs=60, split="study")
