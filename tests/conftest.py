@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -67,10 +66,12 @@ def small_files(request, tmp_path_factory):
 
     Made once for all workers, and for later runs of the very same code.
     """
+    from toolkit.extras import versions
     from toolkit.model.files import ModelFiles
 
     kept = request.config.cache.mkdir("small-model")
-    digest = hashlib.sha256(" ".join(map(version, ("torch", "onnx", "onnxruntime"))).encode())
+    used = versions("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+    digest = hashlib.sha256(repr(used).encode())
     for package in ("toolkit", "export"):
         for path in sorted((ROOT / package).rglob("*.py")):
             digest.update(path.read_bytes())
