@@ -30,7 +30,7 @@ from processes import memory_of
 
 # Size and number of batches for each preset, and calls of a graph for each size.
 TRAININGS, CALLS = {"default": (16, 16), "study": (128, 2)}, {1: 150, 4: 40}
-WORKERS, SECONDS = 2, 3
+WORKERS, SECONDS = 2, 2
 
 
 def draw(_data, folder, _part):
