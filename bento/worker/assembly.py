@@ -11,9 +11,9 @@ from bento.worker.settings import Settings
 from toolkit.errors import ModelRefusedError, RequestError
 from toolkit.extras import versions
 from toolkit.model import manifest
-from toolkit.model.answer import Info, Meaning, Proof, Providers, meaning_of
+from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_of
+from toolkit.model.artifacts import check_equivalence, load_golden
 from toolkit.model.manifest import Manifest
-from toolkit.model.proof import check_proof, load_golden
 from toolkit.runtime.golden import difference
 from toolkit.runtime.session import Predictor, open_explainer, open_model, open_session
 
@@ -50,7 +50,7 @@ class Information:
             classes=self.meaning.classes,
             checkpoint_sha256=self.record.training.checkpoint_sha256,
             grades=self.meaning.grades,
-            equivalence=Proof(
+            equivalence=Equivalence(
                 verdict.passed and leg.passed,
                 leg.samples,
                 {output.output: output.max_abs for output in leg.outputs},
@@ -124,10 +124,10 @@ def check(settings: Settings) -> Information:
     """
     files = settings.files
     record = manifest.load(files.manifest)
-    digest = check_proof(files, record, settings.kind)
+    digest = check_equivalence(files, record, settings.kind)
     load_golden(files, record)
     if _has_explainer(settings, record):
-        check_proof(files, record, "explainer")
+        check_equivalence(files, record, "explainer")
     open_session(files.path(settings.kind), settings.provider, threads=1)
     return Information(settings, record, digest, meaning_of(record))
 

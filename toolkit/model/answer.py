@@ -109,7 +109,7 @@ class Served(Struct, frozen=True):
     classes: tuple[str, ...]
 
 
-class Proof(Struct, frozen=True):
+class Equivalence(Struct, frozen=True):
     """How the file that is served compares with PyTorch."""
 
     passed: bool
@@ -134,7 +134,7 @@ class Info(Served, frozen=True, kw_only=True):
 
     checkpoint_sha256: str
     grades: tuple[tuple[int, ...], ...]
-    equivalence: Proof
+    equivalence: Equivalence
     provider: Providers
     precision: str
     ready: bool

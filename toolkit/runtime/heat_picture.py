@@ -1,12 +1,11 @@
 """The X-ray and its edge map side by side, coloured by what a decision went by."""
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from toolkit.runtime.occlusion import SIDE, Heat
+from toolkit.xray.pictures import encode
 
 _SCALE = 2
 _MARGIN = 12
@@ -16,7 +15,7 @@ _AGAINST = np.array([40, 110, 230], np.float64)
 _STRONGEST = 0.65
 
 
-def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, caption: str) -> bytes:
+def draw(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, caption: str) -> bytes:
     """Return a PNG: red speaks for the class, blue against it, both inputs on one scale.
 
     Args:
@@ -25,7 +24,7 @@ def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capt
         heat: of both.
         caption: a line above them.
     """
-    strongest = max(float(np.abs(each).max()) for each in (heat.image, heat.edges)) or 1.0
+    strongest = max(float(np.abs(heat.image).max()), float(np.abs(heat.edges).max())) or 1.0
     side = SIDE * _SCALE
     picture = Image.new("RGB", (2 * side + 3 * _MARGIN, side + 2 * _CAPTION + _MARGIN), "white")
     text = ImageDraw.Draw(picture)
@@ -34,7 +33,7 @@ def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capt
         (("X-ray", xray, heat.image), ("edge map", edge_map, heat.edges))
     ):
         left = _MARGIN + index * (side + _MARGIN)
-        panel = Image.fromarray(_blended(pixels, values / strongest))
+        panel = Image.fromarray(_blend(pixels, values / strongest))
         picture.paste(panel.resize((side, side), Image.Resampling.BICUBIC), (left, _CAPTION))
         most = float(np.abs(values).max())
         text.text(
@@ -43,17 +42,10 @@ def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capt
             "black",
             ImageFont.load_default(14),
         )
-    return png(picture)
+    return encode(np.asarray(picture))
 
 
-def png(picture: Image.Image) -> bytes:
-    """Return a picture as a PNG file."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()
-
-
-def _blended(pixels: NDArray[np.uint8], share: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _blend(pixels: NDArray[np.uint8], share: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Colour grey pixels, uint8 (H, W), by shares in -1..1: uint8 (H, W, 3)."""
     grey = np.repeat(pixels[:, :, None].astype(np.float64), 3, axis=2)
     opacity = (_STRONGEST * np.abs(share))[:, :, None]

@@ -48,6 +48,7 @@ def test_png_by_multipart_is_answered(client, encoded, xrays):
         "probabilities",
         "expected_grade",
         "abstain",
+        "in_scope",
         "model",
         "model_sha256",
         "provider",

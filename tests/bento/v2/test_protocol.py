@@ -389,7 +389,7 @@ def test_every_refusal_is_the_protocols_own(plain):
 def test_not_ready_and_busy_are_told_as_the_protocol_does(
     served, copied, plant, open_interface, monkeypatch
 ):
-    path, body = "/v2/models/served", json.dumps(request([0] * ROW))
+    path, body = f"/v2/models/{served.name}", json.dumps(request([0] * ROW))
 
     def spoil(golden):
         golden["logits"] += 1
@@ -405,7 +405,7 @@ def test_not_ready_and_busy_are_told_as_the_protocol_does(
         answer = client.post(f"{path}/infer", content=body)
         assert answer.status_code == 503 and "/readyz says why" in answer.json()["error"]
     with open_interface(served) as client:
-        assert client.get(f"{path}/ready").json() == {"ready": True, "name": "served"}
+        assert client.get(f"{path}/ready").json() == {"ready": True, "name": served.name}
         monkeypatch.setattr("bento.worker.model_thread.MOST_WAITING", -1)
         answer = client.post(f"{path}/infer", content=body)
         assert answer.status_code == 503 and answer.headers["retry-after"] == "1"
