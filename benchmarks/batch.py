@@ -80,12 +80,12 @@ def bare(folder, index, batch):
     import numpy as np
 
     from toolkit.runtime.session import open_model
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     predictor = open_model(MODELS, "model_saved", "cpu", threads=1)
     paths = sorted(Path(folder).iterdir())[index::CORES]
     for start in range(0, len(paths), batch):
-        predictor.predict(np.stack([read(path) for path in paths[start : start + batch]]))
+        predictor.predict(np.stack([read_xray(path) for path in paths[start : start + batch]]))
 
 
 def bare_rate(folder, files, batch=1):

@@ -16,7 +16,7 @@ from toolkit.model import manifest
 from toolkit.model.files import ModelFiles
 from toolkit.runtime.session import open_model
 from toolkit.xray.folders import scan
-from toolkit.xray.reading import read
+from toolkit.xray.reading import read_xray
 
 COUNT = 100
 SIDE = 224
@@ -25,7 +25,7 @@ SIDE = 224
 def graded(data, grade):
     """Return X-rays of one grade of the part val, uint8 (N, 224, 224)."""
     found = [each for each in scan(data) if each.part == "val" and each.grade == grade]
-    return [read(each.path) for each in found[:COUNT]]
+    return [read_xray(each.path) for each in found[:COUNT]]
 
 
 def filtered(xray, radius):

@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import importlib.util
 import os
 import shutil
 import signal
@@ -34,13 +33,13 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def real_xrays(shared):
     """About 200 real X-rays, of every part and grade that is there: uint8 (N, 224, 224)."""
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     folders = sorted((shared / "data" / "knee").glob("*/[0-4]"))
     paths = [path for folder in folders for path in sorted(folder.glob("*.jpg"))[::3][:20]]
     if not paths:
         pytest.skip("shared/data/knee holds no X-rays")
-    return np.stack([read(path) for path in paths])
+    return np.stack([read_xray(path) for path in paths])
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +113,7 @@ def export_small_model(files):
         network.outputCombiner[8].weight /= 8
     checkpoint.save(network.state_dict(), files.checkpoint)
     labels, constants = label_map("study"), manifest.PreprocessingConstants()
-    scope, limit, within = novelty.fitted(
+    scope, limit, within = novelty.fit(
         network.eval(), Preprocessing(constants), generated(32, labels)
     )
     record = manifest.Manifest(
@@ -185,20 +184,6 @@ def small(small_files):
         arrays=arrays,
         reference=reference,
     )
-
-
-@pytest.fixture(scope="session")
-def mutated_files():
-    """Return a function of `count` and `seed` that yields so many damaged files as bytes.
-
-    They were PNG, JPEG and DICOM files of many kinds; those of a seed are always the same.
-    """
-    spec = importlib.util.spec_from_file_location(
-        "mutations", Path(__file__).with_name("mutations.py")
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.mutated
 
 
 @pytest.fixture

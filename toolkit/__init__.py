@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from toolkit.model.manifest import Manifest
     from toolkit.model.manifest import load as load_manifest
     from toolkit.runtime.session import Predictor, open_model
-    from toolkit.xray.reading import read as read_xray
+    from toolkit.xray.reading import read_xray
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,7 +33,7 @@ _PLACES = {
     "ToolkitError": "toolkit.errors:ToolkitError",
     "load_manifest": "toolkit.model.manifest:load",
     "open_model": "toolkit.runtime.session:open_model",
-    "read_xray": "toolkit.xray.reading:read",
+    "read_xray": "toolkit.xray.reading:read_xray",
 }
 
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from toolkit.errors import RequestError, ToolkitError
-from toolkit.runtime.heat_picture import draw, png
+from toolkit.runtime.heat_picture import draw
 from toolkit.runtime.occlusion import occlusion
 from toolkit.runtime.session import Predictor
+from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Explainer:
             raise RequestError(503, "no_explanation", str(error), retry_after="5") from error
         label = predictor.meaning.classes[index]
         picture = draw(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
-        return Explanation(index, label, png(Image.fromarray(edge_map)), picture)
+        return Explanation(index, label, encode(edge_map), picture)
 
     def _opened(self) -> "TwoInputModel":
         if self._classify is None:

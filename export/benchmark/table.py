@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from export.benchmark.contenders import Classify, Contender, contenders
 from export.compare.gate import GateSamples, gate_samples
-from export.compare.samples import encoded
 from export.convert.pipeline import Pipeline
 from toolkit.errors import DataError, ImageError, ToolkitError
 from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
 from toolkit.xray.folders import scan
+from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
 from toolkit.xray.synthetic import generate
 
@@ -100,7 +100,7 @@ class Xrays:
         """Yield batches of those to judge by."""
         for start in range(0, len(self.gate.pixels), _BATCH):
             pixels = self.gate.pixels[start : start + _BATCH]
-            yield [encoded(xray) for xray in pixels] if source == "file" else pixels
+            yield [encode(xray) for xray in pixels] if source == "file" else pixels
 
 
 Judgement = tuple[Contender, NDArray[np.int64]]
@@ -153,7 +153,7 @@ def generated_xrays(count: int) -> Xrays:
     """Return X-rays that are drawn, as PNG files; their classes are not asked for."""
     pixels = np.stack([xray.pixels for xray in generate(2 * count, seed=0)])
     judged = GateSamples(pixels[:count], pixels[count:], np.zeros(0, dtype=np.int64))
-    return Xrays(tuple(map(encoded, pixels[count:])), pixels[count:], judged)
+    return Xrays(tuple(map(encode, pixels[count:])), pixels[count:], judged)
 
 
 def judge(every: Iterable[Contender], xrays: Xrays) -> tuple[list[Judgement], list[str]]:

@@ -20,10 +20,10 @@ from export.convert.onnx import Specs
 from export.convert.pipeline import OUTPUTS, Pipeline, probabilities_of
 from export.convert.torch_formats import OPENERS
 from toolkit.files import sha256, write_bytes
+from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import GoldenRecord, Leg, TensorSpec
 from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
-from toolkit.model.proof import Arrays
 from toolkit.model.tolerance import BOUNDS, GATED, PROBABILITY_TOLERANCE
 from toolkit.runtime.session import open_session
 

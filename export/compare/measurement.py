@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from export.compare.samples import Samples
 from export.convert.onnx import Specs
+from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import Flip, Leg, OutputDifference, TensorSpec
-from toolkit.model.proof import Arrays
 from toolkit.model.tolerance import BOUNDS, Bound, within
 
 BATCHES = (1, 2, 7, 64)

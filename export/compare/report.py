@@ -10,13 +10,14 @@ from typing import Any
 import torch
 
 from export.compare.measurement import HISTOGRAM_EDGES
-from export.compare.samples import Samples, encoded
+from export.compare.samples import Samples
 from toolkit.extras import versions
 from toolkit.files import write_bytes
 from toolkit.model.equivalence import EquivalenceRecord, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
 from toolkit.train.health import Finding
+from toolkit.xray.pictures import encode
 
 OPTIONAL = frozenset({"torchscript", "pt2", "fp16", "int8"})
 """Legs without which a model is served none the less."""
@@ -189,5 +190,5 @@ def _flips(leg: Leg, result: Equivalence) -> str:
 
 
 def _picture(result: Equivalence, sample: int) -> str:
-    content = base64.b64encode(encoded(result.samples.pixels[sample])).decode()
+    content = base64.b64encode(encode(result.samples.pixels[sample])).decode()
     return f'<img alt="X-ray number {sample}" src="data:image/png;base64,{content}">'

@@ -1,15 +1,13 @@
 """The X-rays that an equivalence check runs over: easy ones, hard ones and real ones."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from toolkit.errors import DataError
-from toolkit.xray.folders import decoded, scan
+from toolkit.xray.folders import read_files, scan
 from toolkit.xray.synthetic import generate
 
 _SIDE = 224
@@ -85,14 +83,7 @@ def _real(data: Path) -> NDArray[np.uint8]:
     files = scan(data)
     places = np.linspace(0, len(files) - 1, min(_REAL, len(files))).round().astype(int)
     chosen = [files[place] for place in places]
-    readable = [result for _, result in decoded(chosen) if isinstance(result, np.ndarray)]
+    readable = [result for _, result in read_files(chosen) if isinstance(result, np.ndarray)]
     if not readable:
         raise DataError(f"no X-ray in {data} can be read: `toolkit data inspect` names the files")
     return np.stack(readable)
-
-
-def encoded(pixels: NDArray[np.uint8], format_name: str = "PNG") -> bytes:
-    """Return grey levels, uint8 (H, W), as a file of one of Pillow's formats."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format_name)
-    return stream.getvalue()

@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from export.compare.measurement import Origin, Setting, compare
-from export.compare.samples import Samples, encoded
+from export.compare.samples import Samples
 from export.convert.pipeline import Pipeline
 from toolkit.client import Client
 from toolkit.errors import CheckFailedError, ImageError, ServiceError
+from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import Leg, TensorSpec
-from toolkit.model.proof import Arrays
+from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
 
 DEADLINE_S = 60.0
@@ -73,9 +74,9 @@ def _files(samples: Samples) -> tuple[list[bytes], Samples]:
     natural = np.flatnonzero(samples.natural)[:3]
     wide = np.pad(samples.pixels[natural[0]], ((0, 0), (40, 40)), mode="reflect")
     small = samples.pixels[natural[1]][::3, ::3]
-    files = [encoded(each) for each in samples.pixels]
-    files += [encoded(wide), encoded(small)]
-    files.append(encoded(samples.pixels[natural[2]], "JPEG"))
+    files = [encode(each) for each in samples.pixels]
+    files += [encode(wide), encode(small)]
+    files.append(encode(samples.pixels[natural[2]], "JPEG"))
     kinds = (*samples.kinds, *(samples.kinds[index] for index in natural))
     return files, Samples(np.stack([decode(each) for each in files]), kinds)
 

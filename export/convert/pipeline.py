@@ -12,9 +12,9 @@ from toolkit.model.manifest import Manifest
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.runtime.occlusion import TwoInputModel
-from toolkit.train import novelty as scopes
+from toolkit.train import novelty
 from toolkit.train.checkpoint import load_trained
-from toolkit.train.novelty import Scope, run_with_maps
+from toolkit.train.novelty import Novelty, run_with_maps
 
 OUTPUTS = ("logits", "probabilities", "edge_map", "novelty")
 """What a pipeline gives, in this order; one without a scope gives no novelty."""
@@ -39,7 +39,7 @@ class Pipeline(nn.Module):
         preprocessing: Preprocessing,
         network: IntermediarySpaceModel,
         temperature: float = 1.0,
-        scope: Scope | None = None,
+        scope: Novelty | None = None,
     ) -> None:
         super().__init__()
         self.preprocessing = preprocessing
@@ -122,7 +122,7 @@ def load_pipeline(files: ModelFiles, record: Manifest) -> Pipeline:
         CheckpointError: checkpoint or scope is missing, corrupt, or not the manifest's.
     """
     network = load_trained(files, record)
-    scope = scopes.load(files, record.scope) if record.scope else None
+    scope = novelty.load(files, record.scope) if record.scope else None
     return Pipeline(Preprocessing(record.preprocessing), network, record.temperature, scope)
 
 

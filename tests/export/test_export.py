@@ -14,10 +14,10 @@ from export.convert.pipeline import OUTPUTS
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest
+from toolkit.model.artifacts import check_equivalence
 from toolkit.model.files import ModelFiles
-from toolkit.model.proof import check_proof
 from toolkit.runtime.session import open_model
-from toolkit.xray.reading import read
+from toolkit.xray.reading import read_xray
 
 REPORT = ["small.equivalence.html", "small.equivalence.json"]
 
@@ -56,7 +56,7 @@ def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
             np.testing.assert_allclose(golden[name][place], expected[0], rtol=1e-5, atol=1e-6)
     assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
     assert {"torch", "onnx", "numpy"} <= set(record.equivalence.versions)
-    check_proof(small.files, record)
+    check_equivalence(small.files, record)
 
 
 @pytest.mark.parametrize("kind", ["network", "pipeline"])
@@ -151,7 +151,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     assert record.equivalence.inputs["real"] == 3
     assert content["legs"]["pipeline"]["samples"] == sum(record.equivalence.inputs.values())
     predictor = open_model(out, "small")
-    assert predictor.predict(read(data / "0" / "1L.png")[None]).probabilities.shape == (1, 4)
+    assert predictor.predict(read_xray(data / "0" / "1L.png")[None]).probabilities.shape == (1, 4)
 
 
 def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, copied, monkeypatch):

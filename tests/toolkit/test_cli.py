@@ -520,14 +520,14 @@ def test_predict_equals_torch(exported, xrays):
     from export.convert.pipeline import load_pipeline
     from toolkit.model import manifest
     from toolkit.model.files import ModelFiles
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     torch = pytest.importorskip("torch")
     files = sorted(xrays.rglob("*.png"))[:3]
     content, _ = ok("predict", "tiny", *files, "--models", exported[0])
     model = ModelFiles(exported[0], "tiny")
     pipeline = load_pipeline(model, manifest.load(model.manifest))
-    pixels = torch.from_numpy(np.stack([read(path) for path in files]))
+    pixels = torch.from_numpy(np.stack([read_xray(path) for path in files]))
     with torch.no_grad():
         expected = pipeline(pixels)[1].numpy()
     found = [each["probabilities"] for each in content["results"]]

@@ -1,6 +1,5 @@
 """`toolkit data`: X-rays drawn into a folder, and a look at any such folder."""
 
-import io
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,6 @@ from toolkit.xray.labels import GRADES
 
 if TYPE_CHECKING:
     from toolkit.xray.folders import XrayFile
-    from toolkit.xray.synthetic import GeneratedXray
 
 
 def generate(
@@ -25,6 +23,7 @@ def generate(
     """Draw knee X-rays of grades 0, 2, 3 and 4 as PNG files, a patient's knees in one part."""
     from toolkit.files import write_bytes
     from toolkit.xray.folders import PARTS, patient_of, patient_part
+    from toolkit.xray.pictures import encode
     from toolkit.xray.synthetic import generate as draw
 
     console = Console(as_json)
@@ -33,7 +32,7 @@ def generate(
     counts: Counter[str] = Counter()
     for xray in draw(count, seed=seed):
         part = patient_part(patient_of(xray.name))
-        write_bytes(folder / part / str(xray.grade) / f"{xray.name}.png", _png(xray))
+        write_bytes(folder / part / str(xray.grade) / f"{xray.name}.png", encode(xray.pixels))
         counts[part] += 1
     shown = ", ".join(f"{part} {counts[part]}" for part in PARTS)
     console.result(
@@ -47,13 +46,13 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Count X-rays and patients; name unreadable files, and patients in several parts."""
-    from toolkit.xray.folders import crossing_patients, decoded, scan
+    from toolkit.xray.folders import crossing_patients, read_files, scan
 
     console = Console(as_json)
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(GRADES))
     patients: dict[str, list[str]] = defaultdict(list)
     unreadable: list[dict[str, str]] = []
-    for file, result in decoded(scan(folder)):
+    for file, result in read_files(scan(folder)):
         if isinstance(result, ImageError):
             unreadable.append({"file": str(file.path), "error": str(result)})
             continue
@@ -73,14 +72,6 @@ def inspect(
 
 def _part(file: "XrayFile") -> str:
     return file.part or "all"
-
-
-def _png(xray: "GeneratedXray") -> bytes:
-    from PIL import Image
-
-    stream = io.BytesIO()
-    Image.fromarray(xray.pixels).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -32,7 +32,7 @@ def explain(
     from toolkit.runtime.heat_picture import draw
     from toolkit.runtime.occlusion import occlusion
     from toolkit.runtime.session import open_explainer, open_model
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
@@ -41,7 +41,7 @@ def explain(
         raise UsageError(f"{name} has no class {label!r}: choose one of {', '.join(classes)}")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} does not end in .png: the picture is a PNG")
-    xray = read(file)
+    xray = read_xray(file)
     if engine == "onnx":
         edge_map = open_model(models, name).edge_map(xray[None])[0]
         model = open_explainer(files, record)

@@ -83,10 +83,10 @@ def _local(
 
 
 def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
-    from toolkit.xray.reading import read
+    from toolkit.xray.reading import read_xray
 
     try:
-        xray = read(Path(file))
+        xray = read_xray(Path(file))
     except ImageError as error:
         return {"file": file, "error": str(error)}
     return {"file": file, **predictor.answer(xray)}

@@ -1,12 +1,11 @@
 """The X-ray and its edge map side by side, coloured by what a decision went by."""
 
-import io
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from toolkit.runtime.occlusion import SIDE, Heat
+from toolkit.xray.pictures import encode
 
 _SCALE = 2
 _MARGIN = 12
@@ -43,14 +42,7 @@ def draw(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capti
             "black",
             ImageFont.load_default(14),
         )
-    return png(picture)
-
-
-def png(picture: Image.Image) -> bytes:
-    """Return a picture as a PNG file."""
-    stream = io.BytesIO()
-    picture.save(stream, "PNG")
-    return stream.getvalue()
+    return encode(np.asarray(picture))
 
 
 def _blend(pixels: NDArray[np.uint8], share: NDArray[np.float64]) -> NDArray[np.uint8]:

@@ -18,8 +18,8 @@ from toolkit.extras import GPU_FILES, require_onnxruntime
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.answer import Meaning, meaning_of
+from toolkit.model.artifacts import check_equivalence
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
-from toolkit.model.proof import check_proof
 
 if TYPE_CHECKING:
     from toolkit.runtime.occlusion import TwoInputModel
@@ -128,7 +128,7 @@ def open_model(
     """
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
-    digest = check_proof(files, record, kind)
+    digest = check_equivalence(files, record, kind)
     path = files.path(kind)
     return Predictor(record.name, meaning_of(record), path, digest, provider, threads)
 
@@ -142,7 +142,7 @@ def open_explainer(
         ModelRefusedError: not exported, a hash that does not match, or not proven equal.
         ProviderError: the provider cannot be had.
     """
-    check_proof(files, record, "explainer")
+    check_equivalence(files, record, "explainer")
     session = open_session(files.path("explainer"), provider, threads)
 
     def run(xrays: NDArray[np.uint8], edge_maps: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ _LEAST_VARIANCE = 1e-12
 _LEAST_SHARE = 1e-6
 
 
-class Scope(nn.Module):
+class Novelty(nn.Module):
     """Gives the novelty of X-rays from the maps of a network.
 
     Args:
@@ -90,10 +90,10 @@ def summary(maps: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 @torch.no_grad()
-def fitted(
+def fit(
     network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset
-) -> tuple[Scope, float, float]:
-    """Return the scope of a network, its limit, and the share of `val` within it.
+) -> tuple[Novelty, float, float]:
+    """Return the novelty measure of a network, its limit, and the share of `val` within it.
 
     Args:
         network: trained.
@@ -103,16 +103,16 @@ def fitted(
     """
     train = dataset.parts["train"]
     chosen = train[:: max(1, len(train) // _FITTED_ON)]
-    summaries = [summary(each) for each in _maps(network, preprocessing, dataset.pixels[chosen])]
-    scope = gaussian(torch.cat(summaries).double()).to(preprocessing.white.device)
+    summaries = [summary(maps) for maps in _maps(network, preprocessing, dataset.pixels[chosen])]
+    measure = gaussian(torch.cat(summaries).double()).to(preprocessing.white.device)
     val = dataset.pixels[dataset.parts["val"]]
-    novelty = torch.cat([scope(each) for each in _maps(network, preprocessing, val)]).double()
+    novelty = torch.cat([measure(maps) for maps in _maps(network, preprocessing, val)]).double()
     limit = float(torch.quantile(novelty, PASSING, interpolation="higher"))
-    return scope.cpu(), limit, float((novelty <= limit).double().mean())
+    return measure.cpu(), limit, float((novelty <= limit).double().mean())
 
 
-def gaussian(summaries: Tensor) -> Scope:
-    """Return the scope of summaries, float64 (N, D)."""
+def gaussian(summaries: Tensor) -> Novelty:
+    """Return the measure of summaries, float64 (N, D)."""
     centre = summaries.mean(dim=0)
     offsets = summaries - centre
     # Of fewer X-rays than numbers, the directions are as many as the X-rays at most.
@@ -124,22 +124,22 @@ def gaussian(summaries: Tensor) -> Scope:
     spread = (variances[count:].sum() / others).clamp_min(least).sqrt()
     deviations = variances[:count].clamp_min(least).sqrt()
     parts = (centre, directions[:count].T.contiguous(), deviations, spread)
-    return Scope(*(each.float() for each in parts))
+    return Novelty(*(each.float() for each in parts))
 
 
-def save(scope: Scope, files: ModelFiles) -> str:
+def save(measure: Novelty, files: ModelFiles) -> str:
     """Write NAME.scope.pt and return its SHA-256.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     path = files.path("scope")
-    checkpoint.save(scope.state_dict(), path)
+    checkpoint.save(measure.state_dict(), path)
     return sha256(path)
 
 
-def load(files: ModelFiles, record: ScopeRecord) -> Scope:
-    """Return the scope of a model.
+def load(files: ModelFiles, record: ScopeRecord) -> Novelty:
+    """Return the novelty measure of a model.
 
     Raises:
         CheckpointError: its file is missing, corrupt, or not the one of its manifest.
@@ -147,7 +147,7 @@ def load(files: ModelFiles, record: ScopeRecord) -> Scope:
     path = files.path("scope")
     state = checkpoint.load(path)
     checkpoint.require_own(path, record.sha256, files)
-    return Scope(**state)
+    return Novelty(**state)
 
 
 def _maps(

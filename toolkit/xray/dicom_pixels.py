@@ -10,11 +10,10 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
-from toolkit.errors import ImageError
-from toolkit.xray import jpeg
-from toolkit.xray.dicom_tags import MAX_READS, silence
-from toolkit.xray.limits import MeteredFile, damaged
+from toolkit.xray.limits import damage_error
+from toolkit.xray.pictures import open_jpeg
 
 PLAIN: Final = {
     "1.2.840.10008.1.2": (True, "<"),
@@ -40,78 +39,45 @@ class Layout(NamedTuple):
     signed: bool
 
 
-def stored_values(encoded: bytes, layout: Layout, syntax: str) -> NDArray[np.int32]:
-    """The stored values, int32 (rows, columns), of pixels in one of `SYNTAXES`."""
+def stored_values(frame: bytes, layout: Layout, syntax: str) -> NDArray[np.int32]:
+    """Return the stored values, int32 (rows, columns), of a frame in one of `SYNTAXES`.
+
+    Only the bits that count are taken, in two's complement where signed.
+    """
+    rows, columns, allocated, bits, signed = layout
     if syntax in PLAIN:
-        return _numbers(_plain(encoded, layout, PLAIN[syntax][1]), layout)
-    frame = _frame(encoded)
-    if syntax == _RLE:
-        return _numbers(_run_lengths(frame, layout), layout)
-    return _numbers(_jpeg(frame, layout), layout._replace(bits=8))
-
-
-def _numbers(pixels: NDArray[np.integer], layout: Layout) -> NDArray[np.int32]:
-    """Only the bits that count, in two's complement where signed."""
-    values = pixels.astype(np.int32)
-    values &= (1 << layout.bits) - 1
-    if layout.signed:
-        sign = 1 << layout.bits - 1
+        kind = f"{PLAIN[syntax][1]}u{allocated // 8}"
+        pixels = np.frombuffer(frame, kind, rows * columns)
+    elif syntax == _RLE:
+        pixels = _run_lengths(frame, rows * columns, allocated // 8)
+    else:
+        pixels, bits = _jpeg(frame, rows, columns), 8
+    values = pixels.astype(np.int32).reshape(rows, columns)
+    values &= (1 << bits) - 1
+    if signed:
+        sign = 1 << bits - 1
         values ^= sign
         values -= sign
     return values
 
 
-def _plain(encoded: bytes, layout: Layout, order: str) -> NDArray[np.integer]:
-    kind = f"{order}u{layout.allocated // 8}"
-    pixels = np.frombuffer(encoded, kind, layout.rows * layout.columns)
-    return pixels.reshape(layout.rows, layout.columns)
-
-
-def _frame(encoded: bytes) -> bytes:
-    """The single frame, of however many fragments."""
-    from pydicom.encaps import get_frame
-
-    with silence():
-        return get_frame(MeteredFile(encoded, MAX_READS), 0, number_of_frames=1)
-
-
-def _jpeg(frame: bytes, layout: Layout) -> NDArray[np.integer]:
-    with jpeg.opened(frame) as image:
-        if (image.mode, image.size) != ("L", (layout.columns, layout.rows)):
-            raise damaged()
+def _jpeg(frame: bytes, rows: int, columns: int) -> NDArray[np.integer]:
+    with open_jpeg(frame) as image:
+        if (image.mode, image.size) != ("L", (columns, rows)):
+            raise damage_error()
         return np.array(image)
 
 
-def _run_lengths(frame: bytes, layout: Layout) -> NDArray[np.integer]:
-    """A segment for each byte of a pixel, the highest first."""
-    wide = layout.allocated // 8
-    count, *starts = struct.unpack_from("<16L", frame)
-    if count != wide:
-        raise damaged()
-    pixels = np.empty((layout.rows, layout.columns, wide), np.uint8)
-    for place, (start, end) in enumerate(pairwise([*starts[:count], len(frame)])):
-        segment = _unrolled(frame[start:end], layout.rows * layout.columns)
-        pixels[..., place] = np.frombuffer(segment, np.uint8).reshape(pixels.shape[:2])
-    return pixels.view(f">u{wide}")[..., 0]
+def _run_lengths(frame: bytes, count: int, wide: int) -> NDArray[np.integer]:
+    """Return so many pixels of so many bytes; there is a segment for each byte, highest first.
 
-
-def _unrolled(segment: bytes, wanted: int) -> bytearray:
-    """The first `wanted` bytes that are meant by run lengths."""
-    unrolled, at = bytearray(), 0
-    while len(unrolled) < wanted:
-        head = segment[at]
-        if head < 128:  # so many bytes and one more, as they are
-            unrolled += segment[at + 1 : at + 2 + head]
-            at += 2 + head
-        elif head > 128:  # one byte, repeated
-            unrolled += segment[at + 1 : at + 2] * (257 - head)
-            at += 2
-        else:
-            at += 1
-    return unrolled[:wanted]
-
-
-def odd_bits() -> ImageError:
-    """The refusal, `dicom_bits` (422), of pixels of another depth than is read."""
-    message = "its pixels are not of 8 or 16 bits, filled from the lowest; save it as such"
-    return ImageError("dicom_bits", message)
+    Pillow's decoder stops at the last pixel; pydicom's takes 64 times the size of its input.
+    """
+    segments, *starts = struct.unpack_from("<16L", frame)
+    if segments != wide:
+        raise damage_error()
+    pixels = np.empty((count, wide), np.uint8)
+    for place, (start, end) in enumerate(pairwise([*starts[:wide], len(frame)])):
+        plane = Image.frombytes("L", (count, 1), frame[start:end], "packbits", "L")
+        pixels[:, place] = np.asarray(plane)[0]
+    return pixels.view(f">u{wide}")

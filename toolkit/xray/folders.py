@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from toolkit.errors import DataError, ImageError
 from toolkit.files import name_bytes
 from toolkit.xray.labels import GRADES
-from toolkit.xray.reading import read
+from toolkit.xray.reading import read_xray
 
 PARTS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -91,27 +91,20 @@ def scan(folder: Path) -> list[XrayFile]:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        (
-            path
-            for path in folder.iterdir()
-            # A link to nowhere is an unreadable file, to be named as one.
-            if (path.is_file() or path.is_symlink()) and not path.name.startswith(".")
-        ),
-        key=lambda path: path.name,
-    )
+    found = folder.iterdir() if folder.is_dir() else ()
+    # A link to nowhere is an unreadable file, to be named as one.
+    files = (path for path in found if path.is_file() or path.is_symlink())
+    return sorted(path for path in files if not path.name.startswith("."))
 
 
-def decoded(
+def read_files(
     files: Iterable[XrayFile],
 ) -> Iterator[tuple[XrayFile, NDArray[np.uint8] | ImageError]]:
     """Yield each file, in order, with its pixels, uint8 (224, 224), or why it is refused."""
 
     def attempt(file: XrayFile) -> NDArray[np.uint8] | ImageError:
         try:
-            return read(file.path)
+            return read_xray(file.path)
         except ImageError as error:
             return error
 

@@ -23,26 +23,17 @@ class LabelMap:
 
     def class_of(self, grade: int) -> int | None:
         """Return the class index of a grade, or None where the map drops it."""
-        for index, grades in enumerate(self.grades):
-            if grade in grades:
-                return index
-        return None
+        found = (index for index, grades in enumerate(self.grades) if grade in grades)
+        return next(found, None)
 
 
+_SEVERITIES = ("minimal", "moderate", "severe")
 LABEL_MAPS = {
-    each.name: each
-    for each in (
-        LabelMap("study", ("none", "minimal", "moderate", "severe"), ((0,), (2,), (3,), (4,))),
-        LabelMap(
-            "five",
-            ("none", "doubtful", "minimal", "moderate", "severe"),
-            ((0,), (1,), (2,), (3,), (4,)),
-        ),
-        LabelMap(
-            "merge01",
-            ("none or doubtful", "minimal", "moderate", "severe"),
-            ((0, 1), (2,), (3,), (4,)),
-        ),
+    labels.name: labels
+    for labels in (
+        LabelMap("study", ("none", *_SEVERITIES), ((0,), (2,), (3,), (4,))),
+        LabelMap("five", ("none", "doubtful", *_SEVERITIES), ((0,), (1,), (2,), (3,), (4,))),
+        LabelMap("merge01", ("none or doubtful", *_SEVERITIES), ((0, 1), (2,), (3,), (4,))),
     )
 }
 

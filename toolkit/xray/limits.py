@@ -26,15 +26,19 @@ class MeteredFile(io.BytesIO):
         self.reads_left = most_reads
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Up to `size` bytes; raises ImageError, `truncated`, at one read too many."""
-        self.reads_left -= 1
-        if self.reads_left < 0:
-            raise damaged()
+        """Read up to `size` bytes, as one read."""
+        self.spend(1)
         return super().read(size)
+
+    def spend(self, reads: int) -> None:
+        """Count so many reads; raises ImageError, `truncated`, at one too many."""
+        self.reads_left -= reads
+        if self.reads_left < 0:
+            raise damage_error()
 
 
 def check_shape(width: int, height: int) -> None:
-    """Refuses sizes, in pixels, that are not an X-ray's.
+    """Refuse sizes, in pixels, that are not an X-ray's.
 
     Raises:
         ImageError: `too_many_pixels`, `too_small` or `aspect`, all of them 422.
@@ -48,10 +52,9 @@ def check_shape(width: int, height: int) -> None:
         message = f"{size}, and a side must have at least {MIN_SIDE}; send it larger"
         raise ImageError("too_small", message)
     if long > MAX_ASPECT * short:
-        message = f"{size} is more elongated than 3:2; crop it to the knee"
-        raise ImageError("aspect", message)
+        raise ImageError("aspect", f"{size} is more elongated than 3:2; crop it to the knee")
 
 
-def damaged() -> ImageError:
-    """The refusal, `truncated` (422), of a file whose content does not add up."""
+def damage_error() -> ImageError:
+    """Return the refusal, `truncated` (422), of a file whose content does not add up."""
     return ImageError("truncated", "cut off or damaged, and cannot be decoded; send the whole file")

@@ -56,7 +56,7 @@ class GeneratedXray:
 def generate(
     count: int, seed: int = 0, grades: Sequence[int] = (0, 2, 3, 4)
 ) -> list[GeneratedXray]:
-    """Draws `count` X-rays from a seed: the same arguments give the same bytes.
+    """Draw `count` X-rays from a seed: the same arguments give the same bytes.
 
     Every patient has both knees, left then right; with an odd count the last has only the left.
     The knees of a patient share their anatomy and exposure, not their grade. The grades occur
@@ -81,16 +81,16 @@ def generate(
 
 def _check(count: int, seed: int, grades: Sequence[int]) -> None:
     if not 1 <= count <= MOST:
-        raise UsageError(f"Cannot generate {count} X-rays: ask for 1 to {MOST}.")
+        raise UsageError(f"cannot generate {count} X-rays: ask for 1 to {MOST}")
     if seed < 0:
-        raise UsageError(f"The seed is {seed}: give 0 or more.")
+        raise UsageError(f"the seed is {seed}: give 0 or more")
     if not grades or len(set(grades)) < len(grades) or not set(grades) <= set(range(5)):
         given = ", ".join(str(grade) for grade in grades) or "none"
-        raise UsageError(f"The grades to draw are {given}: give each of 0 to 4 at most once.")
+        raise UsageError(f"the grades to draw are {given}: give each of 0 to 4 at most once")
 
 
 def _deal(count: int, seed: int, grades: Sequence[int]) -> NDArray[np.int64]:
-    """One grade per X-ray, int64 (count,); each grade count/len(grades) times, give or take 1."""
+    """Return a grade per X-ray, int64 (count,): of each count/len(grades), give or take 1."""
     rng = np.random.default_rng([seed, 0])
     order = rng.permutation(np.asarray(grades, dtype=np.int64))
     return rng.permutation(np.resize(order, count))
@@ -226,7 +226,7 @@ class _Drawing:
 
 
 def _grid(size: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
-    """Where each pixel lies in the knee, `x` and `y`: shifted, tilted by up to 5 degrees."""
+    """Return where each pixel lies in the knee, `x` and `y`: shifted, tilted by up to 5 degrees."""
     shift = rng.uniform(-9, 9, size=2)
     half = rng.uniform(-0.044, 0.044)
     # Cosine and sine from the tangent of half the angle: exact arithmetic, unlike a library's.
@@ -240,7 +240,7 @@ def _grid(size: float, rng: np.random.Generator) -> tuple[Plane, Plane]:
 
 
 def _trabeculae(rng: np.random.Generator) -> Plane:
-    """Fine upright streaks, float32 (224, 224), mean 0, standard deviation about 0.5."""
+    """Draw fine upright streaks, float32 (224, 224), mean 0, standard deviation about 0.5."""
     grain = rng.random((SIZE + 8, SIZE + 1), dtype=np.float32) - np.float32(0.5)
     grain = grain[:, 1:] + grain[:, :-1]
     grain = grain[:-1] + grain[1:]
@@ -250,7 +250,7 @@ def _trabeculae(rng: np.random.Generator) -> Plane:
 
 
 def _expose(plane: Plane, anatomy: _Anatomy, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Attenuation to grey: contrast, brightness, film curve and noise, then 8 bits."""
+    """Turn attenuation to grey: contrast, brightness, film curve and noise, then 8 bits."""
     brightness = anatomy.brightness + rng.uniform(-0.04, 0.04)
     contrast = anatomy.contrast * rng.uniform(0.93, 1.07)
     light = (plane - 0.45) * np.float32(contrast) + np.float32(0.48 + brightness)
@@ -267,12 +267,12 @@ def _positive(t: Plane) -> Plane:
 
 
 def _step(t: Plane) -> Plane:
-    """0 below -0.5, 1 above 0.5, smooth between."""
+    """Return 0 below -0.5, 1 above 0.5, smooth between."""
     s: Plane = np.clip(t + np.float32(0.5), 0, 1)
     return s * s * (3 - 2 * s)
 
 
 def _bump(t: Plane) -> Plane:
-    """1 at 0, 0 beyond -1 and 1, smooth between."""
+    """Return 1 at 0, 0 beyond -1 and 1, smooth between."""
     s = _positive(1 - t * t)
     return s * s

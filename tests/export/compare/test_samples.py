@@ -6,7 +6,7 @@ import pytest
 from export.compare.samples import samples
 from toolkit.errors import DataError
 from toolkit.xray.folders import scan
-from toolkit.xray.reading import read
+from toolkit.xray.reading import read_xray
 
 
 def test_every_kind_of_input_is_among_the_samples():
@@ -38,7 +38,7 @@ def test_real_samples_are_spread_over_all_files(png_folder, count):
         *(f"{('train', 'val', 'test')[i * 3 // count]}/2/{i}L" for i in range(count))
     )
     files = scan(folder)
-    known = {read(file.path).tobytes(): index for index, file in enumerate(files)}
+    known = {read_xray(file.path).tobytes(): index for index, file in enumerate(files)}
     found = samples(folder)
     real = found.pixels[np.array(found.kinds) == "real"]
     places = [known[xray.tobytes()] for xray in real]

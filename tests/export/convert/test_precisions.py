@@ -17,8 +17,8 @@ from export.convert.precisions import export_int8
 from export.verify import verify
 from toolkit.errors import DataError, ModelRefusedError, UsageError
 from toolkit.model import manifest
+from toolkit.model.artifacts import load_golden
 from toolkit.model.files import ModelFiles
-from toolkit.model.proof import load_golden
 from toolkit.networks.packing import pack
 from toolkit.runtime.golden import difference
 from toolkit.runtime.session import open_model, open_session

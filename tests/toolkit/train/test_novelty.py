@@ -57,7 +57,7 @@ def test_summaries_hold_the_mean_of_every_map_and_the_first_ones_from_top_to_bot
 
 
 def test_xrays_as_in_training_are_in_scope_and_what_is_none_is_not(network, drawn_xrays, tiny):
-    found, limit, within = novelties.fitted(network, PREPROCESSING, tiny)
+    found, limit, within = novelties.fit(network, PREPROCESSING, tiny)
     assert within >= novelties.PASSING
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (8, 224, 224), np.uint8)
@@ -89,13 +89,13 @@ def test_a_network_that_gives_the_same_for_everything_has_a_finite_novelty(tiny)
     with torch.no_grad():
         for each in dead.parameters():
             each.zero_()
-    found, limit, within = novelties.fitted(dead, PREPROCESSING, tiny)
+    found, limit, within = novelties.fit(dead, PREPROCESSING, tiny)
     assert limit == 0 and within == 1
     assert all(each.isfinite().all() for each in found.state_dict().values())
 
 
 def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(network, tiny, tmp_path):
-    found, limit, within = novelties.fitted(network, PREPROCESSING, tiny)
+    found, limit, within = novelties.fit(network, PREPROCESSING, tiny)
     files = ModelFiles(tmp_path, "m")
     record = ScopeRecord(novelties.save(found, files), "val", 1, limit, within)
     again = novelties.load(files, record)

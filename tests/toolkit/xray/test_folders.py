@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from toolkit.errors import DataError, ImageError
-from toolkit.xray.folders import crossing_patients, decoded, patient_of, patient_part, scan
+from toolkit.xray.folders import crossing_patients, patient_of, patient_part, read_files, scan
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_files_come_decoded_in_order_and_refusals_say_why(png_folder):
     folder = png_folder(*(f"0/{index:03}L" for index in range(300)))
     (folder / "0" / "007L.png").write_bytes(b"not a picture")
     os.symlink(folder / "gone.png", folder / "0" / "300L.png")
-    results = list(decoded(scan(folder)))
+    results = list(read_files(scan(folder)))
     assert [file.name for file, _ in results] == [f"{index:03}L" for index in range(301)]
     refused = {file.name: result for file, result in results if isinstance(result, ImageError)}
     assert sorted(refused) == ["007L", "300L"]

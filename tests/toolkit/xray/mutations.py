@@ -1,6 +1,5 @@
 """Damaged PNG, JPEG and DICOM files, each the same wherever it is made: by its seed and number."""
 
-import io
 import random
 import struct
 import zlib
@@ -8,8 +7,16 @@ from functools import cache
 
 import numpy as np
 from PIL import Image
-
-PNG = b"\x89PNG\r\n\x1a\n"
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    RLELossless,
+)
+from xray_files import PNG, chunk, dicom, exif, interlaced, lut, png, saved, smooth
 
 
 def mutated(count, seed=0):
@@ -210,44 +217,10 @@ def originals():
     return (*pngs(), *jpegs(), *dicoms())
 
 
-def smooth(height, width, seed=0):
-    coarse = np.random.default_rng(seed).integers(0, 256, (8, 8), np.uint8)
-    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
-
-
-def saved(picture, kind="PNG", **options):
-    file = io.BytesIO()
-    picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
-    picture.save(file, kind, **options)
-    return file.getvalue()
-
-
-def exif(orientation):
-    tags = Image.Exif()
-    tags[0x0112] = orientation
-    tags[0x010E] = "a description"
-    return tags
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(size, depth, colour, body, before=b"", interlaced=0):
-    """A PNG written by hand; `body` is what is compressed, filter bytes and all."""
-    header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
-    data = zlib.compress(body)
-    pieces = [chunk(b"IDAT", data[i : i + 200]) for i in range(0, len(data), 200)]
-    return PNG + chunk(b"IHDR", header) + before + b"".join(pieces) + chunk(b"IEND", b"")
-
-
 def pngs():
     grey = smooth(70, 80)
     palette = Image.fromarray(grey).convert("P")
     frames = [Image.fromarray(grey), Image.fromarray(smooth(70, 80, 1))]
-    passes = [(0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2)]
-    lines = [row for y, x, dy, dx in [*passes, (1, 0, 2, 1)] for row in grey[y::dy, x::dx]]
-    interlaced = b"".join(b"\1" + row.tobytes() for row in lines)
     yield saved(grey)
     yield saved(smooth(224, 224))
     yield saved(smooth(300, 210))
@@ -260,13 +233,12 @@ def pngs():
     yield saved(palette.quantize(16), bits=4, transparency=bytes(range(0, 256, 16)))
     yield saved(frames[0], save_all=True, append_images=frames[1:])
     yield saved(grey, icc_profile=bytes(300))
-    yield png((80, 70), 8, 0, interlaced, interlaced=1)
+    yield png((80, 70), 8, 0, interlaced(grey), interlaced=1, kind=b"\1")
     for depth in (1, 2, 4):
-        row = b"\0" + grey[0, : 10 * depth].tobytes()
-        yield png((80, 70), depth, 0, row * 70, chunk(b"tRNS", b"\0\1"))
+        yield png((80, 70), depth, 0, [grey[0, : 10 * depth]] * 70, chunk(b"tRNS", b"\0\1"))
     text = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(5000))) + chunk(b"tEXt", b"a\0b")
-    yield png((80, 70), 16, 2, (b"\2" + bytes(480)) * 70, text)
-    yield png((80, 70), 16, 0, (b"\4" + grey[:2].tobytes()) * 70, chunk(b"tRNS", b"\0\1"))
+    yield png((80, 70), 16, 2, [bytes(480)] * 70, text, kind=b"\2")
+    yield png((80, 70), 16, 0, [grey[:2].tobytes()] * 70, chunk(b"tRNS", b"\0\1"), kind=b"\4")
 
 
 def jpegs():
@@ -284,10 +256,6 @@ def jpegs():
     yield saved(grey, "MPO", save_all=True, append_images=[grey.copy()])
 
 
-EXPLICIT, IMPLICIT, BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2", "1.2.840.10008.1.2.2"
-JPEG_2000, JPEG, RLE = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.5"
-
-
 def dicoms():
     eight = smooth(70, 80)
     twelve = eight.astype(np.uint16) * 16
@@ -295,64 +263,19 @@ def dicoms():
     window = {"WindowCenter": [900, 5], "WindowWidth": [500, 7]}
     rescale = {"RescaleSlope": "0.5", "RescaleIntercept": -100}
     table = {"VOILUTSequence": [lut(0, twelve.ravel()[:3000])] * 2}
-    for syntax in (IMPLICIT, EXPLICIT, BIG):
-        yield dicom(eight, syntax)
-        yield dicom(twelve, syntax, 12, **window, **rescale)
-        yield dicom(signed, syntax, 12, **window, PhotometricInterpretation="MONOCHROME1")
-    yield dicom(twelve, EXPLICIT, 12, **table)
-    yield dicom(twelve, IMPLICIT, 12, ModalityLUTSequence=[lut(9, eight.ravel()[:500])], **window)
-    yield dicom(twelve, EXPLICIT, 12, **window, VOILUTFunction="SIGMOID", PixelSpacing=[0.1, 0.1])
-    yield dicom(twelve, EXPLICIT, 12, **window, VOILUTFunction="LINEAR_EXACT", NumberOfFrames=1)
-    yield dicom(eight, EXPLICIT, NumberOfFrames=2)
-    yield dicom(np.stack([eight] * 3, -1), EXPLICIT, PhotometricInterpretation="RGB")
-    yield dicom(eight, "1.2.840.10008.1.2.1.99")
-    yield dicom(twelve, RLE, 12, encoding=RLE)
-    yield dicom(eight, RLE, encoding=RLE)
-    yield dicom(eight, JPEG, frame=saved(eight, "JPEG"))
-    yield dicom(eight, JPEG_2000, frame=saved(eight, "JPEG2000", no_jp2=True))
-
-
-def lut(first, entries):
-    from pydicom import Dataset
-
-    item = Dataset()
-    item.add_new("LUTDescriptor", "US", [len(entries), first, 12])
-    item.add_new("LUTData", "OW", np.asarray(entries, "<u2").tobytes())
-    return item
-
-
-def dicom(pixels, syntax, bits=None, frame=None, encoding=None, **tags):
-    """A DICOM file with a patient and a nested sequence ahead of its pixels."""
-    from pydicom import Dataset, dcmwrite
-    from pydicom.dataset import FileMetaDataset
-    from pydicom.encaps import encapsulate
-
-    each, inner = Dataset(), Dataset()
-    inner.CodeValue, inner.CodeMeaning = "T-D3000", "Knee"
-    inner.AnatomicRegionModifierSequence = [Dataset(), Dataset()]
-    each.SpecificCharacterSet, each.PatientName = "ISO_IR 192", "Doe^Jane"
-    each.AnatomicRegionSequence = [inner]
-    each["AnatomicRegionSequence"].is_undefined_length = True
-    each.SamplesPerPixel = pixels.shape[2] if pixels.ndim == 3 else 1
-    each.PhotometricInterpretation = "MONOCHROME2"
-    each.Rows, each.Columns = pixels.shape[:2]
-    each.BitsAllocated = 8 * pixels.itemsize
-    each.BitsStored = bits or each.BitsAllocated
-    each.HighBit, each.PixelRepresentation = each.BitsStored - 1, int(pixels.dtype.kind == "i")
-    for keyword, value in tags.items():
-        setattr(each, keyword, value)
-    order = ">" if syntax == BIG else "<"
-    each.PixelData = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
-    each["PixelData"].VR = "OB" if pixels.itemsize == 1 or frame else "OW"
-    each.file_meta = FileMetaDataset()
-    each.file_meta.TransferSyntaxUID = EXPLICIT if encoding else syntax
-    each.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
-    each.file_meta.MediaStorageSOPInstanceUID = "1.2.3.4"
-    if frame:
-        each.PixelData = encapsulate([frame], fragments_per_frame=2)
-        each["PixelData"].is_undefined_length = True
-    if encoding:
-        each.compress(encoding, generate_instance_uid=False)
-    file = io.BytesIO()
-    dcmwrite(file, each, enforce_file_format=True)
-    return file.getvalue()
+    for syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian):
+        yield dicom(eight, syntax=syntax)
+        yield dicom(twelve, 12, syntax, **window, **rescale)
+        yield dicom(signed, 12, syntax, **window, PhotometricInterpretation="MONOCHROME1")
+    modality = {"ModalityLUTSequence": [lut(9, eight.ravel()[:500])]}
+    yield dicom(twelve, 12, **table)
+    yield dicom(twelve, 12, ImplicitVRLittleEndian, **modality, **window)
+    yield dicom(twelve, 12, **window, VOILUTFunction="SIGMOID", PixelSpacing=[0.1, 0.1])
+    yield dicom(twelve, 12, **window, VOILUTFunction="LINEAR_EXACT", NumberOfFrames=1)
+    yield dicom(eight, NumberOfFrames=2)
+    yield dicom(np.stack([eight] * 3, -1), PhotometricInterpretation="RGB")
+    yield dicom(eight, syntax=DeflatedExplicitVRLittleEndian)
+    yield dicom(twelve, 12, RLELossless)
+    yield dicom(eight, syntax=RLELossless)
+    yield dicom(eight, syntax=JPEGBaseline8Bit, frame=saved(eight, "JPEG"))
+    yield dicom(eight, syntax=JPEG2000Lossless, frame=saved(eight, "JPEG2000", no_jp2=True))
