@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from toolkit.errors import CheckpointError
-from toolkit.original.opcodes import LAYERS, STUDY, shown, translate
+from toolkit.original.opcodes import LAYERS, STUDY, quote, translate
 
 MAX_BYTES = 2**28
 MAX_ENTRIES = 10_000
@@ -47,7 +47,8 @@ def load(content: bytes) -> Any:
 
 def _reason(error: Exception) -> str:
     """Return what torch says of a file, without its advice to trust it."""
-    return shown(str(error)[:10_000].rpartition("error: ")[2].strip().partition("\n")[0])
+    reason = str(error)[:10_000].rpartition("error: ")[2].strip().partition("\n")[0]
+    return quote(reason)
 
 
 def _copy(content: bytes) -> io.BytesIO:
@@ -65,10 +66,10 @@ def _copy(content: bytes) -> io.BytesIO:
     def check_storage(key: str, numel: int) -> None:
         entry = names.get(f"{root}/data/{key}")
         if entry is None:
-            raise CheckpointError(f"its storage {shown(key)} is missing")
+            raise CheckpointError(f"its storage {quote(key)} is missing")
         if entry.file_size != numel * _FLOAT_BYTES:
             raise CheckpointError(
-                f"its storage {shown(key)} has {entry.file_size} bytes, and should have {numel} "
+                f"its storage {quote(key)} has {entry.file_size} bytes, and should have {numel} "
                 "float32 numbers"
             )
         storages.add(key)
@@ -101,7 +102,7 @@ def _open(content: bytes) -> zipfile.ZipFile:
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise CheckpointError(
-                f"its entry {shown(entry.filename)} is compressed, which torch.save never does"
+                f"its entry {quote(entry.filename)} is compressed, which torch.save never does"
             )
     if sum(entry.file_size for entry in archive.infolist()) > len(content):
         raise CheckpointError("its entries overlap, or claim more bytes than it has")
@@ -112,4 +113,4 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     try:
         return archive.read(name)
     except Exception as error:  # a wrong checksum, or whatever else damaged bytes lead to
-        raise CheckpointError(f"its entry {shown(name)} is damaged") from error
+        raise CheckpointError(f"its entry {quote(name)} is damaged") from error

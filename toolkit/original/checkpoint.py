@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from toolkit.errors import CheckpointError
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.original.archive import MAX_BYTES, StudyModule, load
-from toolkit.original.opcodes import STUDY, shown
+from toolkit.original.opcodes import STUDY, quote
 from toolkit.train.recipes import MAX_LAYER_SIZE
 
 PARTS = ("imagesClassifier", "edgesClassifier", "outputCombiner")
@@ -112,7 +112,7 @@ def _layers_by_part(root: nn.Module) -> dict[str, list[nn.Module]]:
             raise CheckpointError(f"it has no part {part}")
     for name in (*modules, *_dict(root, "_parameters")):
         if name not in PARTS:
-            raise CheckpointError(f"it has {shown(name)}, which is no part of this network")
+            raise CheckpointError(f"it has {quote(name)}, which is no part of this network")
     _check_hooks(root)
     return {part: list(_flat(modules[part], part)) for part in PARTS}
 
@@ -156,7 +156,7 @@ def _weights_by_part(root: dict[Any, Any]) -> dict[str, list[dict[str, Any]]]:
         part, _, rest = str(key).partition(".")
         layer, _, name = rest.rpartition(".")
         if part not in layers:
-            raise CheckpointError(f"it has {shown(key)}, which is no weight of this network")
+            raise CheckpointError(f"it has {quote(key)}, which is no weight of this network")
         layers[part].setdefault(layer, {})[name] = value
     return {part: list(layers[part].values()) for part in PARTS}
 
@@ -223,7 +223,7 @@ def _difference(found: nn.Module, needed: nn.Module) -> str:
     for name, ours in vars(needed).items():
         theirs = vars(found).get(name)
         if name[0] != "_" and name not in _INDIFFERENT and _number(theirs) != _number(ours):
-            return f"{name}={shown(_number(theirs))} and not the {name}={_number(ours)}"
+            return f"{name}={quote(_number(theirs))} and not the {name}={_number(ours)}"
     return ""
 
 
@@ -252,7 +252,7 @@ def _state(
             if layer.keys() != {"weight", "bias"}:
                 raise CheckpointError(
                     f"layer {index} of those with weights in its {part} has "
-                    f"{shown(', '.join(map(str, layer)))}, not weight and bias"
+                    f"{quote(', '.join(map(str, layer)))}, not weight and bias"
                 )
             for kind in ("weight", "bias"):
                 name = next(names)
@@ -262,11 +262,11 @@ def _state(
 
 def _copy(name: str, found: Any, shape: torch.Size, network: IntermediarySpaceModel) -> Tensor:
     if not isinstance(found, Tensor) or found.shape != shape:
-        there = shown(tuple(found.shape)) if isinstance(found, Tensor) else "no tensor"
+        there = quote(tuple(found.shape)) if isinstance(found, Tensor) else "no tensor"
         raise CheckpointError(
             f"{name} is {there}, and {tuple(shape)} in a network of layer size "
             f"{network.layer_size} with {network.classes} classes"
         )
     if found.nbytes > found.untyped_storage().nbytes():
         raise CheckpointError(f"{name} reaches beyond its storage")
-    return found.detach().clone(memory_format=torch.contiguous_format)
+    return found.detach().resolve_neg().clone(memory_format=torch.contiguous_format)

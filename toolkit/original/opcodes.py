@@ -1,20 +1,24 @@
 """A pickle, checked opcode by opcode before torch runs it.
 
-A pickle is a program. `torch.load(weights_only=True)` calls only what it is told to trust, but it
-calls it with any argument: a layer of any size, a key nested until the interpreter crashes. Here
-nothing is called. What passes is what `torch.save` writes of a module or a state_dict.
+`torch.load(weights_only=True)` calls only what it is told to trust, but with any argument: a layer
+of any size, a key nested until the interpreter crashes, a storage larger than its entry. Here the
+steps are followed with names and plain values on the stack, and nothing is called.
 """
 
 import pickletools
 import struct
 from collections.abc import Callable
+from functools import partial
+from itertools import islice
+from pickletools import markobject
 from typing import Any
 
 from torch import nn
 
-from toolkit.errors import CheckpointError
+from toolkit.errors import CheckpointError, printable
 
-MAX_OPCODES = 200_000
+# A tuple in a tuple, as deep as so many steps can make it, is hashed without harm.
+MAX_OPCODES = 20_000
 MAX_PICKLE_BYTES = 2**21
 STUDY = "__main__.IntermediarySpaceModel"
 LAYERS = (
@@ -22,27 +26,26 @@ LAYERS = (
     *(nn.ReLU, nn.MaxPool2d, nn.Dropout, nn.Flatten),
 )
 _MODULES = {STUDY, *(f"{layer.__module__}.{layer.__qualname__}" for layer in LAYERS)}
-_STORAGE, _DICT, _DEVICE = "torch.FloatStorage", "collections.OrderedDict", "torch.device"
-_SETS = ("builtins.set", "__builtin__.set")
-_TENSOR, _PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-_ALLOWED = _MODULES | {_STORAGE, _DICT, _DEVICE, *_SETS, _TENSOR, _PARAMETER}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-_NUMBERS = ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-_PLAIN = (int, float, bool, str, type(None))
+_STORAGE, _DICT = "torch.FloatStorage", "collections.OrderedDict"
+_FUNCTIONS = {
+    *(_DICT, "torch.device", "builtins.set", "__builtin__.set"),
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
+}
+_TEXTS, _GETS = ("BINUNICODE", "SHORT_BINUNICODE"), ("BINGET", "LONG_BINGET")
+_TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+_STEPS = {
+    *("PROTO", "FRAME", "STOP", "MARK", "GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "NEWOBJ"),
+    *("BUILD", "BINPERSID", "BINPUT", "LONG_BINPUT", "MEMOIZE", *_TEXTS, *_GETS, *_TUPLES),
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "NONE", "NEWTRUE", "NEWFALSE"),
+    *("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "APPEND", "APPENDS", "SETITEM", "SETITEMS"),
+}
+
+quote = partial(printable, most=100)
+"""What a file says, in a line of ours."""
 
 
-class _Global(str):
+class _Name(str):
     """The name of an allowed class or function."""
-
-
-class _Object(str):
-    """An object, by the name of what makes it."""
-
-
-def shown(text: object) -> str:
-    """Return what a file says as one short printable line."""
-    line = str(text)[:100]
-    return line if line.isprintable() else ascii(line)
 
 
 def translate(pickled: bytes, check_storage: Callable[[str, int], None]) -> bytes:
@@ -53,12 +56,18 @@ def translate(pickled: bytes, check_storage: Callable[[str, int], None]) -> byte
         check_storage: takes the key of each storage and how many float32 numbers it shall have.
 
     Raises:
-        CheckpointError: damaged, or it does what `torch.save` never does; the message names it.
+        CheckpointError: damaged, or it does what no model of the study needs; the message says
+            what.
     """
-    if len(pickled) > MAX_PICKLE_BYTES:
-        raise CheckpointError(f"its pickle has more than {MAX_PICKLE_BYTES >> 20} MiB")
     try:
-        return _Translation(pickled, check_storage).run()
+        steps = list(islice(pickletools.genops(pickled), MAX_OPCODES + 1))
+        if len(steps) > MAX_OPCODES:
+            raise CheckpointError(f"its pickle has more than {MAX_OPCODES} steps")
+        translation = _Translation(check_storage)
+        ends = [start or 0 for _, _, start in steps[1:]] + [len(pickled)]
+        for (opcode, argument, start), end in zip(steps, ends, strict=True):
+            translation.follow(opcode, argument, pickled[start:end])
+        return b"".join(translation.written)
     except CheckpointError:
         raise
     except Exception as error:  # whatever a damaged pickle makes of the stack
@@ -66,171 +75,107 @@ def translate(pickled: bytes, check_storage: Callable[[str, int], None]) -> byte
 
 
 class _Translation:
-    """Steps through one pickle with the names of things on its stack instead of the things."""
+    """The stack of a pickle: plain values, names, tuples of these, and `...` for all else."""
 
-    def __init__(self, pickled: bytes, check_storage: Callable[[str, int], None]) -> None:
-        self._pickled = pickled
+    def __init__(self, check_storage: Callable[[str, int], None]) -> None:
+        self.written: list[bytes] = []
         self._check_storage = check_storage
         self._stack: list[Any] = []
-        self._marks: list[list[Any]] = []
+        self._marks = [0]
         self._memo: dict[int, Any] = {}
-        self._written: list[bytes] = []
         self._size = 0
 
-    def run(self) -> bytes:
-        steps = pickletools.genops(self._pickled)
-        opcode, argument, start = next(steps)
-        for count, (following, next_argument, end) in enumerate(steps):
-            if count == MAX_OPCODES:
-                raise CheckpointError(f"its pickle has more than {MAX_OPCODES} steps")
-            self._step(opcode.name, argument, self._pickled[start:end])
-            opcode, argument, start = following, next_argument, end or 0
-        self._stack.pop()
-        return b"".join((*self._written, b"."))
-
-    def _write(self, code: bytes) -> None:
+    def follow(self, opcode: pickletools.OpcodeInfo, argument: Any, code: bytes) -> None:
+        """Take one step, and write it in protocol 2."""
+        name = opcode.name
+        if name not in _STEPS:
+            raise CheckpointError(f"its pickle has the step {name}, which no model needs")
+        value = self._value(name, argument, self._take(opcode.stack_before))
+        if name == "MARK":
+            self._marks.append(len(self._stack))
+        elif opcode.stack_after:
+            self._stack.append(value)
+        if name == "PROTO":
+            code = b"\x80\x02"
+        elif name == "STACK_GLOBAL":
+            code = b"c%b\n%b\n" % tuple(part.encode() for part in value.rsplit(".", 1))
+        elif name in (*_TEXTS, *_GETS) and type(value) is str:
+            text = value.encode("utf-8", "surrogatepass")
+            code = b"X" + struct.pack("<I", len(text)) + text
+        elif "PUT" in name or name == "MEMOIZE":
+            place = argument if "PUT" in name else len(self._memo)
+            self._memo[place] = self._stack[-1]
+            # A text is written again where it is used again: STACK_GLOBAL takes two of them.
+            code = b"" if type(self._stack[-1]) is str else b"r" + struct.pack("<I", place)
         self._size += len(code)
         if self._size > MAX_PICKLE_BYTES:
             raise CheckpointError(f"its pickle has more than {MAX_PICKLE_BYTES >> 20} MiB")
-        self._written.append(code)
+        if code and name != "FRAME":
+            self.written.append(code)
 
-    def _push(self, value: Any, code: bytes) -> None:
-        if type(value) is str:
-            text = value.encode("utf-8", "surrogatepass")
-            code = b"X" + struct.pack("<I", len(text)) + text
-        self._stack.append(value)
-        self._write(code)
-
-    def _step(self, opcode: str, argument: Any, code: bytes) -> None:
-        match opcode:
-            case "PROTO":
-                self._write(b"\x80\x02")
-            case "FRAME":
-                pass
-            case "BINUNICODE" | "SHORT_BINUNICODE":
-                self._push(argument, code)
-            case "BINGET" | "LONG_BINGET":
-                self._push(self._memo[argument], code)
-            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
-                place = len(self._memo) if opcode == "MEMOIZE" else argument
-                self._memo[place] = self._stack[-1]
-                # A text is written again where it is used again: STACK_GLOBAL takes two of them.
-                if type(self._stack[-1]) is not str:
-                    self._write(b"r" + struct.pack("<I", place))
-            case "GLOBAL" | "INST":
-                name = _allowed(argument.replace(" ", ".", 1))
-                if opcode == "INST":
-                    raise CheckpointError(f"it calls {name} in a way that torch.save never does")
-                self._push(name, code)
-            case "STACK_GLOBAL":
-                module, name = self._take(str, str)
-                del self._written[-2:]
-                self._push(_allowed(f"{module}.{name}"), f"c{module}\n{name}\n".encode())
-            case "MARK":
-                self._marks.append(self._stack)
-                self._stack = []
-                self._write(code)
-            case _ if opcode in _NUMBERS:
-                self._push(argument, code)
-            case _ if opcode in _CONSTANTS:
-                self._push(_CONSTANTS[opcode], code)
-            case _:
-                self._compose(opcode)
-                self._write(code)
-
-    def _compose(self, opcode: str) -> None:
-        """Do what makes one thing of others on the stack."""
-        match opcode:
-            case "EMPTY_LIST":
-                result: Any = []
-            case "EMPTY_DICT" | "EMPTY_SET":
-                result = _Object(opcode)
-            case "TUPLE1" | "TUPLE2" | "TUPLE3":
-                result = tuple(self._take(*[object] * int(opcode[-1])))
-            case "TUPLE":
-                result = tuple(self._take_to_mark())
-            case "APPEND" | "APPENDS":
-                items = self._take_to_mark() if opcode == "APPENDS" else self._take(object)
-                (result,) = self._take(list)
-                result.extend(items)
-            case "SETITEM" | "SETITEMS":
-                many = opcode == "SETITEMS"
-                items = self._take_to_mark() if many else self._take(object, object)
-                if any(type(key) not in (str, int) for key in items[::2]):
-                    raise TypeError("a key is neither text nor a number")
-                (result,) = self._take(_Object)
-            case "BINPERSID":
-                result = self._storage(*self._take(object))
-            case "REDUCE":
-                result = _call(*self._take(object, tuple))
-            case "NEWOBJ":
-                made, arguments = self._take(object, tuple)
-                if not (type(made) is _Global and made in _MODULES and arguments == ()):
-                    raise CheckpointError("it makes an object that is no module")
-                result = _Object(made)
-            case "BUILD":
-                result, state = self._take(object, object)
-                if type(result) is not _Object or result not in (*_MODULES, _DICT):
-                    raise CheckpointError("it sets attributes of what is no module")
-                if type(state) is not _Object or state not in ("EMPTY_DICT", _DICT):
-                    raise TypeError("the attributes are not a dict")
-            case _:
-                raise CheckpointError(f"its pickle has the step {opcode}, which no model needs")
-        self._stack.append(result)
-
-    def _take(self, *kinds: type) -> list[Any]:
-        items = self._stack[-len(kinds) :]
-        if len(items) < len(kinds):
+    def _take(self, wanted: list[pickletools.StackObject]) -> list[Any]:
+        above_mark = markobject in wanted
+        start = self._marks.pop() if above_mark else len(self._stack)
+        start -= wanted.index(markobject) if above_mark else len(wanted)
+        if start < self._marks[-1]:
             raise IndexError("the stack is too short")
-        if any(kind not in (object, type(item)) for kind, item in zip(kinds, items, strict=True)):
-            raise TypeError("another kind of thing belongs here")
-        del self._stack[-len(kinds) :]
-        return items
+        taken = self._stack[start:]
+        del self._stack[start:]
+        return taken
 
-    def _take_to_mark(self) -> list[Any]:
-        items, self._stack = self._stack, self._marks.pop()
-        return items
+    def _value(self, opcode: str, argument: Any, taken: list[Any]) -> Any:
+        """Return what a step leaves on the stack."""
+        match opcode:
+            case "GLOBAL" | "INST":
+                return _allowed(argument.replace(" ", ".", 1))
+            case "STACK_GLOBAL" if all(type(part) is str for part in taken):
+                del self.written[-2:]
+                return _allowed(".".join(taken))
+            case "NONE" | "NEWTRUE" | "NEWFALSE":
+                return {"NEWTRUE": True, "NEWFALSE": False}.get(opcode)
+            case "MEMOIZE":
+                return taken[0]
+            case "BINPERSID":
+                self._check_identity(*taken)
+            case "REDUCE" if not (
+                type(taken[0]) is _Name
+                and taken[0] in _FUNCTIONS
+                and (taken[0] != _DICT or taken[1] == ())
+            ):
+                called = taken[0] if type(taken[0]) is _Name else "what is no function"
+                raise CheckpointError(f"it calls {called} as torch.save never does")
+            case "NEWOBJ" if not (
+                type(taken[0]) is _Name and taken[0] in _MODULES and taken[1] == ()
+            ):
+                raise CheckpointError("it makes an object that is no module")
+            case "SETITEM" | "SETITEMS" if any(type(key) not in (str, int) for key in taken[1::2]):
+                raise CheckpointError("it has a dict whose keys are no names")
+            case _ if opcode in _TUPLES:
+                return tuple(taken)
+            case _ if opcode in _GETS:
+                value = self._memo[argument]
+                if type(value) is tuple and any(
+                    part is ... or type(part) is tuple for part in value
+                ):
+                    raise CheckpointError("it has one tuple of tuples in two places")
+                return value
+            case _ if argument is not None:
+                return argument
+        return ...
 
-    def _storage(self, identity: Any) -> _Object:
+    def _check_identity(self, identity: Any) -> None:
         match identity:
-            case ("storage", _Global() as kind, key, str(), numel) if kind == _STORAGE:
+            case ("storage", _Name() as kind, key, str(), numel) if kind == _STORAGE:
                 if not (type(key) is str and key.isascii() and key.isdigit()):
-                    raise CheckpointError(f"it names a storage {_plain(key)}, which is no number")
+                    raise CheckpointError(f"it names a storage {quote(key)}, which is no number")
                 self._check_storage(key, numel if type(numel) is int else -1)
-                return _Object(_STORAGE)
-        raise CheckpointError("it refers to what is no storage of float32 numbers")
+            case _:
+                raise CheckpointError("it refers to what is no storage of float32 numbers")
 
 
-def _allowed(name: str) -> _Global:
-    if name not in _ALLOWED:
+def _allowed(name: str) -> _Name:
+    if name not in _MODULES | _FUNCTIONS | {_STORAGE}:
         raise CheckpointError(
-            f"it names {shown(name)}, which no model of the study needs; nothing of it was run"
+            f"it names {quote(name)}, which no model of the study needs; nothing of it was run"
         )
-    return _Global(name)
-
-
-def _call(function: Any, arguments: tuple[Any, ...]) -> _Object:
-    """Return what a call that `torch.save` writes gives; none is made."""
-    if type(function) is not _Global:
-        raise CheckpointError("it calls what is no function")
-    match arguments:
-        case ():
-            usual = function == _DICT
-        case (list() as items,) if function in _SETS:
-            usual = all(type(item) in _PLAIN for item in items)
-        case _ if function == _DEVICE:
-            usual = all(type(item) in _PLAIN for item in arguments)
-        case (_Object() as tensor, bool(), _Object()):
-            usual = function == _PARAMETER and tensor == _TENSOR
-        case (_Object() as storage, int(), tuple() as size, tuple() as stride, bool(), _Object()):
-            whole = all(type(number) is int for number in (*size, *stride))
-            usual = function == _TENSOR and storage == _STORAGE and whole
-        case _:
-            usual = False
-    if not usual:
-        raise CheckpointError(f"it calls {function} in a way that torch.save never does")
-    return _Object(function)
-
-
-def _plain(value: Any) -> str:
-    return shown(value) if type(value) in _PLAIN else "of another kind"
+    return _Name(name)

@@ -17,6 +17,7 @@ from toolkit.files import sha256
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import ScopeRecord
 from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.recording import recording
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint
 from toolkit.train.dataset import Dataset
@@ -59,7 +60,7 @@ class Novelty(nn.Module):
         """Return the novelty, float32 (N,): 0 or more, about 1 for X-rays as in training.
 
         Args:
-            maps: of each branch, as `branch_maps` returns them.
+            maps: of each branch, as `run_with_maps` returns them.
         """
         offset = summary(maps) - self.centre
         along = offset @ self.directions
@@ -68,14 +69,17 @@ class Novelty(nn.Module):
         return (squared / offset.shape[1]).sqrt()
 
 
-def branch_maps(branch: nn.Module, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return a branch's features, (N, 2S), and its maps after each pooling, (N, C, H, W)."""
-    maps = []
-    for layer in branch.children():
-        inputs = layer(inputs)
-        if isinstance(layer, nn.MaxPool2d):
-            maps.append(inputs)
-    return inputs, maps
+def run_with_maps(
+    network: IntermediarySpaceModel, image: Tensor, edges: Tensor
+) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
+    """Return logits, (N, classes), and each branch's maps after every pooling, (N, C, H, W)."""
+    image_pools, edge_pools = (
+        {name: layer for name, layer in branch.named_children() if isinstance(layer, nn.MaxPool2d)}
+        for branch in (network.imagesClassifier, network.edgesClassifier)
+    )
+    with recording(image_pools) as image_runs, recording(edge_pools) as edge_runs:
+        logits = network(image, edges)
+    return logits, ([run.given for run in image_runs], [run.given for run in edge_runs])
 
 
 def summary(maps: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -152,10 +156,7 @@ def _maps(
     network.eval()
     for xray in torch.split(pixels, _BATCH):
         image, edges = preprocessing(xray.to(preprocessing.white.device))
-        yield (
-            branch_maps(network.imagesClassifier, image)[1],
-            branch_maps(network.edgesClassifier, edges)[1],
-        )
+        yield run_with_maps(network, image, edges)[1]
 
 
 def _bands(maps: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ import torch
 from toolkit.errors import UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest, metrics
+from toolkit.model.artifacts import check_equivalence
 from toolkit.model.equivalence import Artifact, EquivalenceRecord, ExportRecord, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import PreprocessingConstants
-from toolkit.model.proof import check_proof
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, initialise
 from toolkit.train import checkpoint, novelty
@@ -169,7 +169,7 @@ def test_the_formers_manifest_speaks_of_its_new_name_so_that_it_can_be_served(fi
         artifact, leg = record.export.artifacts[kind], record.equivalence.legs[kind]
         assert artifact.file == leg.file == former.path(kind).name
         assert artifact.sha256 == leg.sha256 == sha256(files.folder / artifact.file)
-    assert check_proof(former, record) == sha256(former.path("pipeline"))
+    assert check_equivalence(former, record) == sha256(former.path("pipeline"))
 
 
 @pytest.mark.usefixtures("finished")
