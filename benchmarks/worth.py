@@ -44,11 +44,11 @@ def draw(_data, folder, _part):
 def train(off, folder, _part):
     """Return X-rays a second of training steps and of predictions."""
     import torch
-    from toolkit.train.prediction import predict
 
     from toolkit.networks import folding
     from toolkit.train import training
     from toolkit.train.dataset import Dataset
+    from toolkit.train.evaluation import predict
     from toolkit.train.recipes import recipe
     from toolkit.xray.labels import label_map
 
@@ -88,12 +88,10 @@ def train(off, folder, _part):
 
 def write(data, folder, part):
     """Write the graph with and without its parts; return what each makes of the X-rays."""
-    from export.compare.graded import graded
-
     from export.benchmark.table import generated_xrays
-    from export.compare.gate import gate
+    from export.compare.gate import gate, gate_samples
     from export.convert import onnx, precisions
-    from export.convert.pipeline import load_pipeline, without_scope
+    from export.convert.pipeline import load_pipeline
     from export.export import write as export
     from toolkit.model import manifest
     from toolkit.model.files import ModelFiles
@@ -105,17 +103,15 @@ def write(data, folder, part):
         return np.concatenate([session.run(["logits"], {"xray": each})[0] for each in batches])
 
     parts = {
-        "folding": [(onnx, "FoldedPipeline", lambda pipeline: pipeline)],
-        "packing": [(onnx, "PackedPipeline", onnx.FoldedPipeline)],
-        "equalisation": [(precisions, "equalised", lambda model, _: model)],
+        "folding": [(onnx, "fold", lambda network, preprocessing: (network, preprocessing))],
+        "packing": [(precisions, "pack", onnx.fold)],
+        "equalisation": [(precisions, "equalise", lambda network, *_: network)],
     }
     parts["packing and equalisation"] = parts["packing"] + parts["equalisation"]
     files = ModelFiles(service.ROOT / "saved_models", "model_saved")
     record = manifest.load(files.manifest)
     pipeline = load_pipeline(files, record)
-    # A packed graph gives no novelty, so the folded one in its place must not either.
-    pipeline = without_scope(pipeline) if part == "int8" else pipeline
-    judged = graded(data, record) if data else generated_xrays(200).graded
+    judged = gate_samples(data, record) if data else generated_xrays(200).gate
     reference = logits(files.path("pipeline"))
     labels = judged.labels if data else reference.argmax(1)
     found = {}
