@@ -28,10 +28,11 @@ from toolkit.console import (
 )
 from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
-from toolkit.model.files import DEFAULT_NAME, ModelFiles
+from toolkit.model.files import ModelFiles
 
 if TYPE_CHECKING:
     from toolkit.model.manifest import Manifest, TuningRecord
+    from toolkit.train.log_folder import LogFolder
     from toolkit.train.recipes import Recipe
     from toolkit.train.tensorboard import Log
     from toolkit.train.training import Training
@@ -77,10 +78,9 @@ def train(
     require("torch", "train")
     require("tensorboard", "train")
     from toolkit.commands.data_option import load
-    from toolkit.train.finish import save_training
     from toolkit.train.health import training_health
+    from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
-    from toolkit.train.tensorboard import Log, final_figures
     from toolkit.train.training import Training, device_of
 
     console = Console(as_json)
@@ -95,25 +95,16 @@ def train(
         batch_size=batch_size,
         precision=precision,
     )
-    dataset = load(data, labels, split, recipe.preset, console)
-    training = Training(dataset, recipe, seed, device_of(device))
-    if resume:
-        training.load(files.resume)
-        console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
-    log_folder = logs / "hyperparameters_tunned" / ("final" if name == DEFAULT_NAME else name)
-    with Log(log_folder, training.epoch) as log:
-        try:
-            _run(training, files.resume, log)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
-                "--resume goes on"
-            ) from None
-        replaced = files.manifest.exists()
-        manifest = save_training(training, files, tuning)
-        if replaced:
-            console.notice(f"the former {name} is kept as {files.previous.name}.*")
-        log.add_hparams(manifest.training.recipe, final_figures(manifest))
+    log = log_folder(logs, name)
+    with sole_training(files, log):
+        dataset = load(data, labels, split, recipe.preset, console)
+        training = Training(dataset, recipe, seed, device_of(device))
+        if resume:
+            training.load(files.resume)
+            console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
+        manifest, replaced = _train(training, files, tuning, log)
+    if replaced:
+        console.notice(f"the former {name} is kept as {files.previous.name}.*")
     findings = training_health(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
@@ -125,13 +116,13 @@ def train(
             "name": name,
             "checkpoint": str(files.checkpoint),
             "manifest": str(files.manifest),
-            "logs": str(log_folder),
+            "logs": str(log.path),
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
         },
-        _text(manifest, files, log_folder),
+        _text(manifest, files, log.path),
     )
 
 
@@ -154,6 +145,28 @@ def _start(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
         )
     return found, record
+
+
+def _train(
+    training: "Training", files: ModelFiles, tuning: "TuningRecord | None", folder: "LogFolder"
+) -> "tuple[Manifest, bool]":
+    """Train to the end and save; return the manifest, and whether there was a former model."""
+    from toolkit.train.finish import judge, save_training
+    from toolkit.train.tensorboard import Log, final_figures
+
+    try:
+        with Log(folder.unfinished, training.epoch) as log:
+            _run(training, files.resume, log)
+            judged = judge(training, files.name, tuning)
+            record, _ = judged
+            log.add_hparams(record.training.recipe, final_figures(record))
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"stopped after epoch {training.epoch} of {training.recipe.epochs}: the same command "
+            "with --resume goes on"
+        ) from None
+    # The log is closed: TensorBoard writes by name, and the folder is renamed.
+    return save_training(training, judged, files, folder)
 
 
 def _run(training: "Training", state: Path, log: "Log") -> None:
