@@ -12,6 +12,7 @@ from export.convert.pipeline import load_pipeline
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.model import manifest
+from toolkit.model.artifacts import is_changed
 from toolkit.model.equivalence import Artifact
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.train.health import health
@@ -30,7 +31,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
 
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
-        ModelRefusedError: nothing of it was exported.
+        ModelRefusedError: nothing of it was exported, or its manifest was changed since.
         CheckFailedError: the service cannot be reached.
     """
     record = manifest.load(files.manifest)
@@ -39,6 +40,11 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
         raise ModelRefusedError(
             f"{files.name} has no exported files with their equivalence: run `toolkit export onnx "
             f"{files.name}`"
+        )
+    if is_changed(record):
+        raise ModelRefusedError(
+            f"{files.manifest} was changed since its files were proven: restore it, or run "
+            f"`toolkit export onnx {files.name}`"
         )
     if url and "pipeline" not in artifacts:
         raise ModelRefusedError(
@@ -55,7 +61,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
         elif kind not in LOWER or reference.gate_samples:
             legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
     samples = reference.samples
-    record = replace(record, equivalence=equivalence_record(dict(legs), samples.counts()))
+    record = replace(record, equivalence=equivalence_record(record, dict(legs), samples.counts()))
     manifest.save(record, files.manifest)
     if url:
         legs["service"] = compare_service(url, pipeline, samples, artifacts["pipeline"].sha256)
