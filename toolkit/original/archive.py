@@ -99,6 +99,8 @@ def _open(content: bytes) -> zipfile.ZipFile:
         archive = zipfile.ZipFile(io.BytesIO(content))
     except Exception as error:  # damaged bytes make the parser raise anything
         raise CheckpointError("it is damaged, or not a file of torch.save") from error
+    if len(archive.NameToInfo) != len(archive.infolist()):
+        raise CheckpointError("it has two entries of one name")
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
             raise CheckpointError(

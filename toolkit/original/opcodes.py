@@ -166,7 +166,11 @@ class _Translation:
     def _check_identity(self, identity: Any) -> None:
         match identity:
             case ("storage", _Name() as kind, key, str(), numel) if kind == _STORAGE:
-                if not (type(key) is str and key.isascii() and key.isdigit()):
+                if type(key) is not str:
+                    # Not what it is: a small pickle makes an endless text of it.
+                    found = type(key).__name__
+                    raise CheckpointError(f"it names a storage by a {found}, which is no number")
+                if not (key.isascii() and key.isdigit()):
                     raise CheckpointError(f"it names a storage {quote(key)}, which is no number")
                 self._check_storage(key, numel if type(numel) is int else -1)
             case _:

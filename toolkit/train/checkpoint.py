@@ -3,6 +3,7 @@
 import io
 import pickle
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,14 @@ def load(path: Path) -> dict[str, Any]:
         CheckpointError: missing, corrupt, or with anything else in it.
     """
     try:
+        _require_stored(path)
         # What torch warns of here is refused, or does not matter.
         with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}: train it with `toolkit train`") from None
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is corrupt, or holds more than weights: refused") from error
     except Exception as error:  # damaged bytes make the parsers raise anything
@@ -48,6 +52,18 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} does not hold a state_dict: train again or restore it")
     return state
+
+
+def _require_stored(path: Path) -> None:
+    """Refuse what becomes larger than the file as it is read: `save` compresses nothing."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(f"{path} is compressed, which no checkpoint is: refused")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise CheckpointError(f"{path} claims more bytes than it has: refused")
 
 
 def load_network(path: Path, record: NetworkRecord, classes: int) -> IntermediarySpaceModel:
@@ -74,18 +90,23 @@ def load_trained(files: ModelFiles, record: Manifest) -> IntermediarySpaceModel:
     Raises:
         CheckpointError: its checkpoint is missing, corrupt, or not the one of its manifest.
     """
-    network = load_network(files.checkpoint, record.network, len(record.labels.classes))
     require_own(files.checkpoint, record.training.checkpoint_sha256, files)
-    return network
+    return load_network(files.checkpoint, record.network, len(record.labels.classes))
 
 
 def require_own(path: Path, digest: str, files: ModelFiles) -> None:
     """Make sure that a file is the one that the manifest of `files` speaks of.
 
     Raises:
-        CheckpointError: its SHA-256 is not `digest`.
+        CheckpointError: it is missing, or its SHA-256 is not `digest`.
     """
-    if sha256(path) != digest:
+    try:
+        found = sha256(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"no checkpoint at {path}: train it with `toolkit train`, or restore it"
+        ) from error
+    if found != digest:
         raise CheckpointError(
             f"{path} is not the file of {files.manifest}: its SHA-256 differs; train again or "
             "restore it"

@@ -145,8 +145,8 @@ def load(files: ModelFiles, record: ScopeRecord) -> Novelty:
         CheckpointError: its file is missing, corrupt, or not the one of its manifest.
     """
     path = files.path("scope")
-    state = checkpoint.load(path)
     checkpoint.require_own(path, record.sha256, files)
+    state = checkpoint.load(path)
     return Novelty(**state)
 
 

@@ -490,18 +490,35 @@ def test_a_storage_of_another_size_than_it_is_said_to_have_is_refused(tmp_path, 
     assert "5808 bytes" in refusal(path)
 
 
-def test_of_two_entries_of_one_name_none_is_read_beyond_its_end(tmp_path, good):
+@pytest.mark.parametrize("entry", ["data.pkl", "data/0", "version"])
+def test_of_two_entries_of_one_name_none_is_read(tmp_path, good, entry):
     entries = entries_of(good)
-    name = next(each for each in entries if each.endswith("/data/0"))
-    path = tmp_path / "m.pt"
-    for first, last in ((b"", entries[name]), (entries[name], b"")):
-        zipped(path, {name: first} | {k: v for k, v in entries.items() if k != name})
-        with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
-            archive.writestr(name, last)
-        if last:
-            assert read_original(path).layer_size == 2
-        else:
-            assert "0 bytes" in refusal(path)
+    name = next(each for each in entries if each.endswith(f"/{entry}"))
+    path = zipped(tmp_path / "m.pt", entries)
+    with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
+        archive.writestr(name, entries[name])
+    assert "two entries of one name" in refusal(path)
+
+
+@pytest.mark.parametrize("stride", [2**31, 2**62, 2**63, 2**70, -1, -(2**70)])
+def test_a_stride_that_no_tensor_has_is_refused_in_one_line(tmp_path, good, stride):
+    number = stride.to_bytes(10, "little", signed=True)
+    path = with_pickle(
+        tmp_path / "m.pt", good, lambda each: each.replace(b"M\x6b\x01", b"\x8a\x0a" + number, 1)
+    )
+    refusal(path)
+
+
+def test_what_a_refused_file_names_is_never_written_out(tmp_path, good):
+    """A tuple of one tuple many times over would make a line of any length."""
+    text = b"X\x00\x00\x01\x00" + b"a" * 2**16 + b"q\x60"
+    row = b"(" + text + b"h\x60" * 20 + b"tq\x61"
+    key = b"(" + row + b"h\x61" * 100 + b"t"
+    old = rb"(?<=torch\nFloatStorage\nq.)X\x01\x00\x00\x000"
+    path = with_pickle(
+        tmp_path / "m.pt", good, lambda each: re.sub(old, lambda _: key, each, flags=re.DOTALL)
+    )
+    assert "it names a storage by a tuple" in refusal(path)
 
 
 @pytest.mark.parametrize(

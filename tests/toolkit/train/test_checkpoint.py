@@ -3,14 +3,17 @@ import pickle
 import random
 import subprocess
 import sys
+import zipfile
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from toolkit.errors import CheckpointError, UsageError
+from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import NetworkRecord
 from toolkit.networks.study import IntermediarySpaceModel, parameter_count
-from toolkit.train.checkpoint import load, load_network, save
+from toolkit.train.checkpoint import load, load_network, load_trained, save
 
 
 def network(size=2, classes=4):
@@ -178,3 +181,23 @@ def test_a_folder_that_cannot_be_is_one_clear_line(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match="cannot write"):
         save({}, tmp_path / "file" / "m.pt")
+
+
+@pytest.mark.parametrize("name", ["archive/data.pkl", "archive/data/0"])
+def test_a_compressed_checkpoint_is_refused_before_it_is_unpacked(tmp_path, name):
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, bytes(2**26))
+    assert "is compressed" in refusal(path)
+
+
+def test_a_checkpoint_that_is_not_the_manifests_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    files = ModelFiles(tmp_path, "m")
+    save(network().state_dict(), files.checkpoint)
+    known = SimpleNamespace(training=SimpleNamespace(checkpoint_sha256="0" * 64))
+    monkeypatch.setattr("torch.load", None)
+    with pytest.raises(CheckpointError, match="its SHA-256 differs"):
+        load_trained(files, known)
+    files.checkpoint.unlink()
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*toolkit train"):
+        load_trained(files, known)
