@@ -5,17 +5,16 @@ never looked at, so that nothing is fetched.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from bento.http import form
+from bento.http.form import FIELD, MAX_FILES
 from toolkit.errors import ImageError, RequestError
 from toolkit.xray.reading import MAX_BYTES
 
-FIELD = "xray"
 RAW_TYPES = (b"image/jpeg", b"image/png", b"application/dicom", b"application/octet-stream")
 """Media types of a body that is the file itself."""
-MAX_FILES = 64
-"""Most files in one batch."""
 MAX_BATCH_BYTES = 64_000_000
 """Largest batch, bytes."""
 # Room for the boundaries and headers of a multipart body around the largest file.
@@ -24,8 +23,6 @@ _MULTIPART = b"multipart/form-data"
 _PROGRESS_S = 10.0
 _WHOLE_S = 30.0
 _HELD = 256_000_000
-# A body up to this many bytes is parsed faster than another thread is woken.
-_AT_ONCE = 128 * 1024
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
@@ -161,36 +158,4 @@ class Body:
 
     async def _files(self, limit: int, most: int) -> list[bytes | ImageError]:
         """Return at least one entry of the field `xray`."""
-        body = await self.read(limit + _OVERHEAD)
-        if len(body) <= _AT_ONCE:
-            return await _parsed(body, self.kind, most)
-        return await asyncio.to_thread(lambda: asyncio.run(_parsed(body, self.kind, most)))
-
-
-async def _parsed(body: bytes, kind: bytes, most: int) -> list[bytes | ImageError]:
-    from starlette.datastructures import Headers, UploadFile
-    from starlette.formparsers import MultiPartException, MultiPartParser
-
-    headers = Headers(raw=[(b"content-type", kind)])
-    parser = MultiPartParser(headers, _once(body), max_files=most, max_fields=MAX_FILES)
-    # Larger parts than this would go to a temporary file.
-    parser.spool_max_size = len(body) + 1
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        raise ImageError(
-            "bad_multipart", f"the multipart body cannot be read: {error}", 400
-        ) from error
-    entries = form.getlist(FIELD)
-    if not entries:
-        raise ImageError("no_xray", f"no field {FIELD!r} in the form: put the file there")
-    return [
-        await each.read()
-        if isinstance(each, UploadFile)
-        else ImageError("not_a_file", f"{FIELD!r} holds text: send the file itself")
-        for each in entries
-    ]
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
+        return form.files(await self.read(limit + _OVERHEAD), self.kind, most)
