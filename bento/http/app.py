@@ -74,8 +74,11 @@ class Interface:
                 allowed = ", ".join(route.methods)
                 message = f"{call.method} is not answered here: use {allowed}"
                 raise RequestError(405, "wrong_method", message, allow=allowed)
-            return await route.handler(self, call)
+            reply = await route.handler(self, call)
+            call.body.give_way(len(reply.body))
+            return reply
         except CancelledError:
+            call.noted["code"] = "cancelled"
             raise
         except Exception as error:
             if not isinstance(error, ImageError | RequestError):

@@ -28,7 +28,7 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Memory:
-    """How many bytes a worker holds for bodies, and for the copies that reading them makes."""
+    """How many bytes a worker holds for bodies, their copies, and answers until they are taken."""
 
     def __init__(self, most: int = _HELD) -> None:
         self.held = 0
@@ -42,7 +42,7 @@ class Memory:
         """
         if self.held + count > self._most:
             raise RequestError(
-                503, "overloaded", "too many bodies at once: try again in a second", retry_after="1"
+                503, "overloaded", "too much at once: try again in a second", retry_after="1"
             )
         self.held += count
 
@@ -148,8 +148,18 @@ class Body:
         self._ended = not message.get("more_body", False)
         return message
 
+    def give_way(self, size: int) -> None:
+        """Count the answer, of `size` bytes, in this body's place.
+
+        Raises:
+            RequestError: 503, there is no room for it.
+        """
+        self.release()
+        self._memory.take(size)
+        self._counted = size
+
     def release(self) -> None:
-        """Give back the memory that the body was counted for."""
+        """Give back the memory that the body, or the answer in its place, was counted for."""
         self._memory.held -= self._counted
         self._counted = 0
 
