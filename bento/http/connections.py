@@ -270,9 +270,7 @@ def _whole_answer(error: RequestError) -> bytes:
     reply = refusal(error)
     lines = [
         b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode()),
-        b"content-type: " + reply.kind,
-        b"content-length: %d" % len(reply.body),
-        b"x-request-id: " + secrets.token_hex(16).encode(),
+        *(b"%s: %s" % header for header in reply.all_headers(secrets.token_hex(16).encode())),
         b"connection: close",
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n" + reply.body

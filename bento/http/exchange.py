@@ -42,19 +42,12 @@ class Call:
         given = self.headers.get(b"x-request-id", b"")
         sane = _SANE_ID.fullmatch(given) is not None
         self.id = given if sane else b"%s%016x" % (_PREFIX, next(_COUNT))
-        self.body = Body(
-            receive,
-            self.headers.get(b"content-type", b""),
-            self.headers.get(b"content-length", b""),
-            memory,
-        )
+        self.body = Body(receive, self.headers, memory)
         self.noted: dict[str, Any] = {}
 
     async def answer(self, send: Send, reply: Reply) -> None:
         """Send an answer, with the request's id on it."""
-        headers = [(b"content-type", reply.kind), (b"x-request-id", self.id), *reply.headers]
-        if reply.status != 304:
-            headers.append((b"content-length", str(len(reply.body)).encode()))
+        headers = reply.all_headers(self.id)
         start = {"type": "http.response.start", "status": reply.status, "headers": headers}
         await send(start)
         if len(reply.body) > AT_ONCE:

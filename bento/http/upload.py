@@ -5,7 +5,7 @@ never looked at, so that nothing is fetched.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 from bento.http import form
@@ -15,6 +15,8 @@ from toolkit.xray.reading import MAX_BYTES
 
 RAW_TYPES = (b"image/jpeg", b"image/png", b"application/dicom", b"application/octet-stream")
 """Media types of a body that is the file itself."""
+# What else they are called.
+_ALIASES = (b"image/jpg", b"image/pjpeg", b"image/x-png", b"image/dicom", b"image/dcm")
 MAX_BATCH_BYTES = 64_000_000
 """Largest batch, bytes."""
 # Room for the boundaries and headers of a multipart body around the largest file.
@@ -52,17 +54,18 @@ class Body:
 
     Args:
         receive: ASGI's.
-        kind: the header content-type, as it came.
-        declared: the header content-length, as it came.
+        headers: of the request; names in lower case.
         memory: of the worker; `release` gives back what this body took.
     """
 
-    def __init__(self, receive: Receive, kind: bytes, declared: bytes, memory: Memory) -> None:
-        self.kind = kind
-        self.media = kind.partition(b";")[0].strip().lower()
+    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes], memory: Memory) -> None:
+        self.kind = headers.get(b"content-type", b"")
+        self.media = self.kind.partition(b";")[0].strip().lower()
         self.limit = MAX_BYTES
         self.size = 0
         self._counted = 0
+        self._coding = headers.get(b"content-encoding", b"").strip().lower()
+        declared = headers.get(b"content-length", b"")
         self._declared = int(declared) if declared.isdigit() else 0
         self._receive = receive
         self._memory = memory
@@ -76,15 +79,15 @@ class Body:
 
         Raises:
             ImageError: another media type (415), too many bytes (413), or not one file.
-            RequestError: too slow (408), cut off (400), or no room for it (503).
+            RequestError: compressed (415), too slow (408), cut off (400), or no room for it (503).
         """
-        if self.media in RAW_TYPES:
+        if self.media in RAW_TYPES + _ALIASES:
             return await self.read(MAX_BYTES)
         if self.media != _MULTIPART:
             raise ImageError(
                 "unsupported_media_type",
-                f"send the file as image/png, image/jpeg or application/dicom, or in the field "
-                f"{FIELD!r} of multipart/form-data",
+                f"send the file as image/png, image/jpeg, application/dicom or "
+                f"application/octet-stream, or in the field {FIELD!r} of multipart/form-data",
                 415,
             )
         files = await self._files(MAX_BYTES, 2)
@@ -113,6 +116,9 @@ class Body:
     async def read(self, limit: int) -> bytes:
         """Return the whole body, at most `limit` bytes; raises what `xray` does."""
         self.limit = limit
+        if self._coding not in (b"", b"identity"):
+            # Little can become very much, and X-rays hardly become smaller.
+            raise RequestError(415, "compressed", "the body is compressed: send it as it is")
         if self._declared > limit:
             raise self._too_large()
         chunks: list[bytes] = []

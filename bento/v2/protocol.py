@@ -85,9 +85,6 @@ async def infer(interface: "Interface", call: Call) -> Reply:
     worker = interface.worker
     _check_name(worker, call)
     _check_ready(worker)
-    if call.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        # Little can become very much, and X-rays hardly become smaller.
-        raise RequestError(415, "compressed", "the body is compressed: send it as it is")
     body = await call.body.read(MAX_BODY)
     length = call.headers.get(HEADER_LENGTH.encode())
     text = None if length is None else length.decode("latin-1")

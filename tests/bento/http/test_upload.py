@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import gc
+import gzip
 import io
 import random
 import socket
@@ -165,7 +166,19 @@ def test_malformed_body_is_refused_with_a_reason(client, case):
     _is_problem(answer)
 
 
+def test_compressed_body_is_told_as_that(client, encoded, xrays):
+    png = encoded(xrays[0])
+    for content, kind in ((png, "image/png"), (_part(png), MULTIPART["content-type"])):
+        for coding in ("gzip", "x-gzip", "br", "deflate", "GZIP"):
+            headers = {"content-type": kind, "content-encoding": coding}
+            answer = client.post("/predict", content=gzip.compress(content), headers=headers)
+            assert _is_problem(answer, 415) == "compressed"
+        plain = {"content-type": kind, "content-encoding": "Identity"}
+        assert client.post("/predict", content=content, headers=plain).status_code == 200
+
+
 RAW = ["image/png", "image/jpeg", "application/octet-stream", "Image/PNG; charset=utf-8"]
+RAW += ["image/jpg", "image/x-png"]
 
 
 @pytest.mark.parametrize("kind", RAW)
@@ -337,15 +350,15 @@ def test_a_body_counts_with_its_copies_and_its_answer_after_it(kind, copies):
 
     async def read():
         memory = Memory(100 * copies)
-        body = Body(received, kind, b"", memory)
+        body = Body(received, {b"content-type": kind}, memory)
         await body.read(1000)
         assert memory.held == 100 * copies
         with pytest.raises(RequestError, match="too much at once"):
-            await Body(received, kind, b"", memory).read(1000)
+            await Body(received, {b"content-type": kind}, memory).read(1000)
         assert memory.held == 100 * copies, "a refused one is in nobody's way"
         body.give_way(100 * copies)
         with pytest.raises(RequestError, match="too much at once"):
-            await Body(received, kind, b"", memory).read(1000)
+            await Body(received, {b"content-type": kind}, memory).read(1000)
         body.release()
         assert memory.held == 0
         with pytest.raises(RequestError, match="too much at once"):
