@@ -1,3 +1,4 @@
+import errno
 import io
 import re
 import struct
@@ -432,6 +433,19 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path):
         with pytest.raises(ImageError, match=r"huge\.png: larger than") as caught:
             read_xray(path)
         assert (caught.value.code, caught.value.status) == ("too_large", 413)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_the_machine_lacks_is_not_the_files_fault(tmp_path, monkeypatch, number):
+    def exhausted(*_arguments):
+        raise OSError(number, "none left")
+
+    path = tmp_path / "knee.png"
+    path.write_bytes(saved(noise(224, 224)))
+    monkeypatch.setattr("pathlib.Path.open", exhausted)
+    with pytest.raises(OSError, match="none left") as caught:
+        read_xray(path)
+    assert caught.value.errno == number
 
 
 # Robustness
