@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from toolkit.xray import jpeg
 from toolkit.xray.limits import damage_error
-from toolkit.xray.pictures import open_jpeg
 
 PLAIN: Final = {
     "1.2.840.10008.1.2": (True, "<"),
@@ -78,10 +78,10 @@ def stored_values(frame: bytes, layout: Layout, syntax: str) -> NDArray[np.int32
 
 
 def _jpeg(frame: bytes, rows: int, columns: int) -> NDArray[np.integer]:
-    with open_jpeg(frame) as image:
+    with jpeg.open_header(frame) as image:
         if (image.mode, image.size) != ("L", (columns, rows)):
             raise damage_error()
-        return np.array(image)
+        return jpeg.pixels(image, frame)
 
 
 def _run_lengths(frame: bytes, count: int, wide: int) -> NDArray[np.integer]:

@@ -114,6 +114,16 @@ def test_jpeg_is_read_from_however_many_fragments(fragments):
     assert np.array_equal(decode(content), square(stretch(pixels), 224))
 
 
+def test_a_jpeg_without_part_of_its_data_is_refused_in_dicom_as_well():
+    pixels = noise(224, 224)
+    frame = saved(pixels, "JPEG", quality=95)
+    whole = dicom(pixels, syntax=JPEGBaseline8Bit, frame=frame)
+    half = dicom(pixels, syntax=JPEGBaseline8Bit, frame=frame[: len(frame) // 2] + b"\xff\xd9")
+    endless = dicom(pixels, syntax=JPEGBaseline8Bit, frame=frame[:-2])
+    assert refusal(half) == ("damaged", 422)
+    assert np.array_equal(decode(endless), decode(whole))
+
+
 # Modality LUT and rescale
 
 
