@@ -11,6 +11,7 @@ from toolkit.errors import DataError
 from toolkit.model.manifest import Manifest
 from toolkit.train.dataset import Dataset, load_folder
 from toolkit.train.recipes import SPLITS
+from toolkit.xray.patients import PatientRule
 
 _CALIBRATION = 300
 
@@ -41,7 +42,15 @@ def graded(data: Path, record: Manifest) -> Graded:
     """
     split = record.dataset.split if record.dataset else None
     seed = record.training.seed or 0
-    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed)
+    rule = PatientRule(record.dataset.patient_pattern if record.dataset else None)
+    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed, rule)
+    if record.dataset and record.dataset.patient_table and split == "patient":
+        here = {part: dataset.part_sha256(part) for part in dataset.parts}
+        if here != record.dataset.part_sha256:
+            raise DataError(
+                f"{record.name} was trained with --groups, without which {data} is split another "
+                "way: a lower precision needs patients that names, folders or --patients show"
+            )
     judged = next((part for part in ("val", "test") if part in dataset.parts), None)
     if judged is None or "train" not in dataset.parts:
         raise DataError(

@@ -304,6 +304,95 @@ def test_inspect_names_unreadable_files_and_crossing_patients(png_folder):
     assert "bad.png" in done.stdout and "more than one part: 7" in done.stdout
 
 
+def test_inspect_says_how_patients_are_told_apart_and_what_is_left_out(png_folder, tmp_path):
+    names = ("train/0/7_left", "valid/2/7_right", "train/2/8_left", "train/5/9_left", "train/3/10")
+    folder = png_folder(*names)
+    content, _ = ok("data", "inspect", folder)
+    assert content["patients"] == 3 and content["crossing_patients"] == ["7"]
+    assert "by name: 7_left and 7_right are of one" in content["told_apart"]
+    assert content["warnings"] == [] and len(content["left_out"]) == 1
+    text = here("data", "inspect", folder).stdout
+    assert "4 X-rays of 3 patients, told apart by name: 7_left" in text
+    assert "left out: train/5, not a part or grade: 1 files" in text
+    content, _ = ok("data", "inspect", folder, "--patients", r"^(\d+_?\w*)")
+    assert content["patients"] == 4 and "--patients REGEX" in content["warnings"][0]
+    table = tmp_path / "groups.csv"
+    table.write_text("file,patient\n7_left,a\n7_right,a\n8_left,a\n10,b\n")
+    content, _ = ok("data", "inspect", folder, "--groups", table)
+    assert content["patients"] == 2 and "the table" in content["told_apart"]
+
+
+def test_inspect_lists_what_is_there_twice_and_each_unreadable_file_once(png_folder):
+    folder = png_folder("train/0/1L", "train/2/2L", "val/3/3L")
+    (folder / "train" / "4").mkdir()
+    (folder / "train" / "4" / "4L.png").write_bytes((folder / "train/0/1L.png").read_bytes())
+    (folder / "val" / "2").mkdir()
+    (folder / "val" / "2" / "5L.png").write_bytes((folder / "train/2/2L.png").read_bytes())
+    (folder / "val" / "2" / "6L.png").write_bytes(b"no image")
+    content, _ = ok("data", "inspect", folder)
+    assert content["conflicts"] == [[f"{folder}/train/0/1L.png", f"{folder}/train/4/4L.png"]]
+    copied = [[f"{folder}/train/2/2L.png", f"{folder}/val/2/5L.png"]]
+    assert content["copies_in_other_parts"] == copied
+    text = here("data", "inspect", folder).stdout
+    assert "1 X-rays are there under two grades" in text
+    assert "1 X-rays have copies in another part" in text
+    assert text.count("6L.png") == 1
+
+
+def trained_on(folder, target, *more):
+    return ("train", "--data", folder, *TINY, *folders(target), *more)
+
+
+def every_class(part):
+    return [
+        f"{part}/{grade}/{grade}{n}{side}" for grade in (0, 2, 3, 4) for n in "12" for side in "LR"
+    ]
+
+
+def test_train_says_whose_xrays_are_together_and_what_the_model_will_lack(png_folder, tmp_path):
+    folder = png_folder(*every_class("train"), "train/7/1L")
+    _, said = ok(*trained_on(folder, tmp_path))
+    assert "8 patients, told apart by name: 01L and 01R are of one" in said
+    assert "warning: left out: train/7, not a part or grade: 1 files" in said
+    assert "no part val: the model will have no calibration" in said and "in_scope" in said
+
+
+def test_train_takes_the_patients_that_it_is_told_and_refuses_a_single_one(png_folder, tmp_path):
+    folder = png_folder(*every_class("train"), *every_class("val"))
+    _, said = ok(*trained_on(folder, tmp_path, "--patients", "^(..)"))
+    assert "8 patients, told apart by the pattern" in said
+    assert "8 patients have X-rays in more than one part" in said
+    message = refused(*trained_on(folder, tmp_path, "--patients", "^.?.?()"))
+    assert "finds no patient" in message
+    table = tmp_path / "groups.csv"
+    rows = [f"{Path(name).name},one" for name in every_class("train")]
+    table.write_text("\n".join(["file,patient", *rows]))
+    assert "of one patient" in refused(*trained_on(folder, tmp_path, "--groups", table))
+    assert "give --data" in refused("train", *folders(tmp_path), "--groups", table)
+
+
+def test_train_refuses_one_picture_under_two_grades_unless_it_is_allowed(png_folder, tmp_path):
+    folder = png_folder(*every_class("train"), *every_class("val"))
+    (folder / "train/4/99L.png").write_bytes((folder / "train/0/01L.png").read_bytes())
+    message = refused(*trained_on(folder, tmp_path))
+    assert "train/0/01L.png and train/4/99L.png" in message and "--allow-conflicts" in message
+    _, said = ok(*trained_on(folder, tmp_path, "--allow-conflicts"))
+    assert "train/0/01L.png and train/4/99L.png" in said
+
+
+def test_a_model_is_judged_by_the_patients_that_it_was_trained_with(png_folder, tmp_path):
+    names = [f"{g}/{g}-{p}-{k}" for g in (0, 2, 3, 4) for p in range(16) for k in "ab"]
+    folder, table = png_folder(*names), tmp_path / "groups.csv"
+    rows = [f"{Path(name).name},{name.split('-')[1]}" for name in names]
+    table.write_text("\n".join(["file,patient", *rows]))
+    for rule in (("--patients", r"-(\d+)-"), ("--groups", table)):
+        ok(*trained_on(folder, tmp_path, *rule, "--name", "tiny"))
+        judged = () if rule[0] == "--patients" else rule
+        models = folders(tmp_path)[:2]
+        _, said = ok("evaluate", "tiny", "--data", folder, "--part", "train", *models, *judged)
+        assert "not the data" not in said
+
+
 # --- train
 
 

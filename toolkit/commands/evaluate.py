@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from toolkit.commands.options import GroupsOption
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import DataError, UsageError
 from toolkit.extras import require
@@ -38,6 +39,7 @@ def evaluate(
     ],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Graded X-rays.")],
     part: Annotated[Part, typer.Option(help="Which part of them.")] = Part.TEST,
+    groups: GroupsOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,7 +57,7 @@ def evaluate(
     console = Console(as_json)
     files = located(model, models)
     record = manifest.load(files.manifest)
-    dataset = _dataset(data, record, part, console)
+    dataset = _dataset(data, record, part, groups, console)
     indices = _indices(dataset, part)
     pixels = dataset.pixels[indices].numpy()
     if kind in PIPELINES:
@@ -68,10 +70,13 @@ def evaluate(
     console.result(content | metrics.as_dict(result), _text(result, record.labels.classes))
 
 
-def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "Dataset":
+def _dataset(
+    data: Path, record: "Manifest", part: Part, groups: Path | None, console: Console
+) -> "Dataset":
     """Split the data as the model's training did, as far as this data allows."""
     from toolkit.train.dataset import load_folder
     from toolkit.xray.folders import scan
+    from toolkit.xray.patients import PatientRule
 
     has_parts = any(file.part for file in scan(data))
     if record.dataset is None:
@@ -81,7 +86,8 @@ def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "D
         split = None
     elif split == "published" and not has_parts:
         raise _not_its_own(data, record)
-    dataset = load_folder(data, record.labels, split, record.training.seed or 0)
+    rule = PatientRule(None if groups else record.dataset.patient_pattern, groups)
+    dataset = load_folder(data, record.labels, split, record.training.seed or 0, rule)
     if split in ("study", "patient"):
         here = {name: dataset.part_sha256(name) for name in dataset.parts}
         if here != record.dataset.part_sha256:

@@ -8,9 +8,12 @@ import typer
 
 from toolkit.commands.options import (
     JOURNAL,
+    ConflictsOption,
     DataOption,
     DeviceOption,
+    GroupsOption,
     LabelsOption,
+    PatientsOption,
     Precision,
     Preset,
     SplitOption,
@@ -74,6 +77,9 @@ def train(
         int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)
     ] = 0,
     split: SplitOption = None,
+    patients: PatientsOption = None,
+    groups: GroupsOption = None,
+    allow_conflicts: ConflictsOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
@@ -87,6 +93,7 @@ def train(
     from toolkit.train.finish import save_outcome
     from toolkit.train.recipes import changed, faults
     from toolkit.train.training import Training, device_of
+    from toolkit.xray.patients import PatientRule
 
     console = Console(as_json)
     files = ModelFiles(models, name)
@@ -100,7 +107,8 @@ def train(
         batch_size=batch_size,
         precision=precision,
     )
-    dataset = load(data, labels, split, recipe.preset, console)
+    rule = PatientRule(patients, groups)
+    dataset = load(data, labels, split, recipe.preset, rule, allow_conflicts, console)
     training = Training(dataset, recipe, seed, device_of(device))
     if resume:
         training.load(files.resume)

@@ -52,6 +52,8 @@ class DatasetRecord:
         skipped: files that could not be read.
         patients: how many there are.
         crossing_patients: how many have X-rays in more than one part.
+        patient_pattern: the regular expression that told them apart, if one did.
+        patient_table: whether a table did.
     """
 
     source: str
@@ -62,6 +64,8 @@ class DatasetRecord:
     skipped: int
     patients: int
     crossing_patients: int
+    patient_pattern: str | None = None
+    patient_table: bool = False
 
 
 @dataclass(frozen=True)
