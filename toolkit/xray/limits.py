@@ -7,7 +7,7 @@ from typing import Final
 from toolkit.errors import ImageError
 
 MAX_BYTES: Final = 20_000_000
-"""Largest file accepted, bytes."""
+"""Largest file accepted, bytes: 16 bits of 10 megapixels, or more of them in run lengths."""
 MAX_PIXELS: Final = 16_000_000
 """Most pixels accepted. `scaling.resize` is exact for squares of up to this many."""
 MIN_SIDE: Final = 64
