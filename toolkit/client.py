@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import msgspec
+
 from toolkit.errors import ImageError, ServiceError
-from toolkit.model.decoding import decoded
 from toolkit.transport import BUSY, Transport, plain
 from toolkit.xray.reading import MAX_BYTES, file_content
 
@@ -186,8 +187,8 @@ class Client:
         answer["class_index"] = answer.get("class")
         known = {each.name: answer[each.name] for each in fields(Prediction) if each.name in answer}
         try:
-            result: Prediction = decoded(Prediction, known, "its answer")
-        except (TypeError, ValueError) as error:
+            result = msgspec.convert(known, Prediction)
+        except msgspec.ValidationError as error:
             raise self._strange(str(error)) from error
         numbers = (*result.probabilities, result.expected_grade or 0.0)
         if not 0 <= result.class_index < len(result.probabilities) or not all(

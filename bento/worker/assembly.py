@@ -10,8 +10,8 @@ from bento.worker.settings import Settings
 from toolkit.errors import ModelRefusedError
 from toolkit.model import manifest
 from toolkit.model.answer import meaning_of
+from toolkit.model.artifacts import check_equivalence, load_golden
 from toolkit.model.manifest import Manifest
-from toolkit.model.proof import check_proof, load_golden
 from toolkit.runtime.golden import difference
 from toolkit.runtime.session import (
     Predictor,
@@ -29,10 +29,10 @@ def check(settings: Settings) -> Information:
     """
     files = settings.files
     record = manifest.load(files.manifest)
-    digest = check_proof(files, record, settings.kind)
+    digest = check_equivalence(files, record, settings.kind)
     load_golden(files, record)
     if _has_explainer(settings, record):
-        check_proof(files, record, "explainer")
+        check_equivalence(files, record, "explainer")
     open_session(files.path(settings.kind), settings.provider, threads=1)
     return Information(settings, record, digest, meaning_of(record))
 

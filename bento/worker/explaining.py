@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import RequestError, ToolkitError
-from toolkit.runtime.heat_picture import drawn
+from toolkit.runtime.heat_picture import draw
 from toolkit.runtime.occlusion import occlusion
 from toolkit.runtime.session import Predictor
 from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
-    from toolkit.runtime.occlusion import Classify
+    from toolkit.runtime.occlusion import TwoInputModel
 
 _MOST_WAITING = 4
 _NICENESS = 5
@@ -61,9 +61,9 @@ class Explainer:
             None where the model has no explainer.
     """
 
-    def __init__(self, opener: "Callable[[], Classify] | None") -> None:
+    def __init__(self, opener: "Callable[[], TwoInputModel] | None") -> None:
         self._opener = opener
-        self._classify: Classify | None = None
+        self._classify: TwoInputModel | None = None
         self._waiting = 0
         self._threads = ThreadPoolExecutor(1, "explainer", _give_way)
 
@@ -111,10 +111,10 @@ class Explainer:
         except ToolkitError as error:
             raise RequestError(503, "no_explanation", str(error), retry_after="5") from error
         label = predictor.meaning.classes[index]
-        picture = drawn(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
+        picture = draw(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
         return Explanation(index, label, encode(edge_map), picture)
 
-    def _opened(self) -> "Classify":
+    def _opened(self) -> "TwoInputModel":
         if self._classify is None:
             assert self._opener
             self._classify = self._opener()

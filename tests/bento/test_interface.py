@@ -168,7 +168,7 @@ def test_token_guards_all_but_the_probes(served, open_interface, encoded, xrays)
                 answer = client.get(path, headers=headers)
                 is_problem(answer, 401, "unauthorized")
                 assert answer.headers["www-authenticate"] == "Bearer"
-            answer = client.get("/v2/models/served", headers=headers)
+            answer = client.get("/v2/models/small", headers=headers)
             assert answer.json()["error"] == is_problem(answer, 401, "unauthorized")
         assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
         bearer = {"authorization": b"Bearer key"}

@@ -62,7 +62,7 @@ def test_answer_equals_torchs_from_the_files_bytes_on(client, served, torch_says
         np.testing.assert_allclose(result["probabilities"], expected, atol=1e-5, rtol=0)
         assert result["class"] == int(np.argmax(expected))
         assert result["label"] == classes[result["class"]]
-        assert result["model"] == "served"
+        assert result["model"] == "small"
         assert result["model_sha256"] == digest
         seen.append(tuple(result["probabilities"]))
     assert len(set(seen)) == len(seen), "the model should tell these X-rays apart"
@@ -108,7 +108,7 @@ def test_toolkits_client_is_answered(asked, served, torch_says, encoded, xrays, 
     for file, each in zip(files[:3] + files[4:], found[:3] + found[4:], strict=True):
         expected = torch_says(file.read_bytes())
         np.testing.assert_allclose(each.probabilities, expected, atol=1e-5, rtol=0)
-        assert (each.model, each.provider) == ("served", "CPUExecutionProvider")
+        assert (each.model, each.provider) == ("small", "CPUExecutionProvider")
 
 
 def _huge_png():

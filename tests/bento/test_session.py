@@ -16,7 +16,7 @@ from toolkit.runtime.session import open_file, open_model, open_session
 
 def test_proven_model_opens_with_its_classes_and_hash(served, xrays):
     predictor = open_model(served.folder, served.name)
-    assert predictor.name == "served"
+    assert predictor.name == "small"
     assert predictor.meaning.classes == ("none", "minimal", "moderate", "severe")
     assert predictor.sha256 == sha256(served.path("pipeline"))
     result = predictor.predict(xrays)
@@ -121,7 +121,7 @@ def test_model_without_a_valid_proof_is_refused(copied, fault):
             open_file(copied.path("pipeline"))
 
 
-@pytest.mark.parametrize("name", ["../served", "a/b", "", ".", ".hidden", "served.pipeline"])
+@pytest.mark.parametrize("name", ["../small", "a/b", "", ".", ".hidden", "small.pipeline"])
 def test_name_that_is_no_name_is_refused(served, name):
     with pytest.raises(UsageError, match="cannot name a model"):
         open_model(served.folder, name)
@@ -164,7 +164,7 @@ def test_serving_imports_neither_torch_nor_onnx(served):
     script = (
         "import sys; from pathlib import Path; import bento.http.app, bento.http.upload\n"
         "from toolkit.runtime.session import open_model\n"
-        f"open_model(Path({str(served.folder)!r}), 'served')\n"
+        f"open_model(Path({str(served.folder)!r}), 'small')\n"
         "heavy = {'torch', 'onnx', 'onnxscript', 'optuna', 'tensorboard', 'cv2', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

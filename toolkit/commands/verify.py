@@ -25,7 +25,7 @@ def verify(
     """Compare NAME's files with PyTorch again; writes NAME.equivalence.json and .html."""
     require("torch", "train")
     require_onnxruntime()
-    from export.compare.report import as_dict, write_report
+    from export.compare.report import write_report
     from export.verify import verify as run
 
     console = Console(as_json)
@@ -34,17 +34,16 @@ def verify(
     written = write_report(result, files)
     for finding in result.findings:
         console.notice(f"warning: {finding.text}")
-    lines = [f"{kind}: {line}" for kind, leg in result.legs.items() for line in leg.failures]
     if not result.passed:
-        console.notices(lines, f"the report is {written}")
-        raise EquivalenceError(f"{name} is not equal to PyTorch: {lines[0]}")
+        console.notices(result.failures, f"the report is {written}")
+        raise EquivalenceError(f"{name} is not equal to PyTorch: {result.failures[0]}")
     text = [
-        f"{kind:12} {each.output:14} max {each.max_abs:.2g}  mean {each.mean_abs:.2g}  "
-        f"99 % below {each.p99_abs:.2g}  ULP {each.max_ulp:.0f}  ({leg.provider})"
+        f"{kind:12} {output.output:14} max {output.max_abs:.2g}  mean {output.mean_abs:.2g}  "
+        f"99 % below {output.p99_abs:.2g}  ULP {output.max_ulp:.0f}  ({leg.provider})"
         for kind, leg in result.legs.items()
-        for each in leg.outputs
+        for output in leg.outputs
     ]
     console.result(
-        as_dict(result) | {"report": str(written)},
+        result.as_dict() | {"report": str(written)},
         "\n".join([*text, f"equal to PyTorch; the report is {written}"]),
     )

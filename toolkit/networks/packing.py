@@ -1,4 +1,4 @@
-"""The pipeline with first convolutions that 8-bit integers are fast at.
+"""A network with first convolutions that 8-bit integers are fast at.
 
 A convolution of 11x11 with stride 4 over one channel is one of 3x3 with stride 1 over the sixteen
 channels that blocks of 4x4 pixels make, its kernel filled up with zeros to 12x12. The inputs'
@@ -10,11 +10,24 @@ import copy
 
 from torch import Tensor, nn
 
-from export.convert.pipeline import Pipeline, outputs_of
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IntermediarySpaceModel
 
 _BLOCK = 4
 _PADDING = 2
 _KERNEL = 12
+
+
+class LevelPreprocessing(Preprocessing):
+    """Gives both branches grey levels, before their normalisation."""
+
+    def image(self, xray: Tensor) -> Tensor:
+        """Return uint8 (N, 224, 224) resized, on 0..255: float32 (N, 1, 256, 256)."""
+        return self.resized(xray) * 255
+
+    def edges(self, edge_map: Tensor) -> Tensor:
+        """Return an edge map, uint8 (N, 224, 224), as it is: float32 (N, 1, 224, 224)."""
+        return edge_map.float().unsqueeze(1)
 
 
 class BlockConv(nn.Module):
@@ -47,33 +60,20 @@ class BlockConv(nn.Module):
         return nn.functional.conv2d(blocks, self.weight, self.bias)
 
 
-class PackedPipeline(nn.Module):
-    """What `Pipeline` computes, but for novelty and the first convolution's outermost values.
+def pack(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing
+) -> tuple[IntermediarySpaceModel, Preprocessing]:
+    """Return a network over blocks of grey levels, and the preprocessing that gives them.
 
-    Args:
-        pipeline: left as it is.
+    Both arguments are left as they are. It is equal but for the outermost values of the first
+    convolutions. A branch without a first convolution is taken over.
     """
-
-    def __init__(self, pipeline: Pipeline) -> None:
-        super().__init__()
-        self.temperature = pipeline.temperature
-        self.preprocessing = constants = pipeline.preprocessing
-        self.network = copy.deepcopy(pipeline.network)
-        image, edges = self.network.imagesClassifier[0], self.network.edgesClassifier[0]
-        if isinstance(image, nn.Conv2d):
-            mean, std = constants.image_mean * 255, constants.image_std * 255
-            self.network.imagesClassifier[0] = BlockConv(image, mean, std)
-        if isinstance(edges, nn.Conv2d):
-            mean, std = constants.edge_mean, constants.edge_std
-            self.network.edgesClassifier[0] = BlockConv(edges, mean, std)
-        self.eval()
-
-    def forward(self, xray: Tensor) -> tuple[Tensor, ...]:
-        """Return what `export.convert.pipeline.outputs_of` does without a scope.
-
-        Args:
-            xray: grey levels, uint8 (N, 224, 224).
-        """
-        edge_map = self.preprocessing.edge_map(xray)
-        inputs = self.preprocessing.resized(xray) * 255, edge_map.float().unsqueeze(1)
-        return outputs_of(self.network, self.temperature, None, inputs, edge_map)
+    equal = copy.deepcopy(network)
+    image, edges = equal.imagesClassifier[0], equal.edgesClassifier[0]
+    if isinstance(image, nn.Conv2d):
+        mean, std = preprocessing.image_mean * 255, preprocessing.image_std * 255
+        equal.imagesClassifier[0] = BlockConv(image, mean, std)
+    if isinstance(edges, nn.Conv2d):
+        mean, std = preprocessing.edge_mean, preprocessing.edge_std
+        equal.edgesClassifier[0] = BlockConv(edges, mean, std)
+    return equal, LevelPreprocessing(preprocessing.constants)

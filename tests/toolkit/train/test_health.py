@@ -9,6 +9,10 @@ from export.convert.clean_up import flush_denormals
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.health import health
 
+PARTS = pytest.mark.parametrize(
+    ("part", "name"), [("imagesClassifier", "image"), ("edgesClassifier", "edges")]
+)
+
 
 @pytest.fixture
 def network(small):
@@ -27,9 +31,7 @@ def test_a_sound_model_has_no_findings(small, network):
     assert found(small, network) == set()
 
 
-@pytest.mark.parametrize(
-    ("part", "name"), [("imagesClassifier", "image"), ("edgesClassifier", "edges")]
-)
+@PARTS
 def test_a_dead_input_is_found(small, network, part, name):
     with torch.no_grad():
         getattr(network, part)[-1].weight.zero_()
@@ -39,9 +41,7 @@ def test_a_dead_input_is_found(small, network, part, name):
     assert not any(kind == "dead_input" and where != name for kind, where in kinds)
 
 
-@pytest.mark.parametrize(
-    ("part", "name"), [("imagesClassifier", "image"), ("edgesClassifier", "edges")]
-)
+@PARTS
 def test_an_input_of_next_to_no_effect_is_told_and_not_called_dead(small, network, part, name):
     with torch.no_grad():
         getattr(network, part)[-1].weight.mul_(1e-4)
@@ -49,7 +49,7 @@ def test_an_input_of_next_to_no_effect_is_told_and_not_called_dead(small, networ
 
 
 def test_denormals_are_found_and_flushed_without_changing_a_logit(small, network):
-    image, edges = (torch.from_numpy(small.reference[name]) for name in ("image", "edges"))
+    image, edges = (torch.from_numpy(small.arrays[name]) for name in ("image", "edges"))
     with torch.no_grad():
         # As bits: ONNX Runtime may have set this thread to flush a denormal that is computed.
         network.imagesClassifier[4].weight.view(torch.int32)[0] = 71362

@@ -1,4 +1,4 @@
-"""The explainer: the same explanation from the ONNX file as from PyTorch, and only if proven."""
+"""The pipeline with its inputs apart explains alike in ONNX and PyTorch, and only if proven."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from export.convert.pipeline import torch_explainer
 from toolkit import cli
-from toolkit.commands.explain import _onnx, _torch
 from toolkit.errors import ModelRefusedError, ToolkitError
 from toolkit.model import manifest
 from toolkit.runtime.occlusion import occlusion
@@ -16,22 +16,21 @@ from toolkit.runtime.session import open_explainer, open_model
 
 
 def test_onnx_and_pytorch_explain_alike(small, drawn_xrays):
-    both = []
-    for engine in (_onnx, _torch):
-        edge_map, classify = engine(small.files, small.record, drawn_xrays[3])
-        both.append((edge_map, occlusion(classify, drawn_xrays[3], edge_map)))
-    (one_map, one), (other_map, other) = both
-    assert np.array_equal(one_map, other_map)
-    assert one.target == other.target
-    for mine, theirs in ((one.image, other.image), (one.edges, other.edges)):
-        assert np.abs(theirs).max() > 0.01
-        np.testing.assert_allclose(mine, theirs, atol=1e-4 * np.abs(theirs).max())
+    xray = drawn_xrays[3]
+    edge_map, model = torch_explainer(small.pipeline, xray)
+    predictor = open_model(small.files.folder, small.files.name)
+    assert np.array_equal(edge_map, predictor.edge_map(xray[None])[0])
+    theirs = occlusion(model, xray, edge_map)
+    mine = occlusion(open_explainer(small.files, small.record), xray, edge_map)
+    assert mine.target == theirs.target
+    for ours, expected in ((mine.image, theirs.image), (mine.edges, theirs.edges)):
+        assert np.abs(expected).max() > 0.01
+        np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_with_its_own_edge_map_the_explainer_gives_the_pipelines_logits(small, drawn_xrays):
     predictor = open_model(small.files.folder, small.files.name)
-    classify = open_explainer(small.files, small.record)
-    given = classify(drawn_xrays, predictor.edge_map(drawn_xrays))
+    given = open_explainer(small.files, small.record)(drawn_xrays, predictor.edge_map(drawn_xrays))
     expected = predictor.predict(drawn_xrays).logits
     np.testing.assert_allclose(given, expected, atol=1e-5 * np.abs(expected).max())
 
@@ -57,10 +56,10 @@ def explain(files, *arguments):
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_the_command_writes_a_picture_and_says_what_moved_the_decision(
-    copied, xray, tmp_path, capsys, engine
+    small, xray, tmp_path, capsys, engine
 ):
     out = tmp_path / "heat.png"
-    explain(copied, xray, "--out", out, "--class", "severe", "--engine", engine, "--json")
+    explain(small.files, xray, "--out", out, "--class", "severe", "--engine", engine, "--json")
     told = json.loads(capsys.readouterr().out)
     assert (told["class"], told["label"], told["picture"]) == (3, "severe", str(out))
     assert min(told["strongest_nats"].values()) > 0
@@ -75,9 +74,9 @@ def test_the_command_writes_a_picture_and_says_what_moved_the_decision(
         (("--out", "heat.jpg"), "does not end in .png"),
     ],
 )
-def test_what_cannot_be_explained_is_refused(copied, xray, arguments, message):
+def test_what_cannot_be_explained_is_refused(small, xray, arguments, message):
     with pytest.raises(ToolkitError, match=message):
-        explain(copied, xray, *arguments)
+        explain(small.files, xray, *arguments)
     assert not Path("heat.jpg").exists()
 
 

@@ -1,4 +1,4 @@
-"""Whether the files of a model carry the proof that its manifest has of them."""
+"""Whether the files of a model are those that its manifest says were found equal to PyTorch."""
 
 import hashlib
 import io
@@ -18,12 +18,12 @@ Arrays = Mapping[str, NDArray[Any]]
 _OPTIONS = {kind: f" --precision {kind} --data DIR" for kind in LOWER}
 
 
-def check_proof(files: ModelFiles, record: manifest.Manifest, kind: str = "pipeline") -> str:
-    """Check the proof of one of a model's files and return its hash.
+def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = "pipeline") -> str:
+    """Hold one of a model's files against the equivalence record and return its hash.
 
     Raises:
         ManifestError: the manifest is of a model with another name.
-        ModelRefusedError: not exported, changed since, or not proven equal.
+        ModelRefusedError: not exported, changed since, or not found equal to PyTorch.
     """
     path = files.path(kind)
     if record.name != files.name:
