@@ -119,4 +119,6 @@ def _completed(header: bytes) -> dict[int, int]:
 def _loss(structure: _Structure) -> ImageError:
     if not structure.ends:
         return damage_error()
-    return ImageError("damaged", "part of its JPEG data is missing or overwritten; send it anew")
+    return ImageError(
+        "damaged", "damaged: some of its JPEG data is missing or overwritten; send it anew"
+    )
