@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from unittest.mock import patch
 
-from bento.http import app, connections, routes
+from bento.http import connections, handlers
 from bento.service import XrayClassifier
-from bento.worker import engine
+from bento.v2 import protocol
+from bento.worker import model_thread
 
 __all__ = ["XrayClassifier"]
 
@@ -29,16 +30,16 @@ def _use_executor():
         self._prove()
         self._tried.set_result(None)
 
-    async def done(self, content):
+    async def result(self, content):
         self.check()
         loop = asyncio.get_running_loop()
-        job = engine._Job(content, loop.create_future(), perf_counter())
+        job = model_thread._Job(content, loop.create_future(), perf_counter())
         self._waiting += 1
-        kind = self._called if callable(content) else self._answered
+        kind = self._call if callable(content) else self._answer
         await loop.run_in_executor(pool, self._attempt, [job], kind)
         return await job.future
 
-    patch.multiple(engine.Engine, _work=work, _done=done).start()
+    patch.multiple(model_thread.ModelThread, _work=work, _result=result).start()
 
 
 # What is not there to be replaced raises, so that nothing that moved is measured as worth nothing.
@@ -48,9 +49,9 @@ if _off == "acceptor":
 elif _off == "own queue":
     _use_executor()
 elif _off == "running together":
-    patch.object(engine, "_TOGETHER", {}).start()
+    patch.object(model_thread, "_TOGETHER", {}).start()
 elif _off == "turns":
-    for module in (app, routes):
+    for module in (handlers, protocol):
         patch.object(module, "TURN", 1 << 20).start()
 elif _off == "malloc settings" and "WORTH_STARTED" not in os.environ:
     # The workers are started with what this first process leaves in the environment.

@@ -17,7 +17,7 @@ from toolkit.errors import ModelRefusedError, ProviderError
 from toolkit.extras import GPU_FILES, require_onnxruntime
 from toolkit.files import sha256
 from toolkit.model import manifest
-from toolkit.model.answer import Meaning, meaning_of
+from toolkit.model.answer import Answer, Meaning, meaning_of
 from toolkit.model.artifacts import check_equivalence
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 
@@ -60,7 +60,7 @@ class Predictor:
         >>> from toolkit import open_model, read_xray
         >>> predictor = open_model(Path("saved_models"), "model_saved", "cpu")
         >>> answer = predictor.answer(read_xray(Path("knee.png")))
-        >>> answer["label"], answer["class"]
+        >>> answer.label, answer.class_index
         ('severe', 3)
     """
 
@@ -94,11 +94,11 @@ class Predictor:
         found = self.run(self._answered, xrays)
         return Prediction(found["logits"], found["probabilities"], found.get("novelty"))
 
-    def answer(self, xray: NDArray[np.uint8]) -> dict[str, Any]:
-        """Return what is said of one X-ray, uint8 (224, 224), as `Meaning.answer` does."""
+    def answer(self, xray: NDArray[np.uint8]) -> Answer:
+        """Return what is said of one X-ray, uint8 (224, 224)."""
         return self.answers([xray])[0]
 
-    def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+    def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[Answer]:
         """Return what is said of each of some X-rays, uint8 (224, 224), that run together."""
         if not xrays:
             return []

@@ -6,18 +6,21 @@ import io
 import json
 import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from bento.http.app import ROUTES
+from bento.http.routes import NAMES, ROUTES
 from bento.worker.counters import Metrics, share
-from bento.worker.engine import MOST_WAITING
+from bento.worker.model_thread import MOST_WAITING
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.model import manifest
+from toolkit.model.answer import Answer
 
+PAGE = Path(__file__).resolve().parents[3] / "bento/page"
 RAW = {"content-type": "image/png"}
 
 
@@ -63,10 +66,20 @@ def test_what_fails_inside_is_a_problem_and_tells_nothing_of_the_inside(client, 
     def broken(*_):
         raise ZeroDivisionError("a secret of the inside")
 
-    monkeypatch.setattr(type(client.interface.information), "as_dict", broken)
+    monkeypatch.setattr(type(client.worker.information), "info", broken)
     answer = client.get("/info")
     assert "secret" not in is_problem(answer, 500, "internal")
     assert client.get("/livez").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict_batch"])
+def test_a_probability_that_is_no_number_is_never_answered(
+    client, encoded, xrays, monkeypatch, path
+):
+    said = Answer(0, "none", (float("nan"), 0.5, 0.25, 0.25))
+    monkeypatch.setattr(type(client.worker.model.predictor), "answers", lambda *_: [said])
+    answer = client.post(path, files={"xray": encoded(xrays[0])})
+    is_problem(answer, 500, "internal")
 
 
 def test_document_lists_every_route_with_an_example_that_is_like_the_answers(
@@ -75,9 +88,11 @@ def test_document_lists_every_route_with_an_example_that_is_like_the_answers(
     document = client.get("/docs.json").json()
     assert document["openapi"].startswith("3.1")
     paths = document["paths"]
-    others = {each for each in paths if each.startswith("/v2") or each in ("/", "/app")}
-    assert set(paths) - others == set(client.interface._handlers)
-    assert {"/", "/app", "/v2/models/{name}/infer"} <= others
+    files = {
+        f"/app/{path.name}" for path in PAGE.iterdir() if path.suffix in (".js", ".css", ".svg")
+    }
+    assert {route.path for route in ROUTES} == set(paths) | files
+    assert {"/", "/app", "/v2/models/{name}/infer"} <= set(paths)
     for path, arguments in {
         "/predict": {"content": encoded(xrays[0]), "headers": RAW},
         "/predict_batch": {"files": [("xray", encoded(xrays[0])), ("xray", b"x")]},
@@ -109,7 +124,7 @@ def test_explanation_shows_the_edge_map_as_served_and_the_heat(client, served, e
 
 
 def test_explanations_beyond_a_few_are_refused_while_predictions_go_on(client, encoded, xrays):
-    png, explainer = encoded(xrays[0]), client.interface._explainer
+    png, explainer = encoded(xrays[0]), client.worker.explainer
     held = threading.Event()
     explainer._threads.submit(held.wait, 30)
 
@@ -218,10 +233,10 @@ def test_golden_xrays_of_another_export_are_refused(copied, open_interface):
 def test_failing_runtime_is_a_503_until_it_has_proven_itself_again(
     served, open_interface, encoded, xrays, monkeypatch
 ):
-    monkeypatch.setattr("bento.worker.engine._PROVE_AGAIN_S", 0.05)
+    monkeypatch.setattr("bento.worker.model_thread._PROVE_AGAIN_S", 0.05)
     png = encoded(xrays[0])
     with open_interface(served) as client:
-        session = client.interface.engine.predictor._session
+        session = client.worker.model.predictor._session
 
         class Lost:
             def __getattr__(self, name):
@@ -230,15 +245,15 @@ def test_failing_runtime_is_a_503_until_it_has_proven_itself_again(
             def run(self, *_):
                 raise RuntimeError("the device was lost\nand more")
 
-        client.interface.engine._opener, opener = _raising("gone"), client.interface.engine._opener
-        client.interface.engine.predictor._session = Lost()
+        client.worker.model._opener, opener = _raising("gone"), client.worker.model._opener
+        client.worker.model.predictor._session = Lost()
         answer = client.post("/predict", content=png, headers=RAW)
         assert "the device was lost" in is_problem(answer, 503, "not_ready")
         assert client.get("/readyz").status_code == 503
-        client.interface.engine._opener = opener
+        client.worker.model._opener = opener
 
         async def mended():
-            while client.interface.engine.reason:
+            while client.worker.model.reason:
                 await asyncio.sleep(0.01)
 
         client.do(asyncio.wait_for(mended(), 30))
@@ -257,7 +272,7 @@ def test_model_that_hangs_is_not_ready_and_in_the_end_not_live_until_it_comes_ba
     with open_interface(served) as client:
 
         async def begin():
-            return asyncio.create_task(client.interface.engine.run(hang))
+            return asyncio.create_task(client.worker.model.run(hang))
 
         async def ended(task):
             await task
@@ -265,14 +280,14 @@ def test_model_that_hangs_is_not_ready_and_in_the_end_not_live_until_it_comes_ba
         turn = client.do(begin())
         begun.wait(60)
         assert client.get("/readyz").status_code == client.get("/livez").status_code == 200
-        monkeypatch.setattr("bento.worker.engine._SLOW_S", 0.0)
+        monkeypatch.setattr("bento.worker.model_thread._SLOW_S", 0.0)
         assert "at one step" in is_problem(client.get("/readyz"), 503, "not_ready")
         answer = client.post("/predict", content=png, headers=RAW)
         is_problem(answer, 503, "not_ready")
         assert client.get("/v2/health/ready").status_code == 503
         assert client.get("/v2/health/live").status_code == client.get("/livez").status_code == 200
         assert "toolkit_ready 0\n" in client.get("/metrics").text
-        monkeypatch.setattr("bento.worker.engine._STUCK_S", 0.0)
+        monkeypatch.setattr("bento.worker.model_thread._STUCK_S", 0.0)
         is_problem(client.get("/livez"), 503, "stuck")
         is_problem(client.get("/v2/health/live"), 503, "stuck")
         held.set()
@@ -287,8 +302,8 @@ def test_worker_is_not_live_while_the_model_of_another_is_stuck(
     monkeypatch.setenv("TOOLKIT_METRICS_MEMORY", "")
     share()
     with open_interface(served) as client:
-        one = client.interface.information
-        other = Metrics(one.meaning.classes, ROUTES, 1, 2)
+        one = client.worker.information
+        other = Metrics(one.meaning.classes, NAMES, 1, 2)
         assert client.get("/livez").status_code == 200
         other.set("stuck", 1.0)
         other.alive()
@@ -320,7 +335,7 @@ def test_more_requests_than_may_wait_are_shed_at_once_and_the_rest_served_in_ord
             return answer
 
         async def many():
-            holding = asyncio.create_task(client.interface.engine.run(lambda _: held.wait(30)))
+            holding = asyncio.create_task(client.worker.model.run(lambda _: held.wait(30)))
             await asyncio.sleep(0)
             tasks = [asyncio.create_task(one(number)) for number in range(MOST_WAITING + 20)]
             done = 0
@@ -351,8 +366,8 @@ def test_metrics_and_log_tell_of_each_request_and_of_no_content(
         client.post("/predict", files={"xray": ("secret-name.png", b"not an image")})
         client.get("/secret-path?token=secret-query")
         text = client.get("/metrics").text
-        client.interface._log._flush()
-        lines = [json.loads(each) for each in client.interface._log._stream.getvalue().splitlines()]
+        client.worker.log._flush()
+        lines = [json.loads(each) for each in client.worker.log._stream.getvalue().splitlines()]
     families = {each.name: each for each in text_string_to_metric_families(text)}
     requests = {
         (each.labels["route"], each.labels["status"]): each.value

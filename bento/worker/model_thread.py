@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
@@ -17,11 +16,11 @@ from numpy.typing import NDArray
 from bento.worker.counters import Metrics
 from bento.worker.log import Log
 from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
+from toolkit.model.answer import Answer
 from toolkit.runtime.session import PROVIDERS, Predictor
 from toolkit.xray.reading import SIZE, decode
 
 T = TypeVar("T")
-Answer = dict[str, Any]
 
 MOST_WAITING = 64
 """Requests that may wait for their turn, in each worker."""
@@ -32,8 +31,8 @@ _PROVE_AGAIN_S = 10.0
 # is given up. Files are decoded in a second or two, and slow machines are to be spared.
 _SLOW_S, _STUCK_S = 30.0, 60.0
 _EIGHTHS = (SIZE // 8) ** 2
-# X-rays that wait are run together; nothing waits for others to come. A core of a CPU gains little
-# by it but that its caches hold either the network or the rest, not both by turns.
+# X-rays that wait already are run as one batch; none waits for others to come. A CPU gains a little
+# by it: its caches keep the network's weights from one X-ray to the next.
 _TOGETHER = {PROVIDERS["cpu"]: 4, PROVIDERS["cuda"]: 32}
 
 
@@ -46,25 +45,13 @@ class _Job:
     since: float
 
 
-@dataclass
-class _Done:
-    """What came of some jobs: a result or an exception each; and of files what it took.
-
-    Attributes:
-        queued: seconds that each job waited.
-        decoded: seconds that decoding each file took.
-        inferred: seconds that the model took.
-        greys: mean grey level of every eighth pixel of each X-ray.
-    """
-
-    results: list[Any]
-    queued: Sequence[float] = ()
-    decoded: Sequence[float] = ()
-    inferred: float = 0.0
-    greys: Sequence[float] = ()
+Results = list[Any]
+"""Of some jobs, in order: each one's result or the exception that it ended in."""
+Observed = list[tuple[str, float]]
+"""What is to be counted, in which histogram."""
 
 
-class Engine:
+class ModelThread:
     """A model, opened and proven in a thread of its own, that answers in turn.
 
     Args:
@@ -143,7 +130,7 @@ class Engine:
         Raises:
             RequestError: as `check` does; or the model failed.
         """
-        result: list[Answer | ImageError] = await self._done(contents)
+        result: list[Answer | ImageError] = await self._result(contents)
         return result
 
     async def run(self, function: Callable[[Predictor], T]) -> T:
@@ -152,10 +139,10 @@ class Engine:
         Raises:
             RequestError: as `check` does; or the model failed.
         """
-        result: T = await self._done(function)
+        result: T = await self._result(function)
         return result
 
-    async def _done(self, content: Sequence[bytes] | Callable[[Predictor], Any]) -> Any:
+    async def _result(self, content: Sequence[bytes] | Callable[[Predictor], Any]) -> Any:
         self.check()
         assert self._loop
         job = _Job(content, self._loop.create_future(), perf_counter())
@@ -174,9 +161,9 @@ class Engine:
             files = [job for job in jobs if not callable(job.content)]
             for job in jobs:
                 if callable(job.content):
-                    self._attempt([job], self._called)
+                    self._attempt([job], self._call)
             if files:
-                self._attempt(files, self._answered)
+                self._attempt(files, self._answer)
             # Nothing of a request is held until the next one.
             del jobs, files, job
 
@@ -214,77 +201,73 @@ class Engine:
             self._jobs.put(None)
         return jobs
 
-    def _attempt(self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], _Done]) -> None:
+    def _attempt(
+        self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], tuple[Results, Observed]]
+    ) -> None:
         """Do the work of some jobs, and deliver what came of it."""
-        done = _Done([])
+        observed: Observed = []
         self._step_since = monotonic()
         if self._reason or self.predictor is None:
-            done.results = [_not_ready(self._reason)] * len(jobs)
+            results: Results = [_not_ready(self._reason)] * len(jobs)
         else:
             try:
-                done = work(self.predictor, jobs)
+                results, observed = work(self.predictor, jobs)
             except ProviderError as error:
                 self._lost(error)
-                done.results = [_not_ready(self._reason)] * len(jobs)
+                results = [_not_ready(self._reason)] * len(jobs)
             except Exception as error:  # of these jobs alone
-                done.results = [error] * len(jobs)
+                results = [error] * len(jobs)
         self._step_since = None
         assert self._loop
         # At the very end of a worker, nobody is left to tell.
         with suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(self._deliver, jobs, done)
+            self._loop.call_soon_threadsafe(self._deliver, jobs, results, observed)
 
-    def _called(self, predictor: Predictor, jobs: list[_Job]) -> _Done:
-        return _Done([job.content(predictor) for job in jobs if callable(job.content)])
+    def _call(self, predictor: Predictor, jobs: list[_Job]) -> tuple[Results, Observed]:
+        return [job.content(predictor) for job in jobs if callable(job.content)], []
 
-    def _answered(self, predictor: Predictor, jobs: list[_Job]) -> _Done:
+    def _answer(self, predictor: Predictor, jobs: list[_Job]) -> tuple[Results, Observed]:
         """Give each job a list: an answer or an ImageError for each of its files."""
-        times = [perf_counter()]
+        begun = perf_counter()
+        observed = [("queue_seconds", begun - job.since) for job in jobs]
         decoded: list[NDArray[np.uint8] | ImageError] = []
         for job in jobs:
             for content in () if callable(job.content) else job.content:
                 self._step_since = monotonic()
-                decoded.append(_decoded(content))
-                times.append(perf_counter())
-        xrays = [each for each in decoded if not isinstance(each, ImageError)]
+                decoded.append(_decode(content))
+                now = perf_counter()
+                observed.append(("decode_seconds", now - begun))
+                begun = now
+        xrays = [xray for xray in decoded if not isinstance(xray, ImageError)]
         self._step_since = monotonic()
         answers = iter(predictor.answers(xrays))
-        each_one = iter(
-            [each if isinstance(each, ImageError) else next(answers) for each in decoded]
-        )
-        return _Done(
-            [[next(each_one) for _ in job.content] for job in jobs if not callable(job.content)],
-            [times[0] - job.since for job in jobs],
-            [end - start for start, end in pairwise(times)],
-            perf_counter() - times[-1],
-            [int(xray[::8, ::8].sum()) / _EIGHTHS for xray in xrays],
-        )
+        found = iter([xray if isinstance(xray, ImageError) else next(answers) for xray in decoded])
+        if xrays:
+            observed.append(("inference_seconds", perf_counter() - begun))
+            observed.append(("batch_size", len(xrays)))
+            # The mean grey level of every eighth pixel.
+            observed += [("brightness", int(xray[::8, ::8].sum()) / _EIGHTHS) for xray in xrays]
+        files = [job.content for job in jobs if not callable(job.content)]
+        return [[next(found) for _ in contents] for contents in files], observed
 
-    def _deliver(self, jobs: list[_Job], done: _Done) -> None:
+    def _deliver(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
         self._waiting -= len(jobs)
-        for job, result in zip(jobs, done.results, strict=True):
+        for job, result in zip(jobs, results, strict=True):
             if job.future.done():
                 continue
             if isinstance(result, Exception):
                 job.future.set_exception(result)
             else:
                 job.future.set_result(result)
-        for seconds in done.queued:
-            self._metrics.seconds("queue_seconds", seconds)
-        for seconds in done.decoded:
-            self._metrics.seconds("decode_seconds", seconds)
-        if done.greys:
-            self._metrics.seconds("inference_seconds", done.inferred)
-            self._metrics.batch(len(done.greys))
-        for grey in done.greys:
-            self._metrics.brightness(grey)
+        for name, value in observed:
+            self._metrics.observe(name, value)
 
 
 def _not_ready(reason: str) -> RequestError:
     return RequestError(503, "not_ready", f"the model does not answer: {reason}", retry_after="5")
 
 
-def _decoded(content: bytes) -> NDArray[np.uint8] | ImageError:
+def _decode(content: bytes) -> NDArray[np.uint8] | ImageError:
     try:
         return decode(content)
     except ImageError as error:
