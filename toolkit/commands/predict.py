@@ -137,7 +137,7 @@ def _answer(file: str, answer: "Prediction | ImageError") -> dict[str, Any]:
 
 def _line(result: dict[str, Any], classes: list[str]) -> str:
     if "error" in result:
-        return f"{result['file']}  error: {result['error']}"
+        return f"{result['file']}  refused: {result['error']}"
     pairs = zip(classes, result["probabilities"], strict=True)
     shares = "  ".join(f"{name} {value:.1%}" for name, value in pairs)
     unsure = "  unsure" if result.get("abstain") else ""
