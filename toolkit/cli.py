@@ -20,8 +20,10 @@ from toolkit.commands import (
     explain,
     export,
     import_,
+    list_,
     package,
     predict,
+    rename,
     train,
     tune,
     verify,
@@ -43,6 +45,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.add_typer(tune.app, name="tune")
 app.command("import")(import_.import_)
+app.command("list")(list_.list_)
+app.command("rename")(rename.rename)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
@@ -70,8 +74,8 @@ def main() -> None:
     _open_streams()
     code = _run(sys.argv[1:])
     sys.stdout.flush()
-    outlet = _outlet(sys.stdout)
-    failure = outlet and outlet.failure
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    failure = raw.failure if isinstance(raw, _Outlet) else None
     if failure and failure.errno != errno.EPIPE:
         _tell(f"cannot write the result: {failure.strerror}")
     if failure and code == 0:
@@ -140,14 +144,14 @@ def _open_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    sys.stdout = _stream(sys.stdout, _STDOUT)
-    sys.stderr = _stream(sys.stderr, _STDERR)
+    # Whoever calls `main` from Python may have put something else in their place.
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(sys.stdout, _STDOUT)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(sys.stderr, _STDERR)
 
 
 def _stream(stream: TextIO | None, descriptor: int) -> TextIO:
-    # Whoever calls `main` from Python may have put something else in its place, or call it again.
-    if stream and (not isinstance(stream, io.TextIOWrapper) or _outlet(stream)):
-        return stream
     return io.TextIOWrapper(
         io.BufferedWriter(_Outlet(descriptor, "w", closefd=False)),
         encoding=stream.encoding if stream else None,
@@ -155,8 +159,3 @@ def _stream(stream: TextIO | None, descriptor: int) -> TextIO:
         errors="backslashreplace",
         line_buffering=descriptor == _STDERR or os.isatty(descriptor),
     )
-
-
-def _outlet(stream: TextIO) -> _Outlet | None:
-    raw = getattr(getattr(stream, "buffer", None), "raw", None)
-    return raw if isinstance(raw, _Outlet) else None

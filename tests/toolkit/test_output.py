@@ -68,7 +68,7 @@ def test_a_file_is_never_taken_for_the_stream_that_is_closed(shell, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["--help", "train --help", "data generate drawn", "card --help"]
+    "command", ["--help", "train --help", "data generate drawn --count 1", "card --help"]
 )
 def test_a_reader_that_goes_away_is_no_failed_check_and_no_noise(shell, command):
     done = shell(f"toolkit {command} | true; exit ${{PIPESTATUS[0]}}")

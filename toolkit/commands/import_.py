@@ -9,7 +9,7 @@ from toolkit.commands.options import Labels
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
-from toolkit.model.files import ModelFiles
+from toolkit.model.files import ModelFiles, checked_new_name
 from toolkit.xray.labels import LABEL_MAPS, LabelMap
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def import_(
     from toolkit.train.finish import keep_previous
 
     console = Console(as_json)
-    files = ModelFiles(models, name if name is not None else file.stem)
+    files = ModelFiles(models, _name(name, file))
     foreign = read_foreign(file)
     chosen = _labels(labels, foreign.classes)
     for line in foreign.notices:
@@ -76,6 +76,15 @@ def import_(
             ]
         ),
     )
+
+
+def _name(given: str | None, file: Path) -> str:
+    if given is not None:
+        return checked_new_name(given)
+    try:
+        return checked_new_name(file.stem)
+    except UsageError as error:
+        raise UsageError(f"{error}; --name gives it") from error
 
 
 def _labels(chosen: Labels | None, classes: int) -> LabelMap:

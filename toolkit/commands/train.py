@@ -25,10 +25,11 @@ from toolkit.console import (
     LogsOption,
     ModelsOption,
     NameOption,
+    log_folder,
 )
 from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
-from toolkit.model.files import DEFAULT_NAME, ModelFiles
+from toolkit.model.files import ModelFiles, checked_new_name
 
 if TYPE_CHECKING:
     from toolkit.model.manifest import Manifest, TuningRecord
@@ -89,7 +90,8 @@ def train(
     from toolkit.train.training import Training, device_of
 
     console = Console(as_json)
-    files = ModelFiles(models, name)
+    # A training that was begun under a former rule goes on.
+    files = ModelFiles(models, name if resume else checked_new_name(name))
     start, tuning = _start(preset, from_study, top, storage or str(logs / JOURNAL))
     recipe = changed(
         start,
@@ -105,8 +107,8 @@ def train(
     if resume:
         training.load(files.resume)
         console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
-    log_folder = logs / "hyperparameters_tunned" / ("final" if name == DEFAULT_NAME else name)
-    with Curves(log_folder, training.epoch) as curves:
+    log = log_folder(logs, name)
+    with Curves(log, training.epoch) as curves:
         try:
             _run(training, files.resume, curves, console)
         except KeyboardInterrupt:
@@ -130,13 +132,13 @@ def train(
             "name": name,
             "checkpoint": str(files.checkpoint),
             "manifest": str(files.manifest),
-            "logs": str(log_folder),
+            "logs": str(log),
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
         },
-        _text(manifest, files, log_folder),
+        _text(manifest, files, log),
     )
 
 
@@ -225,7 +227,7 @@ def _findings(training: "Training", manifest: "Manifest") -> "list[Finding]":
     return health(network, preprocessing, training.dataset.pixels[indices], manifest)
 
 
-def _text(manifest: "Manifest", files: ModelFiles, log_folder: Path) -> str:
+def _text(manifest: "Manifest", files: ModelFiles, log: Path) -> str:
     lines = [
         f"{part}: accuracy {each['accuracy']:.1%}, balanced {each['balanced_accuracy']:.1%} "
         f"over {each['n']} X-rays"
@@ -236,7 +238,7 @@ def _text(manifest: "Manifest", files: ModelFiles, log_folder: Path) -> str:
             *lines,
             f"checkpoint  {files.checkpoint}",
             f"manifest    {files.manifest}",
-            f"logs        {log_folder}",
+            f"logs        {log}",
             f"next        toolkit export onnx {files.name}",
         ]
     )

@@ -14,7 +14,7 @@ from toolkit.errors import ManifestError
 from toolkit.files import write_bytes
 from toolkit.model.decoding import decoded
 from toolkit.model.equivalence import EquivalenceRecord, ExportRecord, GoldenRecord
-from toolkit.model.files import SUFFIXES
+from toolkit.model.files import SUFFIXES, names_in
 from toolkit.xray.labels import LabelMap
 
 SCHEMA_VERSION = 1
@@ -213,8 +213,11 @@ def load(path: Path) -> Manifest:
     try:
         content = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
+        there = ", ".join(names_in(path.parent)) or "none"
         raise ManifestError(
-            f"no model here: {path} does not exist; train one with `toolkit train`"
+            f"no model here: {path} does not exist; models in {path.parent} are: {there}; "
+            "--models, or a service's TOOLKIT_MODELS, names another folder, and `toolkit train` "
+            "makes a model"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read as a manifest: {error}") from error

@@ -5,7 +5,6 @@
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -18,15 +17,13 @@ from toolkit.errors import PackagingError, UsageError
 from toolkit.extras import require
 from toolkit.files import sha256
 from toolkit.model import manifest
-from toolkit.model.files import DEFAULT_NAME, ModelFiles
+from toolkit.model.files import DEFAULT_NAME, ModelFiles, checked_new_name
 from toolkit.model.proof import check_proof, load_golden
 from toolkit.package import provenance
 
 BENTOFILE = Path("bentofile.yaml")
 _MODELS = Path("saved_models")
 _SERVED = ("pipeline", "explainer", "fp16", "int8")
-_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
-_LONGEST = 50
 
 
 @dataclass(frozen=True)
@@ -86,11 +83,10 @@ def bento_name(model: str) -> str:
     Raises:
         UsageError: registries do not take such a name.
     """
-    if not _NAME.fullmatch(model) or len(model) > _LONGEST:
-        raise UsageError(
-            f"{model!r} cannot name an image: train or import the model under a name of at most "
-            f"{_LONGEST} small letters and digits, with single '.', '_' and '-' between them"
-        )
+    try:
+        checked_new_name(model)
+    except UsageError as error:
+        raise UsageError(f"{error}; `toolkit rename {model} NEW` gives it another") from error
     return f"toolkit-{model}"
 
 
