@@ -20,8 +20,9 @@ from toolkit.train.health import health
 def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
-    The verdict over the files replaces the one in the manifest on disk. A file of lower precision
-    keeps its own where there is no `data` to judge it by, if it is still the file that was judged.
+    The verdict's record, with that over the files, is for the caller to save. A file of lower
+    precision keeps its own leg where there is no `data` to judge it by, if it is still the file
+    that was judged.
 
     Args:
         files: the model.
@@ -68,7 +69,6 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
         passed=passed(legs),
     )
     record = replace(record, equivalence=equivalence)
-    manifest.save(record, files.manifest)
     if url:
         legs["service"] = compare_service(url, pipeline, inputs, artifacts["pipeline"].sha256)
     findings = health(

@@ -42,12 +42,13 @@ def as_dict(result: Verdict) -> dict[str, Any]:
     }
 
 
-def write_report(result: Verdict, files: ModelFiles) -> Path:
-    """Write both files beside the model, and return the path of the page.
+def write_report(result: Verdict, files: ModelFiles, folder: Path | None = None) -> Path:
+    """Write both files into `folder`, else beside the model; return the path of the page.
 
     Raises:
         UsageError: the folder cannot be written.
     """
+    files = ModelFiles(folder or files.folder, files.name)
     content = json.dumps(as_dict(result), indent=2, allow_nan=False)
     write_bytes(files.path("report"), f"{content}\n".encode())
     page = files.path("page")

@@ -1,5 +1,6 @@
 """`toolkit export`: a checkpoint to files that are served, with their proof."""
 
+import shlex
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -64,12 +65,14 @@ def export(
     from export.convert.onnx import OPSET
     from export.export import DeadInput, Options
     from export.export import export as run
+    from toolkit.files import require_writable
 
     if opset is not None and format is not Format.ONNX:
         raise UsageError(f"{format.value} has no opset: leave --opset out")
     console = Console(as_json)
     source = ModelFiles(models, name)
     target = ModelFiles(out or models, name)
+    require_writable(target.folder, "--out")
     console.notice(f"exporting {name} to {_TITLES[format]} and comparing it with PyTorch")
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
@@ -115,5 +118,12 @@ def export(
                 for kind, leg in legs.items()
             },
         },
-        "\n".join([*text, f"equal on {samples} X-rays; next: bentoml serve"]),
+        "\n".join([*text, f"equal on {samples} X-rays; next: {_serving(target)}"]),
     )
+
+
+def _serving(files: ModelFiles) -> str:
+    """Return the command that serves these files."""
+    settings = [("TOOLKIT_MODELS", str(files.folder.absolute())), ("TOOLKIT_MODEL", files.name)]
+    given = [f"{key}={shlex.quote(value)}" for key, value in settings]
+    return " ".join([*given[files.folder == MODELS :], "bentoml serve"])

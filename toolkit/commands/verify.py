@@ -1,14 +1,17 @@
 """`toolkit verify`: every file of a model, and a running service, against PyTorch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
-from toolkit.errors import EquivalenceError
+from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
 from toolkit.model.files import ModelFiles
+
+if TYPE_CHECKING:
+    from export.compare.verdict import Verdict
 
 
 def verify(
@@ -19,32 +22,64 @@ def verify(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real X-rays to compare on as well.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the report goes; else beside the model."),
+    ] = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare NAME's files with PyTorch again; writes NAME.equivalence.json and .html."""
+    """Compare NAME's files with PyTorch again, and print the verdict.
+
+    Writes the report NAME.equivalence.html and .json, and the verdict into NAME.json; where they
+    cannot be written it says so, and the verdict stands.
+    """
     require("torch", "train")
     require_onnxruntime()
     from export.compare.report import as_dict, write_report
     from export.verify import verify as run
+    from toolkit.files import require_writable
+    from toolkit.model import manifest
 
     console = Console(as_json)
     files = ModelFiles(models, name)
+    if out:
+        require_writable(out, "--out")
+    former = manifest.load(files.manifest)
     result = run(files, data, url)
-    written = write_report(result, files)
-    for finding in result.findings:
-        console.notice(f"warning: {finding.text}")
     lines = [f"{kind}: {line}" for kind, leg in result.legs.items() for line in leg.failures]
-    if not result.passed:
-        console.notices(lines, f"the report is {written}")
-        raise EquivalenceError(f"{name} is not equal to PyTorch: {lines[0]}")
-    text = [
-        f"{kind:12} {each.output:14} max {each.max_abs:.2g}  mean {each.mean_abs:.2g}  "
-        f"99 % below {each.p99_abs:.2g}  ULP {each.max_ulp:.0f}  ({leg.provider})"
-        for kind, leg in result.legs.items()
-        for each in leg.outputs
-    ]
-    console.result(
-        as_dict(result) | {"report": str(written)},
-        "\n".join([*text, f"equal to PyTorch; the report is {written}"]),
+    failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
+    if not as_json:
+        console.result({}, failure or _text(name, result))
+    unwritten = []
+    report: Path | None = None
+    try:
+        if result.record != former:
+            manifest.save(result.record, files.manifest)
+    except UsageError as error:
+        unwritten.append(f"the verdict is not kept: {error}")
+    try:
+        report = write_report(result, files, out)
+    except UsageError as error:
+        unwritten.append(f"there is no report: {error} with --out")
+    for warning in [finding.text for finding in result.findings] + unwritten:
+        console.notice(f"warning: {warning}")
+    console.notices(lines, f"{len(lines)} failures")
+    if report and not as_json:
+        console.result({}, f"the report is {report}")
+    if failure:
+        raise EquivalenceError(failure)
+    if as_json:
+        console.result(as_dict(result) | {"report": report and str(report)}, "")
+
+
+def _text(name: str, result: "Verdict") -> str:
+    return "\n".join(
+        [f"{name} is equal to PyTorch"]
+        + [
+            f"{kind:12} {each.output:14} max {each.max_abs:.2g}  mean {each.mean_abs:.2g}  "
+            f"99 % below {each.p99_abs:.2g}  ULP {each.max_ulp:.0f}  ({leg.provider})"
+            for kind, leg in result.legs.items()
+            for each in leg.outputs
+        ]
     )
