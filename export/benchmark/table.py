@@ -142,10 +142,11 @@ def measure(
     xrays: Xrays,
     threads: Sequence[int],
     batches: Sequence[int],
+    rounds: Iterable[int] = range(ROUNDS),
 ) -> list[Row]:
-    """Time contenders, the first of which is PyTorch, in turn over five rounds."""
+    """Time contenders, the first of which is PyTorch, in turn over some rounds."""
     times: dict[tuple[int, int, int], list[float]] = {}
-    for _ in range(ROUNDS):
+    for _ in rounds:
         for place, judgement in enumerate(judgements):
             for count in _counts(judgement, threads):
                 classify = judgement.contender.open(count)

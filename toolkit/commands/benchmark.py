@@ -1,5 +1,7 @@
 """`toolkit benchmark`: every format and precision of a model, side by side."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +30,9 @@ def benchmark(
     ] = None,
     threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of threads.")] = "1,2",
     batch: Annotated[str, typer.Option(metavar="N,N", help="Batch sizes.")] = "1,8,32",
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="Rounds; a time is their median.")
+    ] = 5,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
@@ -44,7 +49,6 @@ def benchmark(
     from export.benchmark.contenders import contenders
     from export.benchmark.picture import draw
     from export.benchmark.table import (
-        ROUNDS,
         generated_xrays,
         judge,
         measure,
@@ -60,7 +64,7 @@ def benchmark(
     record = manifest.load(files.manifest)
     pipeline = load_pipeline(files, record)
     xrays = xrays_of(data, record) if data else generated_xrays(GENERATED_COUNT)
-    console.notice(f"timing {name} in {ROUNDS} rounds; keep the machine quiet")
+    console.notice(f"timing {name} in {rounds} rounds; keep the machine quiet")
     with TemporaryDirectory() as folder:
         each = contenders(pipeline, record, Path(folder), xrays.graded)
         judgements, left_out = judge(each, xrays)
@@ -68,7 +72,7 @@ def benchmark(
             left_out.append("no reference path: it needs OpenCV, pip install 'toolkit[dev]'")
         for line in left_out:
             console.notice(line)
-        rows = measure(judgements, xrays, counts, batches)
+        rows = measure(judgements, xrays, counts, batches, _told(rounds, console))
     result = {"name": name, "rows": [asdict(row) for row in rows], "ratios": ratios(rows)}
     folder_of_logs = logs / "benchmark"
     picture = folder_of_logs / f"{name}.png"
@@ -90,6 +94,17 @@ def benchmark(
         result | {"picture": str(picture)},
         "\n".join([head, *lines, *compared, f"picture  {picture}"]),
     )
+
+
+def _told(rounds: int, console: Console) -> Iterator[int]:
+    """Yield the rounds, and say where each begins and how long all may take."""
+    start = time.monotonic()
+    for done in range(rounds):
+        left = (time.monotonic() - start) / done * (rounds - done) if done else None
+        console.notice(
+            f"round {done + 1} of {rounds}" + (f", about {left:.0f} s left" if left else "")
+        )
+        yield done
 
 
 def _numbers(text: str, option: str) -> list[int]:

@@ -57,6 +57,10 @@ def evaluate(
     record = manifest.load(files.manifest)
     dataset = _dataset(data, record, part, console)
     indices = _indices(dataset, part)
+    if part is Part.ALL and record.dataset:
+        console.notice(
+            "warning: --part all takes every X-ray, those that the model was trained on too"
+        )
     pixels = dataset.pixels[indices].numpy()
     if kind in PIPELINES:
         predicted = _with_onnx(files, pixels, kind)

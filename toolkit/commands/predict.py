@@ -1,5 +1,6 @@
 """`toolkit predict`: classes of X-ray files, with ONNX Runtime here or from a running service."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -7,6 +8,7 @@ import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import ImageError, ServiceError, UsageError
+from toolkit.model.files import SUFFIXES, kind_of
 
 if TYPE_CHECKING:
     from toolkit.client import Client, Prediction
@@ -49,6 +51,7 @@ def predict(
 ) -> int:
     """Print class and probabilities of each X-ray; exit 2 if any file was refused."""
     console = Console(as_json)
+    _require_model(model, out is not None)
     if out:
         from toolkit.commands.predict_batch import predict_batch
 
@@ -64,6 +67,29 @@ def predict(
     results = content["results"]
     console.result(content, "\n".join(_line(each, classes) for each in results))
     return 2 if any("error" in each for each in results) else 0
+
+
+def _require_model(model: str, writes_rows: bool) -> None:
+    """Refuse what is neither a name, a pipeline file nor an address, and say what was meant.
+
+    Raises:
+        UsageError: see there.
+    """
+    from toolkit.transport import is_address
+
+    if is_address(model):
+        if writes_rows:
+            raise UsageError(
+                f"--out runs a model here, and {model} is a service: give NAME or FILE.onnx"
+            )
+    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?", model):
+        raise UsageError(f"{model} is no name of a model: a service is given as http://{model}")
+    elif not model.endswith(".onnx") and (kind := kind_of(model)):
+        name = Path(model).name.removesuffix(SUFFIXES[kind])
+        raise UsageError(
+            f"{model} takes no X-rays: give {name} --models {Path(model).parent}, or the path of a "
+            ".pipeline.onnx"
+        )
 
 
 def _local(
@@ -88,7 +114,7 @@ def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
     try:
         xray = read_xray(Path(file))
     except ImageError as error:
-        return {"file": file, "error": str(error)}
+        return _refused(file, error)
     return {"file": file, **predictor.answer(xray)}
 
 
@@ -123,7 +149,7 @@ def _answers(client: "Client", files: list[str]) -> "list[Prediction | ImageErro
 
 def _answer(file: str, answer: "Prediction | ImageError") -> dict[str, Any]:
     if isinstance(answer, ImageError):
-        return {"file": file, "error": str(answer)}
+        return _refused(file, answer)
     said = {
         "class": answer.class_index,
         "label": answer.label,
@@ -133,6 +159,10 @@ def _answer(file: str, answer: "Prediction | ImageError") -> dict[str, Any]:
         "in_scope": answer.in_scope,
     }
     return {"file": file} | {key: value for key, value in said.items() if value is not None}
+
+
+def _refused(file: str, error: ImageError) -> dict[str, Any]:
+    return {"file": file, "error": str(error), "code": error.code}
 
 
 def _line(result: dict[str, Any], classes: list[str]) -> str:

@@ -124,6 +124,9 @@ def train(
     findings = _findings(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
+    warnings = _doubts(manifest)
+    for warning in warnings:
+        console.notice(f"warning: {warning}")
     repeated = faults(recipe, dataset.split) if recipe.preset == "study" else []
     for fault in repeated:
         console.notice(f"warning: fault of the study, repeated by its preset: {fault}")
@@ -137,6 +140,8 @@ def train(
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
+            "skipped": list(dataset.skipped),
+            "warnings": [*dataset.warnings, *warnings],
         },
         _text(manifest, files, log),
     )
@@ -212,6 +217,20 @@ def _final(manifest: "Manifest") -> dict[str, float]:
         for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa")
         if each[name] is not None
     }
+
+
+def _doubts(manifest: "Manifest") -> list[str]:
+    """Return what is doubtful about a temperature at an end of the range that is searched."""
+    from toolkit.train.calibration import COLDEST, HOTTEST
+
+    known = manifest.calibration
+    if known is None or 1.001 * COLDEST < known.temperature < HOTTEST / 1.001:
+        return []
+    return [
+        f"the temperature {known.temperature:.3g} is at the end of its range, {COLDEST:g} to "
+        f"{HOTTEST:g}: the {known.n} X-rays of {known.part!r} do not tell how sure the model may "
+        "be; give it more of them, or train it otherwise"
+    ]
 
 
 def _findings(training: "Training", manifest: "Manifest") -> "list[Finding]":

@@ -1,8 +1,10 @@
 """The figures of a model as Markdown, straight from its manifest, for its model card."""
 
+import html
+import re
 from typing import Any
 
-from toolkit.errors import ManifestError
+from toolkit.errors import ManifestError, printable
 from toolkit.model.manifest import Manifest
 
 _NAMES = {
@@ -24,21 +26,21 @@ def figures(record: Manifest, part: str = "val") -> str:
             f"{record.name} has no figures of the part {part!r}: train it on data that has one"
         )
     lines = [
-        f"| {part}, {evaluation['n']} X-rays | | 95 % interval |",
+        f"| {_escaped(part)}, {evaluation['n']:d} X-rays | | 95 % interval |",
         "|---|---|---|",
         *(
             f"| {shown} | {_number(evaluation[name])} | {_interval(evaluation, name)} |"
             for name, shown in _NAMES.items()
         ),
         *(
-            f"| accuracy lost with another X-ray's {name} | {_number(lost)} | |"
+            f"| accuracy lost with another X-ray's {_escaped(name)} | {_number(lost)} | |"
             for name, lost in (record.training.permutation if part == "val" else {}).items()
         ),
         *_calibration(record),
         *_scope(record),
         "",
         "| class | X-rays | recall | 95 % interval | precision | predicted as "
-        + ", ".join(record.labels.classes)
+        + ", ".join(map(_escaped, record.labels.classes))
         + " |",
         "|---|---|---|---|---|---|",
     ]
@@ -46,7 +48,7 @@ def figures(record: Manifest, part: str = "val") -> str:
     for index, name in enumerate(record.labels.classes):
         row = evaluation["confusion_matrix"][index]
         lines.append(
-            f"| {name} | {sum(row)} | {_number(evaluation['recall'][index])} | "
+            f"| {_escaped(name)} | {sum(row)} | {_number(evaluation['recall'][index])} | "
             f"{_between(intervals[index])} | {_number(evaluation['precision'][index])} | "
             f"{', '.join(map(str, row))} |"
         )
@@ -74,6 +76,11 @@ def _scope(record: Manifest) -> list[str]:
         f"| novelty up to which an X-ray is in scope | {record.scope.limit:.3f} | |",
         f"| share that is | {record.scope.within:.3f} | |",
     ]
+
+
+def _escaped(text: str) -> str:
+    """Return a text as Markdown that shows it: no markup of its own, no cell that it ends."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text)))
 
 
 def _interval(evaluation: dict[str, Any], name: str) -> str:
