@@ -22,7 +22,7 @@ import torch
 
 from toolkit.model import metrics
 from toolkit.train.dataset import load_folder
-from toolkit.train.prediction import predict
+from toolkit.train.evaluation import predict
 from toolkit.train.recipes import STUDY_EDGES, recipe
 from toolkit.train.training import Training
 from toolkit.xray.labels import label_map

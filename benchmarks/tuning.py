@@ -24,8 +24,7 @@ from torch.utils.data import DataLoader
 
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
-from toolkit.train.dataset import Dataset
-from toolkit.train.schedule import class_weights
+from toolkit.train.dataset import Dataset, class_weights
 from toolkit.train.training import Training
 from toolkit.tune.space import trial_recipe
 from toolkit.xray.labels import label_map

@@ -25,8 +25,9 @@ from bentoml._internal.utils import circus  # noqa: TID253
 from bento.http import connections
 from bento.http.app import Interface
 from bento.http.exchange import Asgi
-from bento.worker import assembly, counters
-from bento.worker.information import Information
+from bento.http.routes import NAMES
+from bento.worker import counters
+from bento.worker.assembly import Information, Worker, check
 from bento.worker.log import Log
 from bento.worker.settings import settings
 from toolkit.errors import ToolkitError, UsageError
@@ -76,9 +77,9 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """Return the application of one worker."""
-        worker = (bentoml.server_context.worker_index or 1) - 1
-        interface = assembly.interface(_information, worker, Log())
-        return _application(super().to_asgi(is_main), interface)
+        number = (bentoml.server_context.worker_index or 1) - 1
+        worker = Worker(_information, NAMES, number, Log())
+        return _application(super().to_asgi(is_main), Interface(worker))
 
 
 def _application(whole: Asgi, interface: Interface) -> Asgi:
@@ -95,15 +96,17 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
             await requests(scope, receive, send)
             return
         server = connections.running_server()
-        counted, beat = interface.metrics, interface.beat
-        watch = connections.protect(server, requests, counted, beat) if server else None
+        worker = interface.worker
+        watch = None
+        if server:
+            watch = connections.protect(server, requests, worker.metrics, worker.beat)
         # A worker that is not ready takes no connection that another could answer.
-        await interface.start()
+        await worker.start()
         # What was loaded stays: looking through it again and again for garbage would cost.
         gc.collect()
         gc.freeze()
         await whole(scope, receive, send)
-        interface.stop()
+        worker.stop()
         if watch:
             watch.cancel()
 
@@ -115,7 +118,7 @@ try:
     if _is_serving():
         _prepare()
     _settings = settings()
-    _information: Information = assembly.check(_settings)
+    _information: Information = check(_settings)
 except ToolkitError as _error:
     print(f"error: {_error}", file=sys.stderr)
     raise SystemExit(_error.exit_code) from None

@@ -1,34 +1,27 @@
 """A model's checkpoint to proven files: exported aside, compared, and only then named."""
 
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
 
-from export.compare.artifacts import compare_file, reference_of, specs_of
-from export.compare.golden import save_golden
-from export.compare.graded import Graded
-from export.compare.verdict import Verdict, merged, without
-from export.convert.clean_up import mended
-from export.convert.onnx import (
-    OPSET,
-    export_explainer,
-    export_network,
-    export_packed,
-    export_pipeline,
-)
-from export.convert.pipeline import Pipeline, load_pipeline, without_scope
-from export.convert.precisions import convert_fp16, quantize_int8
+from export.compare.artifact import compare_file, reference_of, save_golden
+from export.compare.gate import GateSamples
+from export.compare.report import Equivalence, current_versions, equivalence_record
+from export.convert.clean_up import clean_up
+from export.convert.onnx import OPSET, export_onnx, specs_of
+from export.convert.pipeline import Pipeline, load_pipeline
+from export.convert.precisions import export_int8
 from export.convert.torch_formats import export_pt2, export_torchscript
 from toolkit.errors import DataError, HealthError, ManifestError, UsageError
 from toolkit.files import held_signals
 from toolkit.model import manifest
-from toolkit.model.equivalence import Artifact, Leg
-from toolkit.model.files import LOWER, ModelFiles
+from toolkit.model.equivalence import Artifact, ExportRecord, Leg
+from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
 from toolkit.train.health import Finding, health
 
@@ -70,7 +63,7 @@ class Options:
 
 def export(
     format_name: str, source: ModelFiles, target: ModelFiles, options: Options | None = None
-) -> Verdict:
+) -> Equivalence:
     """Export a model to one format, and keep the files if they are equal to PyTorch.
 
     Where a file differs, none of the format's files stays under its final name, an earlier one
@@ -94,29 +87,28 @@ def export(
     record = manifest.load(source.manifest)
     pipeline = load_pipeline(source, record)
     reference = reference_of(pipeline, record, options.data, kinds)
-    inputs = reference.samples
-    xrays = torch.from_numpy(inputs.pixels)
+    xrays = torch.from_numpy(reference.samples.pixels)
     findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
     _refuse(findings, options.dead_input)
-    exported, _ = mended(pipeline, xrays, options.dead_input is DeadInput.DROP)
+    cleaned, _ = clean_up(pipeline, xrays, options.dead_input is DeadInput.DROP)
     drafts = {kind: _draft(target.path(kind)) for kind in kinds}
     artifacts: dict[str, Artifact] = {}
     legs: dict[str, Leg] = {}
     try:
         for kind in kinds:
-            write(kind, exported, record, drafts[kind], options.opset, reference.graded)
+            write(kind, cleaned, record, drafts[kind], options.opset, reference.gate_samples)
         for kind in kinds:
-            specs = specs_of(kind, exported)
-            legs[kind] = compare_file(kind, drafts[kind], specs, reference, target.path(kind).name)
+            specs = specs_of(kind, cleaned)
+            leg = compare_file(kind, drafts[kind], specs, reference, target.path(kind).name)
             opset = options.opset if format_name == "onnx" else 0
-            artifacts[kind] = Artifact(
-                legs[kind].file, legs[kind].sha256, format_name, opset, *specs
-            )
-        result = merged(_former(source, target, record), artifacts, legs, inputs)
+            artifacts[kind] = Artifact(leg.file, leg.sha256, format_name, opset, *specs)
+            legs[kind] = leg
+        former = _former(source, target, record)
+        result = _with(former, artifacts, legs, reference.samples.counts())
         passed = all(leg.passed for leg in legs.values())
         if "pipeline" in kinds:
             drafts["golden"] = _draft(target.path("golden"))
-            golden = save_golden(drafts["golden"], inputs, reference.arrays) if passed else None
+            golden = save_golden(drafts["golden"], reference) if passed else None
             result = replace(result, golden=golden)
         with held_signals():
             _keep(result, drafts, target, passed)
@@ -125,7 +117,7 @@ def export(
             # Where the folder is a file, there is nothing to remove.
             with suppress(OSError):
                 draft.unlink()
-    return Verdict(result, legs, inputs, tuple(findings))
+    return Equivalence(result, legs, reference.samples, tuple(findings))
 
 
 def _refuse(findings: list[Finding], dead_input: DeadInput) -> None:
@@ -157,33 +149,22 @@ def write(
     record: Manifest,
     path: Path,
     opset: int,
-    graded: Graded | None,
+    gate_samples: GateSamples | None,
 ) -> None:
     """Write one kind of artifact, unproven.
 
     Raises:
         UsageError: an unsupported opset, or a folder that cannot be written.
     """
-    if kind in LOWER:
-        with TemporaryDirectory() as folder:
-            single = Path(folder) / path.name
-            if kind == "fp16":
-                export_pipeline(without_scope(pipeline), record, single, opset)
-                convert_fp16(single, path)
-            else:
-                assert graded
-                export_packed(pipeline, record, single, opset)
-                quantize_int8(single, path, graded.calibration)
-    elif kind == "network":
-        export_network(pipeline.network, record, path, opset)
-    elif kind == "pipeline":
-        export_pipeline(pipeline, record, path, opset)
-    elif kind == "explainer":
-        export_explainer(pipeline, record, path, opset)
-    elif kind == "torchscript":
+    if kind == "torchscript":
         export_torchscript(pipeline, record, path)
-    else:
+    elif kind == "pt2":
         export_pt2(pipeline, record, path)
+    elif kind == "int8":
+        assert gate_samples
+        export_int8(pipeline, record, path, gate_samples.calibration, opset)
+    else:
+        export_onnx(kind, pipeline, record, path, opset)
 
 
 def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifest:
@@ -198,6 +179,33 @@ def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifes
     return record
 
 
+def _with(
+    record: Manifest, artifacts: dict[str, Artifact], legs: dict[str, Leg], inputs: dict[str, int]
+) -> Manifest:
+    """Return the manifest with these artifacts and their legs beside those of other kinds."""
+    other_artifacts = record.export.artifacts if record.export else {}
+    other_legs = record.equivalence.legs if record.equivalence else {}
+    return replace(
+        record,
+        export=ExportRecord(other_artifacts | artifacts, current_versions()),
+        equivalence=equivalence_record(other_legs | legs, inputs),
+    )
+
+
+def _without(record: Manifest, kinds: Iterable[str]) -> Manifest:
+    """Return the manifest without these artifacts and their legs."""
+    assert record.export and record.equivalence
+    artifacts = {k: v for k, v in record.export.artifacts.items() if k not in kinds}
+    legs = {k: v for k, v in record.equivalence.legs.items() if k not in kinds}
+    if not legs:
+        return replace(record, export=None, equivalence=None)
+    return replace(
+        record,
+        export=replace(record.export, artifacts=artifacts),
+        equivalence=equivalence_record(legs, record.equivalence.inputs),
+    )
+
+
 def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed: bool) -> None:
     try:
         for kind, draft in drafts.items():
@@ -210,7 +218,7 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
     if passed:
         manifest.save(result, target.manifest)
     elif target.manifest.exists():
-        manifest.save(without(result, drafts), target.manifest)
+        manifest.save(_without(result, drafts), target.manifest)
 
 
 def _draft(path: Path) -> Path:

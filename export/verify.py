@@ -5,22 +5,22 @@ from pathlib import Path
 
 import torch
 
-from export.compare.artifacts import compare_file, reference_of
+from export.compare.artifact import compare_file, reference_of
+from export.compare.report import Equivalence, equivalence_record
 from export.compare.service import compare_service
-from export.compare.verdict import Verdict, current_versions, passed
 from export.convert.pipeline import load_pipeline
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.model import manifest
-from toolkit.model.equivalence import Artifact, Leg
+from toolkit.model.equivalence import Artifact
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.train.health import health
 
 
-def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
+def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
-    The verdict's record, with that over the files, is for the caller to save. A file of lower
+    The record, with the equivalence of the files, is for the caller to save. A file of lower
     precision keeps its own leg where there is no `data` to judge it by, if it is still the file
     that was judged.
 
@@ -38,7 +38,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
     artifacts = record.export.artifacts if record.export else {}
     if record.equivalence is None or not artifacts or artifacts.keys() - record.equivalence.legs:
         raise ModelRefusedError(
-            f"{files.name} has no exported files with a verdict: run `toolkit export onnx "
+            f"{files.name} has no exported files with their equivalence: run `toolkit export onnx "
             f"{files.name}`"
         )
     if url and "pipeline" not in artifacts:
@@ -48,33 +48,20 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Verdict:
         )
     pipeline = load_pipeline(files, record)
     reference = reference_of(pipeline, record, data, artifacts)
-    inputs = reference.samples
-    legs: dict[str, Leg] = {}
+    legs = {kind: record.equivalence.legs[kind] for kind in artifacts}
     for kind, artifact in artifacts.items():
         path = files.path(kind)
-        changed = _changed(path, artifact)
-        if changed:
-            legs[kind] = replace(
-                record.equivalence.legs[kind], failures=(changed,), outputs=(), passed=False
-            )
-        elif kind in LOWER and reference.graded is None:
-            legs[kind] = record.equivalence.legs[kind]
-        else:
+        if changed := _changed(path, artifact):
+            legs[kind] = replace(legs[kind], failures=(changed,), outputs=(), passed=False)
+        elif kind not in LOWER or reference.gate_samples:
             legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
-    equivalence = replace(
-        record.equivalence,
-        legs=dict(legs),
-        inputs=inputs.counts(),
-        versions=current_versions(),
-        passed=passed(legs),
-    )
-    record = replace(record, equivalence=equivalence)
+    samples = reference.samples
+    record = replace(record, equivalence=equivalence_record(dict(legs), samples.counts()))
     if url:
-        legs["service"] = compare_service(url, pipeline, inputs, artifacts["pipeline"].sha256)
-    findings = health(
-        pipeline.network, pipeline.preprocessing, torch.from_numpy(inputs.pixels), record
-    )
-    return Verdict(record, legs, inputs, tuple(findings))
+        legs["service"] = compare_service(url, pipeline, samples, artifacts["pipeline"].sha256)
+    xrays = torch.from_numpy(samples.pixels)
+    findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
+    return Equivalence(record, legs, samples, tuple(findings))
 
 
 def _changed(path: Path, artifact: Artifact) -> str:

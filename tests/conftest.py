@@ -1,6 +1,9 @@
 """Fixtures that any test may ask for. Nothing heavy is imported before it is asked for."""
 
+import fcntl
+import hashlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -8,6 +11,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -53,6 +57,133 @@ def tiny():
     from toolkit.xray.labels import label_map
 
     return generated(32, label_map("study"))
+
+
+@pytest.fixture(scope="session")
+def small_files(request, tmp_path_factory):
+    """The files of one small model, exported and proven: ask for `copied` to change them.
+
+    Made once for all workers, and for later runs of the very same code.
+    """
+    from toolkit.extras import versions
+    from toolkit.model.files import ModelFiles
+
+    kept = request.config.cache.mkdir("small-model")
+    used = versions("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+    digest = hashlib.sha256(repr(used).encode())
+    for package in ("toolkit", "export"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    digest.update(Path(__file__).read_bytes())
+    with (kept / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = kept / digest.hexdigest()[:16]
+        if not made.is_dir():
+            for older in kept.glob("[0-9a-f]*/"):
+                shutil.rmtree(older)
+            draft = tmp_path_factory.mktemp("draft") / "models"
+            export_small_model(ModelFiles(draft, "small"))
+            shutil.copytree(draft, kept / "draft", dirs_exist_ok=True)
+            (kept / "draft").rename(made)
+        folder = shutil.copytree(made, tmp_path_factory.mktemp("small") / "models")
+    return ModelFiles(folder, "small")
+
+
+def export_small_model(files):
+    """Write what a training would have left of a small network, and its ONNX files."""
+    import torch
+
+    from export.export import export
+    from toolkit.files import sha256
+    from toolkit.model import manifest
+    from toolkit.networks.preprocessing import Preprocessing
+    from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+    from toolkit.train import checkpoint, novelty
+    from toolkit.train.dataset import generated
+    from toolkit.xray.labels import label_map
+
+    torch.manual_seed(1)
+    network = IntermediarySpaceModel(layer_size=4, dropout=0.5, classes=4)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            # PyTorch's own first weights give nearly the same logits for any X-ray.
+            if parameter.ndim > 1:
+                torch.nn.init.kaiming_normal_(parameter)
+        # No probability is all but 0 or 1.
+        network.outputCombiner[8].weight /= 8
+    checkpoint.save(network.state_dict(), files.checkpoint)
+    labels, constants = label_map("study"), manifest.PreprocessingConstants()
+    scope, limit, within = novelty.fit(
+        network.eval(), Preprocessing(constants), generated(32, labels)
+    )
+    record = manifest.Manifest(
+        name=files.name,
+        labels=labels,
+        preprocessing=constants,
+        dataset=manifest.DatasetRecord(
+            source="generated",
+            split="patient",
+            counts={},
+            part_sha256={},
+            content_sha256="",
+            skipped=0,
+            patients=0,
+            crossing_patients=0,
+        ),
+        network=manifest.NetworkRecord(4, 0.5, parameter_count(network)),
+        training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
+        calibration=manifest.CalibrationRecord(
+            part="val",
+            n=9,
+            temperature=1.7,
+            error_before=0.2,
+            error_after=0.1,
+            abstain_below=0.5,
+            abstained=0.3,
+            wrong_among_kept=0.05,
+        ),
+        scope=manifest.ScopeRecord(novelty.save(scope, files), "val", 9, limit, within),
+    )
+    manifest.save(record, files.manifest)
+    result = export("onnx", files, files)
+    assert result.passed, result.failures
+
+
+@pytest.fixture
+def copied(small_files, tmp_path):
+    """The small model's files in a folder of their own."""
+    from toolkit.model.files import ModelFiles
+
+    return ModelFiles(shutil.copytree(small_files.folder, tmp_path / "models"), small_files.name)
+
+
+@pytest.fixture(scope="session")
+def small(small_files):
+    """The small model as PyTorch: `files`, `record`, `pipeline`, and a `reference` of few X-rays.
+
+    `inputs` and `arrays` are the X-rays of that reference, and what PyTorch makes of them.
+    """
+    from export.compare.artifact import Reference, reference_arrays
+    from export.compare.samples import Samples, samples
+    from export.convert.pipeline import load_pipeline
+    from toolkit.model import manifest
+
+    record = manifest.load(small_files.manifest)
+    pipeline = load_pipeline(small_files, record)
+    # Two of each kind are enough where a fault is planted.
+    every = samples()
+    few = [i for i, kind in enumerate(every.kinds) if every.kinds[:i].count(kind) < 2]
+    inputs = Samples(every.pixels[few], tuple(every.kinds[i] for i in few))
+    arrays = reference_arrays(pipeline, inputs)
+    reference = Reference(pipeline, inputs, arrays, record.labels.classes)
+    return SimpleNamespace(
+        files=small_files,
+        record=record,
+        pipeline=pipeline,
+        inputs=inputs,
+        arrays=arrays,
+        reference=reference,
+    )
 
 
 @pytest.fixture

@@ -1,48 +1,21 @@
 """Asks a running service about X-rays: Python's side of `toolkit predict http://HOST:PORT`."""
 
-import json
-import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
+import msgspec
+
 from toolkit.errors import ImageError, ServiceError
-from toolkit.model.decoding import decoded
-from toolkit.transport import BUSY, Transport, plain
+from toolkit.model.answer import Prediction, Served
+from toolkit.transport import BUSY, Transport, is_address, plain
 from toolkit.xray.reading import MAX_BYTES, file_content
 
+__all__ = ["Client", "Prediction", "is_address"]
 _OF_THE_FILE = (400, 413, 415, 422)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a service says of one X-ray.
-
-    Attributes:
-        class_index: the class decided on, 0 or more.
-        label: of that class.
-        probabilities: of each class.
-        model: the model's name.
-        model_sha256: of the pipeline file that is served.
-        provider: the execution provider that runs it.
-        expected_grade: on the Kellgren-Lawrence scale; None where the service does not say.
-        abstain: whether the largest probability is too small to go by; None likewise.
-        in_scope: whether the X-ray is like those that the model knows; None likewise.
-    """
-
-    class_index: int
-    label: str
-    probabilities: tuple[float, ...]
-    model: str
-    model_sha256: str
-    provider: str
-    expected_grade: float | None = None
-    abstain: bool | None = None
-    in_scope: bool | None = None
 
 
 class Client:
@@ -101,11 +74,9 @@ class Client:
         Raises:
             ServiceError: it cannot be reached or does not answer as the service does.
         """
-        answer = self._asked("GET", "/info")
-        classes = answer.get("classes")
-        known = (answer.get("model"), answer.get("model_sha256"), *(classes or [None]))
-        if not isinstance(classes, list) or not all(isinstance(each, str) for each in known):
-            raise self._strange("it does not name its model and classes")
+        content = self._ask("GET", "/info")
+        self._decode(content, Served)
+        answer: dict[str, Any] = self._decode(content, dict[str, Any])
         return answer
 
     def predict(self, xray: bytes | Path) -> Prediction:
@@ -125,7 +96,10 @@ class Client:
         if len(xray) > MAX_BYTES:
             message = f"larger than {MAX_BYTES:,} bytes; send a smaller file"
             raise ImageError("too_large", message, 413)
-        return self._prediction(self._asked("POST", "/predict", xray))
+        answer: Prediction = self._decode(self._ask("POST", "/predict", xray), Prediction)
+        if answer.class_index >= len(answer.probabilities):
+            raise self._strange("it names a class without a probability")
+        return answer
 
     def predict_many(
         self, paths: Iterable[Path], in_flight: int = 8
@@ -143,7 +117,7 @@ class Client:
         pool = ThreadPoolExecutor(in_flight)
         try:
             for path in paths:
-                asked.append(pool.submit(self._outcome, path))
+                asked.append(pool.submit(self._predict_or_error, path))
                 if len(asked) >= 2 * in_flight:
                     yield asked.popleft().result()
             while asked:
@@ -152,25 +126,23 @@ class Client:
             # Where it ends early, nobody waits for what is under way.
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _outcome(self, path: Path) -> Prediction | ImageError:
+    def _predict_or_error(self, path: Path) -> Prediction | ImageError:
         try:
             return self.predict(path)
         except ImageError as error:
             return error
 
-    def _asked(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    def _ask(self, method: str, path: str, body: bytes | None = None) -> bytes:
         status, content = self._transport.ask(method, path, body)
-        try:
-            answer = json.loads(content)
-        except (ValueError, RecursionError):
-            answer = None
         if status != 200:
-            self._refuse(status, answer if isinstance(answer, dict) else {})
-        if not isinstance(answer, dict):
-            raise self._strange("no JSON object")
-        return answer
+            self._refuse(status, content)
+        return content
 
-    def _refuse(self, status: int, problem: dict[str, Any]) -> NoReturn:
+    def _refuse(self, status: int, content: bytes) -> NoReturn:
+        try:
+            problem = msgspec.json.decode(content, type=dict[str, Any])
+        except (msgspec.MsgspecError, RecursionError):
+            problem = {}
         detail = plain(problem.get("detail") or "it gives no reason")
         if status in _OF_THE_FILE:
             raise ImageError(plain(problem.get("code") or "refused"), detail, status)
@@ -182,19 +154,11 @@ class Client:
             raise self._strange(f"status {status}; check the address", status)
         raise ServiceError(f"{self.url} refuses with status {status}: {detail}", status)
 
-    def _prediction(self, answer: dict[str, Any]) -> Prediction:
-        answer["class_index"] = answer.get("class")
-        known = {each.name: answer[each.name] for each in fields(Prediction) if each.name in answer}
+    def _decode(self, content: bytes, kind: Any) -> Any:
         try:
-            result: Prediction = decoded(Prediction, known, "its answer")
-        except (TypeError, ValueError) as error:
-            raise self._strange(str(error)) from error
-        numbers = (*result.probabilities, result.expected_grade or 0.0)
-        if not 0 <= result.class_index < len(result.probabilities) or not all(
-            math.isfinite(each) for each in numbers
-        ):
-            raise self._strange("its numbers are none of a prediction")
-        return result
+            return msgspec.json.decode(content, type=kind)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise self._strange(plain(error)) from error
 
     def _strange(self, reason: str, status: int | None = None) -> ServiceError:
         return ServiceError(f"{self.url} does not answer as the service does: {reason}", status)

@@ -97,7 +97,11 @@ class TrainingError(ToolkitError):
 
 
 class BatchError(ToolkitError):
-    """A run over many X-rays that cannot go on, such as one whose workers die as they start."""
+    """A run over many X-rays that cannot go on, such as one whose cluster is lost."""
+
+
+class WorkerError(ToolkitError):
+    """Worker processes that die as soon as they start."""
 
 
 class PackagingError(ToolkitError):

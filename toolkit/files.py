@@ -32,7 +32,8 @@ def replacing(path: Path) -> Iterator[Path]:
     when the block raises. Where `path` is a link it stays one, and what it leads to is replaced. A
     full disk, a read-only folder and a link to a write-protected file are a `UsageError`.
     """
-    named, path = path, path.resolve() if path.is_symlink() else path
+    # Unlike pathlib's, these two raise for no name, however long, and for no circle of links.
+    named, path = path, Path(os.path.realpath(path)) if os.path.islink(path) else path
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
         # Stores of large files keep what their links lead to so, under its hash.

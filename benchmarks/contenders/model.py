@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from msgspec import to_builtins
+
 from toolkit.runtime.session import open_model
 from toolkit.xray.reading import decode
 
@@ -16,4 +18,4 @@ class Model:
 
     def of_files(self, contents):
         """Return what is said of each of some files, which run together."""
-        return self.predictor.answers([decode(each) for each in contents])
+        return to_builtins(self.predictor.answers([decode(each) for each in contents]))

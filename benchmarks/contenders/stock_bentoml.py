@@ -8,6 +8,7 @@ import os
 import bentoml
 import numpy as np
 from model import Model
+from msgspec import to_builtins
 from PIL import Image
 
 
@@ -21,4 +22,5 @@ class Stock:
     @bentoml.api(batchable=True)
     def predict(self, xray: list[Image.Image]) -> list[dict]:
         """Return what is said of each."""
-        return self.predictor.answers([np.asarray(each.convert("L")) for each in xray])
+        xrays = [np.asarray(each.convert("L")) for each in xray]
+        return to_builtins(self.predictor.answers(xrays))

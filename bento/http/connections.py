@@ -84,7 +84,7 @@ def _protocol(base: type[Any]) -> type[Any]:
         head_since: float | None = None
         discarding_since: float | None = None
         in_message = False
-        # Bytes since the last that a request's body or the end of a head or a request was in.
+        # Bytes that came since the last piece of a body, or the last whole head or request.
         between = 0
 
         def connection_made(self, transport: Any) -> None:
@@ -96,7 +96,7 @@ def _protocol(base: type[Any]) -> type[Any]:
             super().on_message_begin()
 
         def on_header(self, name: bytes, value: bytes) -> None:
-            # What comes after a chunked body is of no use here.
+            # Nothing here reads the trailers of a chunked body.
             if not self.in_message:
                 super().on_header(name, value)
 

@@ -25,6 +25,7 @@ class Call:
 
     Attributes:
         path: of its URL.
+        parameters: the parts of the path that its route leaves open, by name.
         id: the header x-request-id if it is sane, else a new one.
         body: not read yet.
         noted: what the log says of it besides.
@@ -34,6 +35,7 @@ class Call:
         self.started = perf_counter()
         self.path: str = scope["path"]
         self.method: str = scope["method"]
+        self.parameters: dict[str, str] = {}
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         given = self.headers.get(b"x-request-id", b"")
         sane = _SANE_ID.fullmatch(given) is not None
@@ -46,31 +48,11 @@ class Call:
         )
         self.noted: dict[str, Any] = {}
 
-
-class Sender:
-    """ASGI's `send`, with the request's id on the answer.
-
-    Attributes:
-        status: of the answer; 0 before it was sent.
-    """
-
-    def __init__(self, send: Send, request_id: bytes) -> None:
-        self.status = 0
-        self._send = send
-        self._id = (b"x-request-id", request_id)
-
-    async def __call__(self, message: MutableMapping[str, Any]) -> None:
-        """Send one message of an answer."""
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            message["headers"] = [*message.get("headers", ()), self._id]
-        await self._send(message)
-
-    async def reply(self, reply: Reply) -> None:
-        """Send a whole answer."""
-        self.status = reply.status
-        length = str(len(reply.body)).encode()
-        headers = [(b"content-type", reply.kind), (b"content-length", length), self._id]
-        start = {"type": "http.response.start", "status": reply.status}
-        await self._send(start | {"headers": headers + reply.headers})
-        await self._send({"type": "http.response.body", "body": reply.body})
+    async def answer(self, send: Send, reply: Reply) -> None:
+        """Send an answer, with the request's id on it."""
+        headers = [(b"content-type", reply.kind), (b"x-request-id", self.id), *reply.headers]
+        if reply.status != 304:
+            headers.append((b"content-length", str(len(reply.body)).encode()))
+        start = {"type": "http.response.start", "status": reply.status, "headers": headers}
+        await send(start)
+        await send({"type": "http.response.body", "body": reply.body})

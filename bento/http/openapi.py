@@ -1,22 +1,64 @@
-"""The service's own OpenAPI document: it lists every route, with examples."""
+"""The service's own OpenAPI document, from the table of routes and the types of the answers."""
 
+import re
 from http import HTTPStatus
 from typing import Any
 
-from bento.http import schemas
-from bento.http.upload import FIELD, MAX_BATCH_BYTES, MAX_FILES, RAW_TYPES
-from bento.v2 import paths as v2
-from toolkit import __version__
-from toolkit.model.answer import Meaning
-from toolkit.xray.reading import MAX_BYTES, MAX_PIXELS
+import msgspec
+import numpy as np
 
-_SHA = "5f2b3c0d1e4a59687786950a4b3c2d1e0f5f2b3c0d1e4a59687786950a4b3c2d"
+from bento.http.routes import ROUTES, Route
+from bento.http.upload import FIELD, MAX_BATCH_BYTES, MAX_FILES, RAW_TYPES
+from bento.v2.tensors import INPUT, MAX_BATCH, MAX_BODY
+from toolkit import __version__
+from toolkit.model.answer import (
+    Answer,
+    Batch,
+    Explanation,
+    Meaning,
+    Prediction,
+    Problem,
+    ProtocolProblem,
+    Result,
+)
+from toolkit.xray.reading import MAX_BYTES, MAX_PIXELS, SIZE
+
+_REF = "#/components/schemas/{name}"
 _FILE = {
     "type": "string",
     "format": "binary",
     "description": f"An X-ray, up to {MAX_BYTES} bytes and {MAX_PIXELS} pixels.",
 }
-_METHODS = {"get", "post"}
+_FILES = {
+    "type": "array",
+    "items": _FILE,
+    "minItems": 1,
+    "maxItems": MAX_FILES,
+    "description": f"At most {MAX_FILES} files and {MAX_BATCH_BYTES} bytes.",
+}
+
+
+def _form(field: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: field}}}
+
+
+BODIES: dict[str, dict[str, Any]] = {
+    "file": {"multipart/form-data": _form(_FILE)}
+    | {kind.decode(): {"schema": _FILE} for kind in RAW_TYPES},
+    "files": {"multipart/form-data": _form(_FILES)},
+    "tensors": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["inputs"],
+                "description": f"Up to {MAX_BATCH} X-rays: input {INPUT}, UINT8 [N, {SIZE}, "
+                f"{SIZE}]; at most {MAX_BODY} bytes, not compressed.",
+            }
+        },
+        "application/octet-stream": {},
+    },
+}
+"""What the body of a route may be."""
 _HEADERS: dict[str, Any] = {
     "x-request-id": {
         "description": "The request's own, if it is sane, else a new one.",
@@ -29,53 +71,31 @@ _HEADERS: dict[str, Any] = {
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
     "www-authenticate": {"required": True, "schema": {"type": "string"}},
+    "location": {"required": True, "schema": {"type": "string"}},
 }
-_HEADERS_OF = {"401": {"www-authenticate"}, "429": {"retry-after"}, "503": {"retry-after"}}
+_HEADERS_OF = {
+    307: ("location",),
+    401: ("www-authenticate",),
+    429: ("retry-after",),
+    503: ("retry-after",),
+}
 
 
 def document(meaning: Meaning) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service whose answers mean this."""
-    said = _example(meaning)
-    origin = {"model": "model_saved", "model_sha256": _SHA, "provider": "CPUExecutionProvider"}
-    problem = {"title": HTTPStatus(422).phrase, "status": 422, "code": "too_small", "detail": "…"}
-    batch = origin | {"results": [{"prediction": said}, {"problem": problem}]}
-    explained = {
-        "class": said["class"],
-        "label": said["label"],
-        "edge_map": "iVBORw0KGgo…",
-        "heat": "iVBORw0KGgo…",
-    }
-    paths = {
-        "/predict": {"post": _predict(meaning, said | origin)},
-        "/predict_batch": {"post": _predict_batch(batch)},
-        "/explain": {"post": _explain(explained)},
-        "/info": {"get": _get("What is served, its proof, and whether it is ready.", "Info")},
-        "/livez": {"get": _open("200 while no model is stuck.", "application/json", "503")},
-        "/readyz": {"get": _open("200 while the model answers.", "application/json", "503")},
-        "/metrics": {"get": _read("Counters in Prometheus' text format.", "text/plain")},
-        "/docs.json": {"get": _read("This document.", "application/json")},
-        "/": {"get": _to_the_page()},
-        "/app": {"get": _open("A page to drop X-rays on.", "text/html", "304")},
-        **v2.paths(),
-    }
+    listed = [route for route in ROUTES if route.summary]
+    examples = _examples(meaning)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "X-ray classifier",
             "version": __version__,
-            "description": "Grades one knee X-ray. Not a medical device.",
+            "description": f"Grades one knee X-ray: {', '.join(meaning.classes)}. Not a medical "
+            "device.",
         },
-        "paths": _with_headers(paths),
+        "paths": {route.path: _path_item(route, examples) for route in listed},
         "components": {
-            "schemas": {
-                "Prediction": schemas.prediction(meaning, schemas.ORIGIN),
-                "Said": schemas.prediction(meaning),
-                "Batch": schemas.batch(),
-                "Explanation": schemas.explanation(meaning),
-                "Info": schemas.info(),
-                "Problem": schemas.problem(problem),
-                **v2.schemas(),
-            },
+            "schemas": _schemas(meaning, {route.answer for route in listed if route.answer}),
             "headers": _HEADERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -84,104 +104,104 @@ def document(meaning: Meaning) -> dict[str, Any]:
     }
 
 
-def _predict(meaning: Meaning, example: dict[str, Any]) -> dict[str, Any]:
+def _path_item(route: Route, examples: dict[type, Any]) -> dict[str, Any]:
+    content: dict[str, Any] = {kind: {} for kind in route.kinds}
+    if "application/json" in content:
+        content["application/json"] = _json(route.answer, examples)
+    statuses = {route.success: {"description": route.summary, "content": content}}
+    for status in sorted({*route.others, *(() if route.is_open else (401,))}):
+        statuses[status] = _other(route, status)
+    for status, answer in statuses.items():
+        names = sorted(("x-request-id", *_HEADERS_OF.get(status, ())))
+        answer["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in names}
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "responses": {str(status): answer for status, answer in statuses.items()},
+    }
+    if route.body:
+        operation["requestBody"] = {"required": True, "content": BODIES[route.body]}
+    if route.is_open:
+        operation["security"] = []
+    if route.name == "v2":
+        operation["tags"] = ["Open Inference Protocol"]
+    parameters = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"{(\w+)}", route.path)
+    ]
+    return {route.methods[0].lower(): operation, "parameters": parameters}
+
+
+def _json(answer: type | None, examples: dict[type, Any]) -> dict[str, Any]:
+    if answer is None:
+        return {"schema": {"type": "object"}}
+    content = {"schema": {"$ref": _REF.format(name=answer.__name__)}}
+    return content | ({"example": examples[answer]} if answer in examples else {})
+
+
+def _other(route: Route, status: int) -> dict[str, Any]:
+    if status == 304:
+        return {"description": "It is as it was."}
+    if status == 503 and route.answer and route.answer.__name__ == "Ready":
+        return {
+            "description": "Not ready.",
+            "content": {"application/json": _json(route.answer, {})},
+        }
+    problem = ProtocolProblem if route.name == "v2" else Problem
     return {
-        "summary": f"Class and probabilities of one X-ray: {', '.join(meaning.classes)}.",
-        "operationId": "predict",
-        "requestBody": _one_file(),
-        "responses": {"200": _json("What the model says.", "Prediction", example), **_refusals()},
+        "description": "Refused; `code` and `detail` say why.",
+        "content": {"application/problem+json": _json(problem, {})},
     }
 
 
-def _predict_batch(example: dict[str, Any]) -> dict[str, Any]:
-    files = {"type": "array", "items": _FILE, "minItems": 1, "maxItems": MAX_FILES}
-    answer = _json("One result a file, in order.", "Batch", example)
-    return {
-        "summary": "Several X-rays, each answered or refused by itself.",
-        "description": f"At most {MAX_FILES} files and {MAX_BATCH_BYTES} bytes.",
-        "operationId": "predict_batch",
-        "requestBody": {"required": True, "content": {"multipart/form-data": _form(files)}},
-        "responses": {"200": answer, **_refusals()},
+def _schemas(meaning: Meaning, answers: set[type]) -> dict[str, Any]:
+    """Return the schemas of all answers, narrowed to what this model can say."""
+    types = sorted({*answers, Problem, ProtocolProblem}, key=lambda answer: answer.__name__)
+    _, schemas = msgspec.json.schema_components(types, ref_template=_REF)
+    said = msgspec.to_builtins(_example(meaning))
+    for schema in schemas.values():
+        for part in schema["properties"].values():
+            # What is None is left out.
+            if part.pop("default", 0) is None:
+                part |= next(kind for kind in part.pop("anyOf") if kind != {"type": "null"})
+    for name in (Answer.__name__, Prediction.__name__, Explanation.__name__):
+        properties = schemas[name]["properties"]
+        properties["class"]["maximum"] = len(meaning.classes) - 1
+        properties["label"]["enum"] = list(meaning.classes)
+    for name in (Answer.__name__, Prediction.__name__):
+        properties, count = schemas[name]["properties"], len(meaning.classes)
+        properties["probabilities"] |= {"minItems": count, "maxItems": count}
+        for field in Answer.__struct_encode_fields__:
+            if field not in said:
+                del properties[field]
+            elif field not in schemas[name]["required"]:
+                schemas[name]["required"].append(field)
+    schemas[Batch.__name__]["properties"]["results"]["maxItems"] = MAX_FILES
+    result = schemas[Result.__name__]
+    result["oneOf"] = [{"required": [name]} for name in result["properties"]]
+    return schemas
+
+
+def _examples(meaning: Meaning) -> dict[type, Any]:
+    answer = _example(meaning)
+    sha256 = "5f2b3c0d1e4a59687786950a4b3c2d1e0f5f2b3c0d1e4a59687786950a4b3c2d"
+    origin: dict[str, Any] = {
+        "model": "model_saved",
+        "model_sha256": sha256,
+        "provider": "CPUExecutionProvider",
     }
+    problem = Problem(HTTPStatus(422).phrase, 422, "too_small", "…")
+    picture = "iVBORw0KGgo…"
+    examples = (
+        Prediction(**msgspec.structs.asdict(answer), **origin),
+        Batch(**origin, results=(Result(prediction=answer), Result(problem=problem))),
+        Explanation(answer.class_index, answer.label, picture, picture),
+    )
+    return {type(example): msgspec.to_builtins(example) for example in examples}
 
 
-def _explain(example: dict[str, Any]) -> dict[str, Any]:
-    answer = _json("What the decision went by.", "Explanation", example)
-    answer["content"]["image/png"] = {"schema": {"type": "string", "format": "binary"}}
-    return {
-        "summary": "Which regions of the X-ray and of its edge map the decision went by.",
-        "description": "With `Accept: image/png` the picture itself.",
-        "operationId": "explain",
-        "requestBody": _one_file(),
-        "responses": {"200": answer, **_refusals("404")},
-    }
-
-
-def _one_file() -> dict[str, Any]:
-    raw = {kind.decode(): {"schema": _FILE} for kind in RAW_TYPES}
-    return {"required": True, "content": {"multipart/form-data": _form(_FILE), **raw}}
-
-
-def _form(field: dict[str, Any]) -> dict[str, Any]:
-    return {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: field}}}
-
-
-def _json(description: str, schema: str, example: dict[str, Any]) -> dict[str, Any]:
-    content = {"schema": {"$ref": f"#/components/schemas/{schema}"}, "example": example}
-    return {"description": description, "content": {"application/json": content}}
-
-
-def _refusals(*more: str) -> dict[str, Any]:
-    statuses = sorted({"400", "401", "408", "413", "415", "422", "503", *more})
-    return {status: _refused() for status in statuses}
-
-
-def _refused() -> dict[str, Any]:
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {"description": "Refused; `code` and `detail` say why.", "content": content}
-
-
-def _get(description: str, schema: str) -> dict[str, Any]:
-    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{schema}"}}}
-    return {"responses": {"200": {"description": description, "content": content}} | _guard()}
-
-
-def _read(description: str, kind: str) -> dict[str, Any]:
-    return {"responses": {"200": {"description": description, "content": {kind: {}}}} | _guard()}
-
-
-def _guard() -> dict[str, Any]:
-    return {"401": _refused()}
-
-
-def _open(description: str, kind: str, *others: str) -> dict[str, Any]:
-    """Return a route that asks for no token."""
-    answers = {"200": {"description": description, "content": {kind: {}}}}
-    more = {s: {"description": "It is as it was."} if s == "304" else _refused() for s in others}
-    return {"responses": answers | more, "security": []}
-
-
-def _to_the_page() -> dict[str, Any]:
-    header = {"location": {"required": True, "schema": {"type": "string"}}}
-    answer = {"description": "To the page at /app.", "headers": header}
-    return {"responses": {"307": answer}, "security": []}
-
-
-def _with_headers(paths: dict[str, Any]) -> dict[str, Any]:
-    """Return path items whose answers name the headers that they have."""
-    for operation in (each[method] for each in paths.values() for method in each.keys() & _METHODS):
-        for status, answer in operation["responses"].items():
-            named = {"x-request-id"} | _HEADERS_OF.get(status, set())
-            references = {each: {"$ref": f"#/components/headers/{each}"} for each in sorted(named)}
-            answer["headers"] = answer.get("headers", {}) | references
-    return paths
-
-
-def _example(meaning: Meaning) -> dict[str, Any]:
+def _example(meaning: Meaning) -> Answer:
     """Return what would be said of an X-ray of the first class."""
-    import numpy as np
-
-    share = 0.15 / max(1, len(meaning.classes) - 1)
-    row = np.array([0.85] + [share] * (len(meaning.classes) - 1))
-    said = meaning.answer(row.astype(np.float32), 0.0)
-    return said | {"probabilities": [round(each, 4) for each in row.tolist()]}
+    others = len(meaning.classes) - 1
+    shares = np.array([0.85, *[0.15 / max(1, others)] * others])
+    answer = meaning.answer(shares.astype(np.float32), 0.0)
+    return msgspec.structs.replace(answer, probabilities=tuple(shares.round(4).tolist()))

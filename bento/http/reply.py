@@ -1,14 +1,14 @@
 """What is sent back: JSON, problem documents (RFC 9457) and plain content."""
 
-import json
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+
+import msgspec
 
 from toolkit.errors import ImageError, RequestError
+from toolkit.model.answer import Problem, ProtocolProblem
 
-_JSON = b"application/json"
-_PROBLEM = b"application/problem+json"
+Headers = list[tuple[bytes, bytes]]
 
 
 @dataclass(frozen=True)
@@ -24,52 +24,30 @@ class Reply:
 
     status: int
     body: bytes
-    kind: bytes = _JSON
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    kind: bytes = b"application/json"
+    headers: Headers = field(default_factory=list)
 
 
-def in_json(content: Any) -> Reply:
-    """Return plain values as an answer with status 200."""
-    return Reply(200, json.dumps(content, allow_nan=False).encode())
+def in_json(content: object) -> Reply:
+    """Return plain values, or one of the types of `toolkit.model.answer`, with status 200."""
+    return Reply(200, msgspec.json.encode(content))
 
 
-def problem_of(error: ImageError | RequestError) -> dict[str, Any]:
-    """Return the problem document of a refusal, with a stable `code`."""
-    return {
-        "title": HTTPStatus(error.status).phrase,
-        "status": error.status,
-        "code": error.code,
-        "detail": str(error),
-    }
+def problem_of(error: ImageError | RequestError) -> Problem:
+    """Return the problem document of a refusal."""
+    return Problem(HTTPStatus(error.status).phrase, error.status, error.code, str(error))
 
 
-def refusal(error: ImageError | RequestError) -> Reply:
-    """Return a refusal as an answer."""
-    return _refusal(error, problem_of(error))
-
-
-def protocol_refusal(error: ImageError | RequestError) -> Reply:
-    """Return a refusal that has beside the problem's members the Open Inference Protocol's own."""
-    return _refusal(error, {"error": str(error)} | problem_of(error))
-
-
-def _refusal(error: ImageError | RequestError, content: dict[str, Any]) -> Reply:
+def refusal(error: ImageError | RequestError, by_protocol: bool = False) -> Reply:
+    """Return a refusal as an answer; `by_protocol`, with the Open Inference Protocol's member."""
+    problem = problem_of(error)
+    if by_protocol:
+        fields = (problem.title, problem.status, problem.code, problem.detail)
+        problem = ProtocolProblem(*fields, error=problem.detail)
     headers = error.headers if isinstance(error, RequestError) else {}
     return Reply(
         error.status,
-        json.dumps(content).encode(),
-        _PROBLEM,
+        msgspec.json.encode(problem),
+        b"application/problem+json",
         [(name.encode(), value.encode("latin-1")) for name, value in headers.items()],
-    )
-
-
-def no_such_route() -> RequestError:
-    """Return the refusal of a path that leads nowhere."""
-    return RequestError(404, "no_such_route", "no such route: /docs.json lists them")
-
-
-def wrong_method(method: str, allowed: str) -> RequestError:
-    """Return the refusal of a method on a path that takes the `allowed` ones."""
-    return RequestError(
-        405, "wrong_method", f"{method} is not answered here: use {allowed}", allow=allowed
     )

@@ -1,63 +1,52 @@
 """The page at /app: sends X-rays to the service that it came from, and shows what it says."""
 
+from collections.abc import Awaitable, Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.responses import Response
-    from starlette.routing import Route
+from bento.http.exchange import Call
+from bento.http.reply import Reply
 
 _FOLDER = Path(__file__).parent
 _KINDS = {
-    ".css": "text/css",
-    ".html": "text/html",
-    ".js": "text/javascript",
-    ".svg": "image/svg+xml",
+    ".css": b"text/css; charset=utf-8",
+    ".html": b"text/html; charset=utf-8",
+    ".js": b"text/javascript; charset=utf-8",
+    ".svg": b"image/svg+xml",
 }
-_HEADERS = {
-    "cache-control": "no-cache",
-    "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+START = "index.html"
+FILES = sorted(path.name for path in _FOLDER.iterdir() if path.suffix in _KINDS.keys() - {".html"})
+"""The names of the files that the page at `START` asks for."""
+_HEADERS = [
+    (b"cache-control", b"no-cache"),
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
-    "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=()",
-    "referrer-policy": "no-referrer",
-    "x-content-type-options": "nosniff",
-}
+    (b"permissions-policy", b"camera=(), display-capture=(), geolocation=(), microphone=()"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+]
 
 
-def routes() -> "list[Route]":
-    """Return a route for each file of the page, read now, and one from `/` to it.
-
-    They answer GET and HEAD.
-    """
-    from starlette.routing import Route
-
-    files = [_file(path) for path in sorted(_FOLDER.iterdir()) if path.suffix in _KINDS]
-    return [Route("/", _to_the_page, methods=["GET"]), *files]
+async def to_the_page(*_: Any) -> Reply:
+    """Lead to the page, wherever the service lies."""
+    return Reply(307, b"", b"text/plain", [(b"location", b"app")])
 
 
-async def _to_the_page(request: "Request") -> "Response":
-    from starlette.responses import RedirectResponse
+def file(name: str) -> Callable[[Any, Call], Awaitable[Reply]]:
+    """Return the handler of a file of the page, which is read now."""
+    path = _FOLDER / name
+    content, kind = path.read_bytes(), _KINDS[path.suffix]
+    tag = b'"%s"' % sha256(content).hexdigest()[:32].encode()
+    headers = [*_HEADERS, (b"etag", tag)]
 
-    del request
-    return RedirectResponse("app", 307)
+    async def answer(_: Any, call: Call) -> Reply:
+        known = call.headers.get(b"if-none-match", b"").split(b",")
+        if tag in map(bytes.strip, known):
+            return Reply(304, b"", kind, headers)
+        return Reply(200, content, kind, headers)
 
-
-def _file(path: Path) -> "Route":
-    from starlette.responses import Response
-    from starlette.routing import Route
-
-    content = path.read_bytes()
-    headers = _HEADERS | {"etag": f'"{sha256(content).hexdigest()[:32]}"'}
-
-    async def file(request: "Request") -> "Response":
-        known = [each.strip() for each in request.headers.get("if-none-match", "").split(",")]
-        if headers["etag"] in known:
-            return Response(status_code=304, headers=headers)
-        return Response(content, headers=headers, media_type=_KINDS[path.suffix])
-
-    where = "/app" if path.name == "index.html" else f"/app/{path.name}"
-    return Route(where, file, methods=["GET"])
+    return answer

@@ -1,24 +1,119 @@
-"""Puts the parts of a worker together, from the settings and the model's manifest."""
+"""The parts of a worker, put together from the settings and the model's manifest."""
 
-from bento.http.app import ROUTES, Interface
+import platform
+from dataclasses import dataclass
+
 from bento.worker.counters import Metrics
-from bento.worker.engine import Engine
 from bento.worker.explaining import Explainer
-from bento.worker.information import Information
 from bento.worker.log import Log
+from bento.worker.model_thread import ModelThread
 from bento.worker.settings import Settings
-from toolkit.errors import ModelRefusedError
+from toolkit.errors import ModelRefusedError, RequestError
+from toolkit.extras import versions
 from toolkit.model import manifest
-from toolkit.model.answer import meaning_of
+from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_of
+from toolkit.model.artifacts import check_equivalence, load_golden
 from toolkit.model.manifest import Manifest
-from toolkit.model.proof import check_proof, load_golden
 from toolkit.runtime.golden import difference
-from toolkit.runtime.session import (
-    Predictor,
-    open_explainer,
-    open_model,
-    open_session,
-)
+from toolkit.runtime.session import Predictor, open_explainer, open_model, open_session
+
+
+@dataclass(frozen=True)
+class Information:
+    """What is known of a model before it is opened.
+
+    Attributes:
+        settings: how it is served.
+        record: its manifest.
+        sha256: of the file that is served.
+        meaning: of its probabilities.
+    """
+
+    settings: Settings
+    record: Manifest
+    sha256: str
+    meaning: Meaning
+
+    def info(self, provider: str | None, reason: str) -> Info:
+        """Return the answer to /info.
+
+        Args:
+            provider: that runs the model; None before it was opened.
+            reason: why it does not answer; empty when it does.
+        """
+        verdict = self.record.equivalence
+        assert verdict
+        leg = verdict.legs[self.settings.kind]
+        return Info(
+            model=self.record.name,
+            model_sha256=self.sha256,
+            classes=self.meaning.classes,
+            checkpoint_sha256=self.record.training.checkpoint_sha256,
+            grades=self.meaning.grades,
+            equivalence=Equivalence(
+                verdict.passed and leg.passed,
+                leg.samples,
+                {output.output: output.max_abs for output in leg.outputs},
+            ),
+            provider=Providers(self.settings.provider, provider),
+            precision=self.settings.precision,
+            ready=not reason,
+            reason=reason or None,
+            versions={"python": platform.python_version()}
+            | versions("toolkit", "bentoml", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow"),
+        )
+
+
+class Worker:
+    """What serves a model in one process; its threads run between `start` and `stop`.
+
+    Args:
+        information: what the model is.
+        routes: what metrics and logs call the routes.
+        number: of this process, 0 the first.
+        log: a line for each request.
+    """
+
+    def __init__(
+        self, information: Information, routes: tuple[str, ...], number: int, log: Log
+    ) -> None:
+        settings, record = information.settings, information.record
+        self.information = information
+        self.log = log
+        self.metrics = Metrics(information.meaning.classes, routes, number, 2 * settings.workers)
+        self.model = ModelThread(lambda: open_proven(settings, record), self.metrics, log)
+        self.explainer = Explainer(
+            (lambda: open_explainer(settings.files, record, "cpu", threads=1))
+            if _has_explainer(settings, record)
+            else None
+        )
+
+    async def start(self) -> None:
+        """Start the threads, and wait until the model is open or cannot be opened."""
+        self.log.start()
+        await self.model.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self.model.stop()
+        self.explainer.stop()
+        self.log.stop()
+
+    def beat(self) -> None:
+        """Say that this worker runs, and how its model is."""
+        self.metrics.alive()
+        self.model.tell()
+
+    def check_live(self) -> None:
+        """Check that no worker's model is given up: only a new start would bring it back.
+
+        Raises:
+            RequestError: 503, one is.
+        """
+        self.beat()
+        if self.metrics.any_stuck():
+            message = "a worker's model does not come back: start the service anew"
+            raise RequestError(503, "stuck", message, retry_after="5")
 
 
 def check(settings: Settings) -> Information:
@@ -29,25 +124,12 @@ def check(settings: Settings) -> Information:
     """
     files = settings.files
     record = manifest.load(files.manifest)
-    digest = check_proof(files, record, settings.kind)
+    digest = check_equivalence(files, record, settings.kind)
     load_golden(files, record)
     if _has_explainer(settings, record):
-        check_proof(files, record, "explainer")
+        check_equivalence(files, record, "explainer")
     open_session(files.path(settings.kind), settings.provider, threads=1)
     return Information(settings, record, digest, meaning_of(record))
-
-
-def interface(information: Information, worker: int, log: Log) -> Interface:
-    """Return the interface of one worker, 0 the first; its threads are not started yet."""
-    settings, record = information.settings, information.record
-    counters = Metrics(information.meaning.classes, ROUTES, worker, 2 * settings.workers)
-    explainer = Explainer(
-        (lambda: open_explainer(settings.files, record, "cpu", threads=1))
-        if _has_explainer(settings, record)
-        else None
-    )
-    engine = Engine(lambda: open_proven(settings, record), counters, log)
-    return Interface(information, engine, explainer, counters, log, settings.token)
 
 
 def open_proven(settings: Settings, record: Manifest) -> Predictor:

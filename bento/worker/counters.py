@@ -95,6 +95,7 @@ class Metrics:
         self._families = families(classes, routes)
         starts = accumulate((each.cells for each in self._families), initial=0)
         self._starts = dict(zip((each.name for each in self._families), starts, strict=False))
+        self._buckets = {family.name: family.buckets for family in self._families}
         self._routes = {name: place for place, name in enumerate(routes)}
         self._statuses = {status: place for place, status in enumerate(STATUSES)}
         width = sum(each.cells for each in self._families)
@@ -113,24 +114,12 @@ class Metrics:
         """Set a gauge."""
         self._row[self._starts[name]] = value
 
-    def observe(self, name: str, buckets: tuple[float, ...], value: float) -> None:
-        """Count a value in a histogram of these buckets."""
-        start = self._starts[name]
+    def observe(self, name: str, value: float) -> None:
+        """Count a value in a histogram."""
+        start, buckets = self._starts[name], self._buckets[name]
         row = self._row
         row[start + bisect_left(buckets, value)] += 1.0
         row[start + len(buckets) + 1] += value
-
-    def seconds(self, name: str, value: float) -> None:
-        """Count a time in one of the histograms of seconds."""
-        self.observe(name, _SECONDS, value)
-
-    def batch(self, size: int) -> None:
-        """Count how many X-rays were run together."""
-        self.observe("batch_size", _BATCHES, size)
-
-    def brightness(self, grey: float) -> None:
-        """Count the mean grey level of an X-ray, 0 to 255."""
-        self.observe("brightness", _GREYS, grey)
 
     def alive(self) -> None:
         """Say that this worker runs; its gauges count for a few seconds."""

@@ -7,50 +7,24 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import RequestError, ToolkitError
-from toolkit.runtime.heat_picture import drawn
+from toolkit.model.answer import Explanation
+from toolkit.runtime.heat_picture import draw
 from toolkit.runtime.occlusion import occlusion
 from toolkit.runtime.session import Predictor
 from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
-    from toolkit.runtime.occlusion import Classify
+    from toolkit.runtime.occlusion import TwoInputModel
 
 _MOST_WAITING = 4
 _NICENESS = 5
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What a decision went by.
-
-    Attributes:
-        index: the class.
-        label: its label.
-        edge_map: a PNG, 224x224 grey, of what the network's second input was given.
-        heat: a PNG of both inputs side by side, coloured by how much each region speaks for it.
-    """
-
-    index: int
-    label: str
-    edge_map: bytes
-    heat: bytes
-
-    def as_dict(self) -> dict[str, object]:
-        """Return plain values, the pictures in base64."""
-        return {
-            "class": self.index,
-            "label": self.label,
-            "edge_map": b64encode(self.edge_map).decode(),
-            "heat": b64encode(self.heat).decode(),
-        }
 
 
 class Explainer:
@@ -61,9 +35,9 @@ class Explainer:
             None where the model has no explainer.
     """
 
-    def __init__(self, opener: "Callable[[], Classify] | None") -> None:
+    def __init__(self, opener: "Callable[[], TwoInputModel] | None") -> None:
         self._opener = opener
-        self._classify: Classify | None = None
+        self._classify: TwoInputModel | None = None
         self._waiting = 0
         self._threads = ThreadPoolExecutor(1, "explainer", _give_way)
 
@@ -81,8 +55,8 @@ class Explainer:
             message = f"{_MOST_WAITING} explanations wait already: try again in a few seconds"
             raise RequestError(503, "overloaded", message, retry_after="5")
 
-    async def explain(self, predictor: Predictor, content: bytes) -> Explanation:
-        """Return what the decision on a file's X-ray went by.
+    async def explain(self, predictor: Predictor, content: bytes) -> tuple[Explanation, bytes]:
+        """Return what the decision on a file's X-ray went by, and its heat as a PNG.
 
         Raises:
             ImageError: the file is refused.
@@ -92,7 +66,7 @@ class Explainer:
         self._waiting += 1
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(self._threads, self._explained, predictor, content)
+            return await loop.run_in_executor(self._threads, self._explanation, predictor, content)
         finally:
             self._waiting -= 1
 
@@ -100,10 +74,10 @@ class Explainer:
         """End the thread after what it is at."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _explained(self, predictor: Predictor, content: bytes) -> Explanation:
+    def _explanation(self, predictor: Predictor, content: bytes) -> tuple[Explanation, bytes]:
         xray = decode(content)
         try:
-            classify = self._opened()
+            classify = self._open()
             found = predictor.run(["logits", "edge_map"], xray[None])
             edge_map: NDArray[np.uint8] = found["edge_map"][0]
             index = int(found["logits"][0].argmax())
@@ -111,10 +85,13 @@ class Explainer:
         except ToolkitError as error:
             raise RequestError(503, "no_explanation", str(error), retry_after="5") from error
         label = predictor.meaning.classes[index]
-        picture = drawn(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
-        return Explanation(index, label, encode(edge_map), picture)
+        picture = draw(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
+        pictures = (encode(edge_map), picture)
+        return Explanation(
+            index, label, *(b64encode(content).decode() for content in pictures)
+        ), picture
 
-    def _opened(self) -> "Classify":
+    def _open(self) -> "TwoInputModel":
         if self._classify is None:
             assert self._opener
             self._classify = self._opener()

@@ -9,7 +9,7 @@ from toolkit.errors import UsageError
 from toolkit.model.files import DEFAULT_NAME, ModelFiles
 from toolkit.runtime.session import PROVIDERS
 
-PRECISIONS = {"fp32": "pipeline", "fp16": "fp16", "int8": "int8"}
+KINDS = {"fp32": "pipeline", "fp16": "fp16", "int8": "int8"}
 """The kind of artifact that is served, by precision."""
 
 
@@ -21,7 +21,7 @@ class Settings:
         files: of the model.
         workers: processes, 1 to 1024.
         provider: `auto`, `cpu` or `cuda`, as asked for.
-        precision: a key of `PRECISIONS`.
+        precision: a key of `KINDS`.
         token: what a request must bear; None for an open service.
     """
 
@@ -34,7 +34,7 @@ class Settings:
     @property
     def kind(self) -> str:
         """The kind of artifact that is served."""
-        return PRECISIONS[self.precision]
+        return KINDS[self.precision]
 
 
 def settings(environment: Mapping[str, str] = os.environ) -> Settings:
@@ -48,7 +48,7 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
         ModelFiles(folder, environment.get("TOOLKIT_MODEL", _only_model(folder))),
         _workers(environment.get("TOOLKIT_WORKERS", str(os.cpu_count() or 1))),
         _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
-        _one_of(environment, "TOOLKIT_PRECISION", tuple(PRECISIONS)),
+        _one_of(environment, "TOOLKIT_PRECISION", tuple(KINDS)),
         _token(environment.get("TOOLKIT_TOKEN")),
     )
 

@@ -29,14 +29,17 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def _information(record: "Manifest") -> dict[str, Any]:
     """Return what a service on a CPU says of a model, without the versions of this machine."""
-    from bento.worker.information import Information
+    from msgspec import to_builtins
+
+    from bento.worker.assembly import Information
     from bento.worker.settings import settings
     from toolkit.model.answer import meaning_of
 
     assert record.export
     served = record.export.artifacts["pipeline"].sha256
     known = Information(settings({}), record, served, meaning_of(record))
-    return known.as_dict("CPUExecutionProvider", "") | {"versions": {"toolkit": "..."}}
+    said: dict[str, Any] = to_builtins(known.info("CPUExecutionProvider", ""))
+    return said | {"versions": {"toolkit": "..."}}
 
 
 def _lines(described: dict[str, Any]) -> Iterator[str]:

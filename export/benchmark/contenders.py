@@ -10,18 +10,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.benchmark.reference_path import preprocessed
-from export.compare.graded import Graded
+from export.compare.gate import GateSamples
 from export.convert.onnx import OPSET
 from export.convert.pipeline import Pipeline
 from export.convert.torch_formats import open_pt2, open_torchscript
 from export.export import write
 from toolkit.extras import require, require_onnxruntime
 from toolkit.model.files import LOWER, ModelFiles
-from toolkit.model.manifest import Manifest
+from toolkit.model.manifest import Manifest, PreprocessingConstants
 from toolkit.runtime.session import NO_TF32, has_cuda, open_session
 from toolkit.train.calibration import softmax
 from toolkit.xray.reading import decode
+
+_SHAPE = (224, 224)
+_FILTER = np.array([[-1, -1, -1], [0, 0, 0], [1, 1, 1]], dtype=np.float32)
 
 Classify = Callable[[Any], NDArray[np.float32]]
 """X-rays, uint8 (N, 224, 224), or the bytes of N files, to probabilities, float32 (N, C)."""
@@ -49,7 +51,7 @@ class Contender:
 
 
 def contenders(
-    pipeline: Pipeline, record: Manifest, folder: Path, calibrated: Graded
+    pipeline: Pipeline, record: Manifest, folder: Path, calibrated: GateSamples
 ) -> Iterator[Contender]:
     """Yield every way to run a model here, PyTorch's own first; files are written to `folder`.
 
@@ -83,7 +85,7 @@ def contenders(
         )
     if not has_cuda():
         return
-    # A row of its own for each: the verdict is without TF32.
+    # A row of its own for each: the equivalence is shown without TF32.
     tf32 = {"use_tf32": "1"}
     yield contender("onnx", "pipeline", lambda _: _onnx(whole, 0, "cuda"), provider="cuda")
     yield contender(
@@ -143,7 +145,8 @@ def bound(path: Path, device: str, graph: bool = False) -> Classify:
 
     def placed(xrays: NDArray[np.uint8]) -> Any:
         value = onnxruntime.OrtValue
-        given = value.ortvalue_from_numpy(xrays, device, 0)
+        # On a CPU the value lies in the array's own memory, and the next batch is written there.
+        given = value.ortvalue_from_numpy(xrays.copy(), device, 0)
         taken = value.ortvalue_from_shape_and_type((len(xrays), classes), np.float32, device, 0)
         binding, run = session.io_binding(), onnxruntime.RunOptions()
         binding.bind_ortvalue_input("xray", given)
@@ -173,12 +176,43 @@ def _reference(path: Path, record: Manifest, threads: int) -> Classify:
     session = open_session(path, "cpu", threads)
 
     def classify(contents: Sequence[bytes]) -> NDArray[np.float32]:
-        inputs = [preprocessed(content, record.preprocessing) for content in contents]
-        feed = {
-            "image": np.stack([image for image, _ in inputs]),
-            "edges": np.stack([edges for _, edges in inputs]),
-        }
-        (logits,) = session.run(["logits"], feed)
+        inputs = [reference_inputs(content, record.preprocessing) for content in contents]
+        image, edges = map(np.stack, zip(*inputs, strict=True))
+        (logits,) = session.run(["logits"], {"image": image, "edges": edges})
         return softmax(logits, record.temperature).astype(np.float32)
 
     return classify
+
+
+def reference_inputs(
+    content: bytes, constants: PreprocessingConstants
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return a network's inputs, image (3, 256, 256) and edges (1, 224, 224), as the study did.
+
+    In floats, with OpenCV.
+
+    Args:
+        content: a PNG or JPEG file.
+        constants: as the network was trained with.
+
+    Raises:
+        MissingExtraError: OpenCV is not installed.
+    """
+    cv2: Any = require("cv2", "dev")
+    picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if picture.shape[:2] != _SHAPE:
+        picture = cv2.resize(picture, _SHAPE, interpolation=cv2.INTER_AREA)
+    rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.float32) / 255
+    grey = cv2.cvtColor(rgb * 255, cv2.COLOR_RGB2GRAY)
+    both = np.zeros_like(grey)
+    for kernel in (_FILTER, -_FILTER):
+        edges = cv2.filter2D(grey, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
+        both += cv2.threshold(edges, constants.edge_threshold, 0, cv2.THRESH_TOZERO)[1]
+    scaled = np.rint(both * (255 / max(float(both.max()), 1.0)))
+    edges = (scaled - np.float32(constants.edge_mean)) / np.float32(constants.edge_std)
+    resized = cv2.resize(rgb, (256, 256), interpolation=cv2.INTER_LINEAR)
+    mean, std = (
+        np.array(channels, np.float32) for channels in (constants.image_mean, constants.image_std)
+    )
+    image = np.ascontiguousarray(((resized - mean) / std).transpose(2, 0, 1))
+    return image, edges[None]

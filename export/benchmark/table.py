@@ -7,15 +7,17 @@ import gc
 import statistics
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.benchmark.contenders import Classify, Contender
-from export.compare.graded import Graded, graded
+from export.benchmark.contenders import Classify, Contender, contenders
+from export.compare.gate import GateSamples, gate_samples
+from export.convert.pipeline import Pipeline
 from toolkit.errors import DataError, ImageError, ToolkitError
 from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
@@ -28,6 +30,20 @@ ROUNDS = 5
 _BATCH = 32
 _FILES = 64
 _XRAYS_TIMED = 24
+_GENERATED = 96
+
+# The slower and the faster one: format, precision, source and threads.
+_RATIOS = {
+    "from files, pipeline over reference path, 1 thread": (
+        ("reference path", "fp32", "file", 1),
+        ("onnx", "fp32", "file", 1),
+    ),
+    "onnx fp32 over pytorch, 2 threads": (
+        ("pytorch", "fp32", "X-ray", 2),
+        ("onnx", "fp32", "X-ray", 2),
+    ),
+    "onnx int8 over fp32, 1 thread": (("onnx", "fp32", "X-ray", 1), ("onnx", "int8", "X-ray", 1)),
+}
 
 
 @dataclass(frozen=True)
@@ -54,9 +70,9 @@ class Row:
     ms: float
     xrays_per_second: float
     bytes: int | None
-    accuracy: float | None
-    kappa: float | None
     agreement: float
+    accuracy: float | None = None
+    kappa: float | None = None
 
 
 @dataclass(frozen=True)
@@ -66,12 +82,12 @@ class Xrays:
     Attributes:
         contents: the files to time with, as they lie on disk.
         decoded: the same, uint8 (M, 224, 224).
-        graded: those to judge by, and to calibrate with.
+        gate: those to judge by, and to calibrate with.
     """
 
     contents: tuple[bytes, ...]
     decoded: NDArray[np.uint8]
-    graded: Graded
+    gate: GateSamples
 
     def timed(self, source: str, count: int) -> Any:
         """Return `count` of them as a contender takes them."""
@@ -82,17 +98,35 @@ class Xrays:
 
     def judged(self, source: str) -> Iterable[Any]:
         """Yield batches of those to judge by."""
-        for start in range(0, len(self.graded.pixels), _BATCH):
-            pixels = self.graded.pixels[start : start + _BATCH]
-            yield [encode(each) for each in pixels] if source == "file" else pixels
+        for start in range(0, len(self.gate.pixels), _BATCH):
+            pixels = self.gate.pixels[start : start + _BATCH]
+            yield [encode(xray) for xray in pixels] if source == "file" else pixels
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """What a contender makes of the X-rays to judge by: classes, int64 (N,)."""
+Judgement = tuple[Contender, NDArray[np.int64]]
+"""A contender with the classes that it makes of the X-rays to judge by, (N,)."""
 
-    contender: Contender
-    classes: NDArray[np.int64]
+
+def benchmark(
+    pipeline: Pipeline,
+    record: Manifest,
+    data: Path | None,
+    threads: Sequence[int],
+    batches: Sequence[int],
+    rounds: Iterable[int] = range(ROUNDS),
+) -> tuple[list[Row], list[str]]:
+    """Return a model's table on X-rays of `data` or drawn ones, and what was left out and why.
+
+    Raises:
+        DataError: the folder cannot be used.
+    """
+    xrays = xrays_of(data, record) if data else generated_xrays(_GENERATED)
+    with TemporaryDirectory() as folder:
+        every = contenders(pipeline, record, Path(folder), xrays.gate)
+        judgements, left_out = judge(every, xrays)
+        if all(contender.format != "reference path" for contender, _ in judgements):
+            left_out.append("no reference path: it needs OpenCV, pip install 'toolkit[dev]'")
+        return measure(judgements, xrays, threads, batches, rounds), left_out
 
 
 def xrays_of(data: Path, record: Manifest) -> Xrays:
@@ -113,27 +147,27 @@ def xrays_of(data: Path, record: Manifest) -> Xrays:
         contents.append(content)
     if not contents:
         raise DataError(f"none of the X-rays in {data} can be read: give other ones with --data")
-    return Xrays(tuple(contents), np.stack(decoded), graded(data, record))
+    return Xrays(tuple(contents), np.stack(decoded), gate_samples(data, record))
 
 
 def generated_xrays(count: int) -> Xrays:
     """Return X-rays that are drawn, as PNG files; their classes are not asked for."""
     pixels = np.stack([xray.pixels for xray in generate(2 * count, seed=0)])
-    judged = Graded(pixels[:count], pixels[count:], np.zeros(0, dtype=np.int64))
+    judged = GateSamples(pixels[:count], pixels[count:], np.zeros(0, dtype=np.int64))
     return Xrays(tuple(map(encode, pixels[count:])), pixels[count:], judged)
 
 
-def judge(each: Iterable[Contender], xrays: Xrays) -> tuple[list[Judgement], list[str]]:
+def judge(every: Iterable[Contender], xrays: Xrays) -> tuple[list[Judgement], list[str]]:
     """Return what each contender makes of the X-rays, and why some cannot be opened here."""
     judgements, left_out = [], []
-    for contender in each:
+    for contender in every:
         try:
             classify = contender.open(1)
             found = [classify(batch).argmax(axis=1) for batch in xrays.judged(contender.source)]
         except ToolkitError as error:
             left_out.append(f"{contender.format} on {contender.provider} is left out: {error}")
             continue
-        judgements.append(Judgement(contender, np.concatenate(found)))
+        judgements.append((contender, np.concatenate(found)))
     return judgements, left_out
 
 
@@ -147,20 +181,29 @@ def measure(
     """Time contenders, the first of which is PyTorch, in turn over some rounds."""
     times: dict[tuple[int, int, int], list[float]] = {}
     for _ in rounds:
-        for place, judgement in enumerate(judgements):
-            for count in _counts(judgement, threads):
-                classify = judgement.contender.open(count)
+        for place, (contender, _) in enumerate(judgements):
+            for count in threads if contender.provider == "cpu" else (0,):
+                classify = contender.open(count)
                 for batch in batches:
-                    content = xrays.timed(judgement.contender.source, batch)
-                    times.setdefault((count, batch, place), []).append(_ms(classify, content))
-    return [
-        _row(judgements[place], judgements[0], count, batch, each, xrays.graded)
-        for (count, batch, place), each in sorted(times.items())
-    ]
-
-
-def _counts(judgement: Judgement, threads: Sequence[int]) -> Sequence[int]:
-    return threads if judgement.contender.provider == "cpu" else (0,)
+                    ms = milliseconds(classify, xrays.timed(contender.source, batch))
+                    times.setdefault((count, batch, place), []).append(ms / batch)
+    scores = [_scores(classes, judgements[0][1], xrays.gate) for _, classes in judgements]
+    rows = []
+    for (count, batch, place), found in sorted(times.items()):
+        about = asdict(judgements[place][0])
+        del about["open"]
+        ms = statistics.median(found)
+        rows.append(
+            Row(
+                threads=count,
+                batch=batch,
+                ms=ms,
+                xrays_per_second=1000 / ms,
+                **about,
+                **scores[place],
+            )
+        )
+    return rows
 
 
 def ratios(rows: Sequence[Row]) -> dict[str, float]:
@@ -170,58 +213,27 @@ def ratios(rows: Sequence[Row]) -> dict[str, float]:
         for row in rows
         if row.batch == 1 and row.provider == "cpu"
     }
-    asked = {
-        "from files, pipeline over reference path, 1 thread": (
-            ("reference path", "fp32", "file", 1),
-            ("onnx", "fp32", "file", 1),
-        ),
-        "onnx fp32 over pytorch, 2 threads": (
-            ("pytorch", "fp32", "X-ray", 2),
-            ("onnx", "fp32", "X-ray", 2),
-        ),
-        "onnx int8 over fp32, 1 thread": (
-            ("onnx", "fp32", "X-ray", 1),
-            ("onnx", "int8", "X-ray", 1),
-        ),
-    }
     return {
         name: times[slow] / times[fast]
-        for name, (slow, fast) in asked.items()
+        for name, (slow, fast) in _RATIOS.items()
         if slow in times and fast in times
     }
 
 
-def _row(
-    judgement: Judgement,
-    pytorch: Judgement,
-    threads: int,
-    batch: int,
-    times: Sequence[float],
-    judged: Graded,
-) -> Row:
-    contender, found, expected = judgement.contender, judgement.classes, pytorch.classes
-    result = None
-    if len(judged.labels):
-        classes = 1 + int(max(found.max(), expected.max(), judged.labels.max()))
-        result = evaluate(judged.labels, found, classes, resamples=1)
-    ms = statistics.median(times) / batch
-    return Row(
-        format=contender.format,
-        precision=contender.precision,
-        provider=contender.provider,
-        source=contender.source,
-        threads=threads,
-        batch=batch,
-        ms=ms,
-        xrays_per_second=1000 / ms,
-        bytes=contender.bytes,
-        accuracy=result.accuracy if result else None,
-        kappa=result.quadratic_weighted_kappa if result else None,
-        agreement=float((found == expected).mean()),
-    )
+def _scores(
+    found: NDArray[np.int64], expected: NDArray[np.int64], judged: GateSamples
+) -> dict[str, Any]:
+    """Return accuracy and kappa, where there are labels, and the agreement with PyTorch."""
+    agreement = {"agreement": float((found == expected).mean())}
+    if not len(judged.labels):
+        return agreement
+    classes = 1 + int(max(found.max(), expected.max(), judged.labels.max()))
+    result = evaluate(judged.labels, found, classes, resamples=1)
+    kappa = result.quadratic_weighted_kappa
+    return {"accuracy": result.accuracy, "kappa": kappa} | agreement
 
 
-def _ms(classify: Classify, content: Any) -> float:
+def milliseconds(classify: Classify, content: Any) -> float:
     """Return milliseconds for a batch: the median over some, after a first one."""
     classify(content)
     times = []

@@ -1,16 +1,66 @@
-"""What a file of lower precision is judged by: whether X-rays keep their class."""
+"""What a file of lower precision is judged by: whether graded X-rays keep their class."""
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from toolkit.errors import DataError
 from toolkit.model.equivalence import Gate
-from toolkit.model.metrics import Evaluation, evaluate
+from toolkit.model.manifest import Manifest
+from toolkit.model.metrics import evaluate
+from toolkit.train.dataset import load_folder
+from toolkit.train.recipes import SPLITS
 
 AGREEMENT = 0.995
 POINTS = 0.5
 NO_XRAYS = "there are no graded X-rays to judge by: give some with --data"
+_CALIBRATION = 300
+
+
+@dataclass(frozen=True)
+class GateSamples:
+    """X-rays with their classes, apart from those to calibrate with.
+
+    Attributes:
+        calibration: of the training part, uint8 (M, 224, 224).
+        pixels: of the part to judge by, uint8 (N, 224, 224).
+        labels: their classes, int64 (N,).
+    """
+
+    calibration: NDArray[np.uint8]
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def gate_samples(data: Path, record: Manifest) -> GateSamples:
+    """Read the graded X-rays of a folder, split as they were for the training.
+
+    Judged is by the part `val`, or `test` where there is none; calibrated with 300 X-rays that
+    are spread over the part `train`.
+
+    Raises:
+        DataError: the folder cannot be used, or has no such parts.
+    """
+    split = record.dataset.split if record.dataset else None
+    seed = record.training.seed or 0
+    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed)
+    part = next((part for part in ("val", "test") if part in dataset.parts), None)
+    if part is None or "train" not in dataset.parts:
+        raise DataError(
+            f"{data} has the parts {', '.join(dataset.parts)}: a lower precision needs graded "
+            "X-rays of train to calibrate with, and of val or test to judge by"
+        )
+    train, judged = dataset.parts["train"], dataset.parts[part]
+    places = torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).round().long()
+    return GateSamples(
+        dataset.pixels[train[places]].numpy(),
+        dataset.pixels[judged].numpy(),
+        dataset.labels[judged].numpy(),
+    )
 
 
 def gate(
@@ -36,7 +86,9 @@ def gate(
         line = f"logits of graded X-rays are not finite, or not of shape {reference_logits.shape}"
         return Gate(len(labels), 0.0, None, (None,) * len(classes), (line,))
     before, after = reference_logits.argmax(axis=1), logits.argmax(axis=1)
-    old, new = (evaluate(labels, each, len(classes), resamples=1) for each in (before, after))
+    old, new = (
+        evaluate(labels, predicted, len(classes), resamples=1) for predicted in (before, after)
+    )
     agreement = float((before == after).mean())
     kappa = _points(old.quadratic_weighted_kappa, new.quadratic_weighted_kappa)
     recall = tuple(map(_points, old.recall, new.recall))
@@ -46,7 +98,7 @@ def gate(
             f"{int((before != after).sum())} of {len(labels)} graded X-rays change their class: "
             f"{agreement:.2%} agree, allowed are {AGREEMENT:.1%} or more"
         )
-    if _undefined_once(old, new):
+    if (old.quadratic_weighted_kappa is None) != (new.quadratic_weighted_kappa is None):
         failures.append("kappa is defined for one of the two only")
     for name, points in zip(("kappa", *classes), (kappa, *recall), strict=True):
         if points is not None and abs(points) > POINTS + 1e-9:
@@ -57,7 +109,3 @@ def gate(
 
 def _points(old: float | None, new: float | None) -> float | None:
     return None if old is None or new is None else 100 * (new - old)
-
-
-def _undefined_once(old: Evaluation, new: Evaluation) -> bool:
-    return (old.quadratic_weighted_kappa is None) != (new.quadratic_weighted_kappa is None)

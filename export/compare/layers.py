@@ -1,6 +1,6 @@
 """The first layer whose output differs from PyTorch's: where a failed leg went wrong."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +9,19 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import Tensor, nn
+from torch import Tensor
 
-from export.compare.equivalence import named
 from export.convert.onnx import layer_of
-from export.convert.pipeline import Pipeline
+from export.convert.pipeline import OUTPUTS, Pipeline
 from export.convert.torch_formats import open_pt2, open_torchscript
-from toolkit.extras import require_onnxruntime
+from toolkit.networks.recording import recording
+from toolkit.runtime.session import open_session
 
 _TOLERANCE = 1e-5
 _XRAYS = 8
 
-Arrays = dict[str, NDArray[Any]]
-Values = Iterator[tuple[str, NDArray[Any]]]
+Layers = dict[str, NDArray[Any]]
+"""What layers take or give, by name, in the order in which they run."""
 
 
 def first_difference(kind: str, path: Path, pipeline: Pipeline, xrays: NDArray[np.uint8]) -> str:
@@ -55,12 +55,11 @@ def first_difference(kind: str, path: Path, pipeline: Pipeline, xrays: NDArray[n
 
 
 @torch.no_grad()
-def _recorded(pipeline: Pipeline, xray: Tensor) -> tuple[Arrays, Arrays]:
+def _recorded(pipeline: Pipeline, xray: Tensor) -> tuple[Layers, Layers]:
     """Return what PyTorch's layers take, and what they give, in the order in which they run."""
     constants = pipeline.preprocessing
     edge_map = constants.edge_map(xray)
-    taken: Arrays = {}
-    given: Arrays = {
+    given: Layers = {
         "xray": xray.numpy(),
         "edge_map": edge_map.numpy(),
         "image": constants.image(xray).numpy(),
@@ -68,44 +67,27 @@ def _recorded(pipeline: Pipeline, xray: Tensor) -> tuple[Arrays, Arrays]:
         "edges": constants.edges(edge_map).numpy(),
     }
 
-    def record(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            taken[name], given[name] = inputs[0].numpy(), output.numpy()
-
-        return keep
-
-    layers = list(_leaves(pipeline.network))
-    handles = [layer.register_forward_hook(record(name)) for name, layer in layers]
-    try:
-        given |= {name: each.numpy() for name, each in named(pipeline(xray)).items()}
-    finally:
-        for handle in handles:
-            handle.remove()
-    return taken, given
+    leaves = {
+        name: layer for name, layer in pipeline.network.named_modules() if not [*layer.children()]
+    }
+    with recording(leaves) as runs:
+        outputs = pipeline(xray)
+    given |= {run.name: run.given.numpy() for run in runs}
+    given |= {name: output.numpy() for name, output in zip(OUTPUTS, outputs, strict=False)}
+    return {run.name: run.taken.numpy() for run in runs}, given
 
 
-def _leaves(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, layer in network.named_modules():
-        if not list(layer.children()):
-            yield name, layer
-
-
-def _of_onnx(path: Path, expected: Arrays) -> Values:
+def _of_onnx(path: Path, expected: Layers) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield what the layers of a graph give, all of them taken out at once."""
     model = onnx.load(path)
     layers = dict(_layers(model))
-    outputs = {each.name for each in model.graph.output}
+    outputs = {value.name for value in model.graph.output}
     del model.graph.value_info[:]
     for value in layers:
         if value not in outputs:
             model.graph.output.append(helper.make_tensor_value_info(value, TensorProto.FLOAT, None))
-    onnxruntime = require_onnxruntime()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    feed = {each.name: expected[each.name] for each in session.get_inputs()}
+    session = open_session(model.SerializeToString(), "cpu")
+    feed = {value.name: expected[value.name] for value in session.get_inputs()}
     for layer, array in zip(layers.values(), session.run(list(layers), feed), strict=True):
         # The folded image branch is given one grey channel, not three normalised ones.
         yield ("grey" if layer == "image" and array.shape[1] == 1 else layer), array
@@ -121,20 +103,20 @@ def _layers(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
         if layer := layer_of(node):
             last[layer] = node.output[0]
     ends = {value: layer for layer, value in last.items()}
-    inputs = {each.name for each in model.graph.input}
+    inputs = {value.name for value in model.graph.input}
     for node in model.graph.node:
         branch = {"imagesClassifier.0": "image", "edgesClassifier.0": "edges"}.get(layer_of(node))
         if branch and node.op_type == "Conv" and node.input[0] not in inputs:
             yield node.input[0], branch
         for value in node.output:
-            if value in ("edge_map", "logits", "probabilities", "novelty"):
+            if value in OUTPUTS:
                 yield value, value
             elif value in ends:
                 yield value, ends[value]
 
 
 @torch.no_grad()
-def _of_torchscript(path: Path, taken: Arrays) -> Values:
+def _of_torchscript(path: Path, taken: Layers) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield what each layer of a trace gives for what PyTorch's own takes."""
     layers = dict(open_torchscript(path).named_modules())
     for name, value in taken.items():
@@ -144,9 +126,9 @@ def _of_torchscript(path: Path, taken: Arrays) -> Values:
 
 
 @torch.no_grad()
-def _of_pt2(path: Path, xrays: NDArray[np.uint8]) -> Values:
+def _of_pt2(path: Path, xrays: NDArray[np.uint8]) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield what each layer of an exported program gives."""
-    given: Arrays = {}
+    given: Layers = {}
 
     class Recorder(torch.fx.Interpreter):
         def run_node(self, node: torch.fx.Node) -> Any:

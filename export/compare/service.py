@@ -7,16 +7,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from export.compare.equivalence import Arrays, Origin, Setting, compare
+from export.compare.measurement import Origin, Setting, compare
 from export.compare.samples import Samples
 from export.convert.pipeline import Pipeline
 from toolkit.client import Client
 from toolkit.errors import CheckFailedError, ImageError, ServiceError
+from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import Leg, TensorSpec
 from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
 
-_DEADLINE_S = 60.0
+DEADLINE_S = 60.0
 
 
 def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str) -> Leg:
@@ -34,7 +35,7 @@ def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str)
         UsageError: not an http address.
         CheckFailedError: the service cannot be reached or refuses an X-ray.
     """
-    client = Client(url, deadline_s=_DEADLINE_S)
+    client = Client(url, deadline_s=DEADLINE_S)
     files, all_samples = _files(samples)
     reference = _reference(files, pipeline)
     models: set[str] = set()
@@ -46,8 +47,8 @@ def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str)
             raise CheckFailedError(f"{url} refused an X-ray: {error}") from error
         except ServiceError as error:
             raise CheckFailedError(str(error)) from error
-        models.update(each.model_sha256 for each in answers)
-        return {"probabilities": np.array([each.probabilities for each in answers], np.float32)}
+        models.update(answer.model_sha256 for answer in answers)
+        return {"probabilities": np.array([answer.probabilities for answer in answers], np.float32)}
 
     classes = pipeline.network.classes
     with client:
@@ -60,7 +61,6 @@ def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str)
             reference,
             all_samples,
             Origin(url, digest, "the service"),
-            [],
         )
     if models != {digest}:
         found = ", ".join(sorted(each[:12] for each in models))

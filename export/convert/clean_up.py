@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from export.convert.pipeline import Pipeline
 from toolkit.errors import EquivalenceError
-from toolkit.networks.study import EDGE_SIZE, IMAGE_SIZE
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import EDGE_SIZE
 from toolkit.train.health import denormal
 
 # A quarter of the last place of a float32: what is smaller than that share of a bias vanishes in
@@ -39,7 +40,9 @@ class ConstantFeatures(nn.Module):
         return self.features.expand(inputs.shape[0], -1)
 
 
-def mended(pipeline: Pipeline, xrays: Tensor, drop_dead: bool) -> tuple[Pipeline, tuple[str, ...]]:
+def clean_up(
+    pipeline: Pipeline, xrays: Tensor, drop_dead: bool
+) -> tuple[Pipeline, tuple[str, ...]]:
     """Return a copy without denormal weights, and the names of the branches dropped from it.
 
     Args:
@@ -50,11 +53,11 @@ def mended(pipeline: Pipeline, xrays: Tensor, drop_dead: bool) -> tuple[Pipeline
     Raises:
         EquivalenceError: a logit of one of the X-rays would change.
     """
-    mended_pipeline = copy.deepcopy(pipeline).eval()
-    network = mended_pipeline.network
+    cleaned = copy.deepcopy(pipeline).eval()
+    network = cleaned.network
     flush_denormals(network)
     dropped = []
-    for name, ranges in _input_ranges(mended_pipeline).items() if drop_dead else ():
+    for name, ranges in _input_ranges(cleaned.preprocessing).items() if drop_dead else ():
         branch = getattr(network, name)
         if constant_output(branch, *ranges):
             with torch.no_grad():
@@ -63,12 +66,12 @@ def mended(pipeline: Pipeline, xrays: Tensor, drop_dead: bool) -> tuple[Pipeline
             dropped.append(name)
     if dropped:
         # It would need the maps of the branch that is gone.
-        mended_pipeline.scope = None
+        cleaned.scope = None
     with torch.no_grad():
-        if not torch.equal(pipeline(xrays)[0], mended_pipeline(xrays)[0]):
+        if not torch.equal(pipeline(xrays)[0], cleaned(xrays)[0]):
             what = "dropping dead parts" if dropped else "setting denormal weights to zero"
             raise EquivalenceError(f"{what} would change a logit: train the model again")
-    return mended_pipeline, tuple(dropped)
+    return cleaned, tuple(dropped)
 
 
 def flush_denormals(network: nn.Module) -> int:
@@ -118,14 +121,11 @@ def _affine(layer: nn.Conv2d | nn.Linear, low: Tensor, high: Tensor) -> tuple[Te
     return middle - slack, middle + slack
 
 
-def _input_ranges(pipeline: Pipeline) -> dict[str, tuple[Tensor, Tensor]]:
+def _input_ranges(preprocessing: Preprocessing) -> dict[str, tuple[Tensor, Tensor]]:
     """Return the smallest and largest value of each element of the branches' inputs."""
-    constants = pipeline.preprocessing
-    levels = torch.stack([torch.zeros(EDGE_SIZE, EDGE_SIZE), torch.full((224, 224), 255.0)])
-    xrays = levels.to(torch.uint8)
-    images = constants.image(xrays)
-    edges = constants.edges(xrays)
-    assert images.shape[-1] == IMAGE_SIZE
+    xrays = torch.zeros(2, EDGE_SIZE, EDGE_SIZE, dtype=torch.uint8)
+    xrays[1] = 255
+    images, edges = preprocessing.image(xrays), preprocessing.edges(xrays)
     return {
         "imagesClassifier": (images[0], images[1]),
         "edgesClassifier": (edges[0], edges[1]),

@@ -6,6 +6,8 @@ import json
 import logging
 import re
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -13,14 +15,18 @@ import torch
 from onnx import GraphProto, NodeProto
 from torch import Tensor, nn
 
-from export.convert.folding import Explainer, FoldedPipeline
-from export.convert.packing import PackedPipeline
-from export.convert.pipeline import Pipeline
+from export.convert.pipeline import Pipeline, SplitPipeline
 from toolkit.errors import UsageError
 from toolkit.files import replacing
 from toolkit.model.equivalence import TensorSpec
+from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
-from toolkit.networks.study import EDGE_SIZE, IMAGE_SIZE, IntermediarySpaceModel
+from toolkit.networks.folding import fold
+from toolkit.networks.half import halve
+from toolkit.networks.study import EDGE_SIZE, IMAGE_SIZE
+
+Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
+"""The inputs and the outputs of a graph."""
 
 OPSET = 20
 OPSETS = range(18, 24)
@@ -30,42 +36,38 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _LAYER = re.compile(r"(?:(?:images|edges)Classifier|outputCombiner)\.\d+")
 
 
-def network_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and outputs of the two-input network's graph."""
-    return (
-        (
-            TensorSpec("image", "float32", ("batch", 3, IMAGE_SIZE, IMAGE_SIZE)),
-            TensorSpec("edges", "float32", ("batch", 1, EDGE_SIZE, EDGE_SIZE)),
-        ),
-        (TensorSpec("logits", "float32", ("batch", classes)),),
-    )
+def specs_of(kind: str, pipeline: Pipeline) -> Specs:
+    """Return the inputs and outputs of the artifact of some kind that is made of a pipeline."""
+    image = TensorSpec("image", "float32", ("batch", 3, IMAGE_SIZE, IMAGE_SIZE))
+    edges = TensorSpec("edges", "float32", ("batch", 1, EDGE_SIZE, EDGE_SIZE))
+    xray = TensorSpec("xray", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE))
+    edge_map = replace(xray, name="edge_map")
+    logits = TensorSpec("logits", "float32", ("batch", pipeline.network.classes))
+    if kind == "network":
+        return (image, edges), (logits,)
+    if kind == "explainer":
+        return (xray, edge_map), (logits,)
+    scoped = pipeline.scope is not None and kind not in LOWER
+    novelty = (TensorSpec("novelty", "float32", ("batch",)),) * scoped
+    return (xray,), (logits, replace(logits, name="probabilities"), edge_map, *novelty)
 
 
-def pipeline_specs(
-    classes: int, scoped: bool = False
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and outputs of the pipeline's graph, `novelty` among them if `scoped`."""
-    novelty = (TensorSpec("novelty", "float32", ("batch",)),)
-    return (
-        (TensorSpec("xray", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),),
-        (
-            TensorSpec("logits", "float32", ("batch", classes)),
-            TensorSpec("probabilities", "float32", ("batch", classes)),
-            TensorSpec("edge_map", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
-        )
-        + novelty * scoped,
-    )
+def export_onnx(
+    kind: str, pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET
+) -> None:
+    """Write an ONNX file of some kind but `int8`, which `export.convert.precisions` makes.
 
-
-def explainer_specs(classes: int) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Return the inputs and outputs of the explainer's graph."""
-    return (
-        (
-            TensorSpec("xray", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
-            TensorSpec("edge_map", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE)),
-        ),
-        (TensorSpec("logits", "float32", ("batch", classes)),),
-    )
+    Raises:
+        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+    """
+    modules: dict[str, Callable[[], nn.Module]] = {
+        "network": lambda: pipeline.network,
+        "pipeline": lambda: pipeline.faster(fold),
+        "explainer": lambda: SplitPipeline(pipeline.faster(fold)),
+        "fp16": lambda: pipeline.without_scope().faster(halve),
+    }
+    precision = kind if kind in LOWER else ""
+    write_graph(modules[kind](), specs_of(kind, pipeline), manifest, path, opset, precision)
 
 
 def layer_of(node: NodeProto) -> str:
@@ -76,51 +78,6 @@ def layer_of(node: NodeProto) -> str:
     scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "")
     found = _LAYER.findall(scopes)
     return str(found[-1]) if found else ""
-
-
-def export_network(
-    network: IntermediarySpaceModel, manifest: Manifest, path: Path, opset: int = OPSET
-) -> None:
-    """Write the graph from `image` and `edges` to `logits`.
-
-    Raises:
-        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
-    """
-    inputs, outputs = network_specs(network.classes)
-    _export(network, inputs, outputs, manifest, path, opset)
-
-
-def export_pipeline(pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET) -> None:
-    """Write the graph from `xray` to `logits`, `probabilities`, `edge_map` and, with a scope,
-    `novelty`; grey folded.
-
-    Raises:
-        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
-    """
-    inputs, outputs = pipeline_specs(pipeline.network.classes, pipeline.scope is not None)
-    _export(FoldedPipeline(pipeline), inputs, outputs, manifest, path, opset)
-
-
-def export_explainer(
-    pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET
-) -> None:
-    """Write the graph from `xray` and `edge_map`, each for its branch, to `logits`.
-
-    Raises:
-        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
-    """
-    inputs, outputs = explainer_specs(pipeline.network.classes)
-    _export(Explainer(pipeline), inputs, outputs, manifest, path, opset)
-
-
-def export_packed(pipeline: Pipeline, manifest: Manifest, path: Path, opset: int = OPSET) -> None:
-    """Write the pipeline's graph as `export.convert.precisions.quantize_int8` takes it.
-
-    Raises:
-        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
-    """
-    inputs, outputs = pipeline_specs(pipeline.network.classes)
-    _export(PackedPipeline(pipeline), inputs, outputs, manifest, path, opset)
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:
@@ -143,14 +100,28 @@ def metadata(manifest: Manifest) -> dict[str, str]:
     }
 
 
-def _export(
+def write_graph(
     module: nn.Module,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
+    specs: Specs,
     manifest: Manifest,
     path: Path,
-    opset: int,
+    opset: int = OPSET,
+    precision: str = "",
 ) -> None:
+    """Write a module in evaluation mode as one checked ONNX file.
+
+    Args:
+        module: from the inputs to the outputs of `specs`.
+        specs: of the graph; the batch stays free.
+        manifest: for what the file says of itself.
+        path: the file to write, whole or not at all.
+        opset: one of `OPSETS`.
+        precision: to note in the file, where it is lower than fp32.
+
+    Raises:
+        UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+    """
+    inputs, outputs = specs
     if opset not in OPSETS:
         raise UsageError(
             f"opset {opset} is not supported: choose {OPSETS.start} to {OPSETS.stop - 1}"
@@ -171,7 +142,8 @@ def _export(
     model = program.model_proto
     model.ir_version = IR_VERSION
     _forget_sources(model.graph)
-    onnx.helper.set_model_props(model, metadata(manifest))
+    noted = {"precision": precision} if precision else {}
+    onnx.helper.set_model_props(model, metadata(manifest) | noted)
     onnx.checker.check_model(model, full_check=True)
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     with replacing(path) as temporary:
@@ -195,7 +167,7 @@ def _example(spec: TensorSpec) -> Tensor:
 
 
 @contextlib.contextmanager
-def _quiet():  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _quiet() -> Iterator[None]:
     """Keep the exporter's progress and advice from the user's terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [each.level for each in loggers]

@@ -3,7 +3,9 @@
 import io
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,13 +81,17 @@ def open_pt2(path: Path) -> torch.fx.GraphModule:
     return module
 
 
+OPENERS: dict[str, Callable[[Path], Any]] = {"torchscript": open_torchscript, "pt2": open_pt2}
+"""What opens the formats that are PyTorch's own; both take X-rays and give what a pipeline does."""
+
+
 def _without_sources(archive: io.BytesIO) -> bytes:
     """Drop the stack traces of the tracing from a TorchScript file: they name our folders."""
     content = io.BytesIO()
     with zipfile.ZipFile(archive) as traced, zipfile.ZipFile(content, "w") as kept:
-        for each in traced.infolist():
-            if not each.filename.endswith(".debug_pkl"):
-                kept.writestr(each, traced.read(each))
+        for entry in traced.infolist():
+            if not entry.filename.endswith(".debug_pkl"):
+                kept.writestr(entry, traced.read(entry))
     return content.getvalue()
 
 

@@ -1,11 +1,11 @@
-"""One small model, exported and proven once, and X-rays to send."""
+"""The small model in this process and as a service, and X-rays to send."""
 
 import asyncio
 import io
-import shutil
 import threading
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -17,48 +17,101 @@ from toolkit.xray.synthetic import generate
 
 
 @pytest.fixture(scope="session")
-def served(tmp_path_factory):
+def served(small_files):
     """The model's files; they are not to be changed: ask for `copied` to do that."""
-    import torch
-
-    from export.export import export
-    from toolkit.files import sha256
-    from toolkit.model import manifest
-    from toolkit.networks.study import IntermediarySpaceModel, parameter_count
-    from toolkit.train import checkpoint
-    from toolkit.xray.labels import label_map
-
-    files = ModelFiles(tmp_path_factory.mktemp("served"), "served")
-    torch.manual_seed(1)
-    network = IntermediarySpaceModel(layer_size=4, dropout=0.5, classes=4)
-    for parameter in network.parameters():
-        # PyTorch's own first weights give nearly the same logits for any X-ray.
-        if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(parameter)
-    with torch.no_grad():
-        network.outputCombiner[8].weight /= 8
-    checkpoint.save(network.state_dict(), files.checkpoint)
-    record = manifest.Manifest(
-        name=files.name,
-        labels=label_map("study"),
-        preprocessing=manifest.PreprocessingConstants(),
-        dataset=manifest.DatasetRecord("generated", "patient", {}, {}, "", 0, 0, 0),
-        network=manifest.NetworkRecord(4, 0.5, parameter_count(network)),
-        training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
-        calibration=manifest.CalibrationRecord("val", 9, 1.7, 0.2, 0.1, 0.5, 0.3, 0.05),
-    )
-    manifest.save(record, files.manifest)
-    result = export("onnx", files, files).record
-    assert result.equivalence.passed, result.equivalence
-    return files
+    return small_files
 
 
-@pytest.fixture
-def copied(served, tmp_path):
-    """The model's files in a folder of their own."""
-    folder = tmp_path / "models"
-    shutil.copytree(served.folder, folder)
-    return ModelFiles(folder, served.name)
+@pytest.fixture(scope="session")
+def shipped_service(serving, tmp_path_factory):
+    """The address of a service of the model that the repository ships, with one worker."""
+    files = ModelFiles(Path(__file__).resolve().parents[2] / "saved_models", "model_saved")
+    with serving(files, tmp_path_factory.mktemp("shipped"), TOOLKIT_WORKERS="1") as (_, url, _):
+        yield url
+
+
+def _edit(**changes):
+    """Return a function that replaces parts of a manifest, each by what a function makes of it."""
+
+    def spoil(files):
+        from toolkit.model import manifest
+
+        record = manifest.load(files.manifest)
+        parts = {name: change(getattr(record, name)) for name, change in changes.items()}
+        manifest.save(replace(record, **parts), files.manifest)
+
+    return spoil
+
+
+def _leg(**changes):
+    """Return a function that changes what the verdict says of the pipeline."""
+
+    def change(verdict):
+        leg = replace(verdict.legs["pipeline"], **changes)
+        return replace(verdict, legs=verdict.legs | {"pipeline": leg})
+
+    return _edit(equivalence=change)
+
+
+def _newer_schema(files):
+    text = files.manifest.read_text().replace('"schema_version": 1', '"schema_version": 2')
+    files.manifest.write_text(text)
+
+
+def _one_byte(files):
+    content = bytearray(files.path("pipeline").read_bytes())
+    content[len(content) // 2] ^= 1
+    files.path("pipeline").write_bytes(content)
+
+
+def _only_the_network(verdict):
+    return replace(verdict, legs={"network": verdict.legs["network"]})
+
+
+FAULTS = {
+    "no manifest": (lambda files: files.manifest.unlink(), "ManifestError", "does not exist"),
+    "newer schema": (_newer_schema, "ManifestError", "has schema version 2, this toolkit reads 1"),
+    "broken manifest": (
+        lambda files: files.manifest.write_text("{"),
+        *("ManifestError", "cannot be read as a manifest"),
+    ),
+    "another name": (_edit(name=lambda _: "b"), "ManifestError", "describes 'b'"),
+    "one byte": (_one_byte, "ModelRefusedError", "is not the file that was proven: its SHA-256"),
+    "no pipeline": (
+        lambda files: files.path("pipeline").unlink(),
+        *("ModelRefusedError", "has no exported pipeline"),
+    ),
+    "not exported": (_edit(export=lambda _: None), "ModelRefusedError", "has no exported pipeline"),
+    "no verdict": (
+        _edit(equivalence=lambda _: None),
+        "ModelRefusedError",
+        "has no equivalence verdict",
+    ),
+    "failed verdict": (
+        _edit(equivalence=lambda verdict: replace(verdict, passed=False)),
+        *("ModelRefusedError", "was found not equal to PyTorch"),
+    ),
+    "failed leg": (_leg(passed=False), "ModelRefusedError", "was found not equal to PyTorch"),
+    "another file's verdict": (
+        _leg(sha256="0" * 64),
+        "ModelRefusedError",
+        "is not the file that was proven",
+    ),
+    "only the network proven": (
+        _edit(equivalence=_only_the_network),
+        "ModelRefusedError",
+        "has no equivalence verdict",
+    ),
+}
+
+
+@pytest.fixture(params=FAULTS)
+def fault(request):
+    """A way to spoil a model's files, the error that it raises, and what that says."""
+    from toolkit import errors
+
+    spoil, error, message = FAULTS[request.param]
+    return spoil, getattr(errors, error), message
 
 
 @pytest.fixture(scope="session")
@@ -126,7 +179,7 @@ class Client:
     """Requests to an interface in this process; what a handler lets escape fails the test."""
 
     def __init__(self, interface, loop):
-        self.interface = interface
+        self.interface, self.worker = interface, interface.worker
         self._transport = httpx.ASGITransport(interface, raise_app_exceptions=True)
         self._loop = loop
 
@@ -151,7 +204,9 @@ class Client:
 @pytest.fixture(scope="session")
 def open_interface():
     """Return a context manager that serves a model in this process, once it says if it is ready."""
-    from bento.worker.assembly import check, interface
+    from bento.http.app import Interface
+    from bento.http.routes import NAMES
+    from bento.worker.assembly import Worker, check
     from bento.worker.log import Log
     from bento.worker.settings import settings
 
@@ -159,22 +214,18 @@ def open_interface():
     def opened(files, **environment):
         names = {"TOOLKIT_MODELS": str(files.folder), "TOOLKIT_MODEL": files.name}
         information = check(settings(names | {"TOOLKIT_WORKERS": "1"} | environment))
-        served = interface(information, 0, Log(io.StringIO()))
+        worker = Worker(information, NAMES, 0, Log(io.StringIO()))
         loop = asyncio.new_event_loop()
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
-        client = Client(served, loop)
+        client = Client(Interface(worker), loop)
         try:
-            client.do(served.start())
+            client.do(worker.start())
             yield client
         finally:
-            client.do(_stopped(served))
+            client.do(asyncio.to_thread(worker.stop))
             loop.call_soon_threadsafe(loop.stop)
             thread.join()
             loop.close()
 
     return opened
-
-
-async def _stopped(served):
-    served.stop()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from toolkit.train.dataset import generated
-from toolkit.train.prediction import predict
+from toolkit.train.evaluation import predict
 from toolkit.train.recipes import recipe
 from toolkit.train.training import Training
 from toolkit.xray.labels import label_map

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from toolkit.tune.ledger import placed
+from toolkit.tune.ledger import counted_trials
 from toolkit.tune.storage import open_storage
 
 pytestmark = pytest.mark.full
@@ -123,7 +123,7 @@ def test_a_killed_worker_and_a_killed_machine_lose_no_trial_and_count_none_twice
     told = (tmp_path / "one" / "stderr").read_text()
     assert "a worker ended by signal 9" in told
     assert "was lost with its worker" in told
-    states = [trial.state for trial in placed(trials())]
+    states = [trial.state for trial in counted_trials(trials())]
     assert states == [TrialState.COMPLETE] * TRIALS
     complete = [each for each in trials() if each.state == TrialState.COMPLETE]
     assert len(complete) == TRIALS

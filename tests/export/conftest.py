@@ -1,104 +1,117 @@
-"""One small model of random weights, exported and proven once for all tests of this folder."""
+"""What the tests of this folder share: faults to plant, and files that take long to make."""
 
 import shutil
-from dataclasses import dataclass
-from pathlib import Path
+import sys
+import warnings
+from dataclasses import replace
 
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx import numpy_helper
 
 from export import export
-from export.compare.equivalence import references
-from export.compare.samples import Samples, samples
-from export.convert.pipeline import Pipeline, load_pipeline
-from toolkit.files import sha256
-from toolkit.model import manifest
+from export.compare import artifact
+from export.compare.artifact import compare_file
+from export.convert.onnx import specs_of
+from toolkit import cli
+from toolkit.commands import data as generation
+from toolkit.files import replacing
 from toolkit.model.files import ModelFiles
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel, parameter_count
-from toolkit.train import checkpoint, novelty
-from toolkit.train.dataset import generated
-from toolkit.xray.labels import label_map
-
-TEMPERATURE = 1.7
 
 
-@dataclass(frozen=True)
-class Small:
-    """An exported model, open as PyTorch, with samples and what PyTorch makes of them."""
-
-    files: ModelFiles
-    record: manifest.Manifest
-    pipeline: Pipeline
-    inputs: Samples
-    reference: dict[str, np.ndarray]
-
-
-def small_network():
-    """A network whose logits follow its inputs: PyTorch's own first weights hardly do."""
-    torch.manual_seed(0)
-    network = IntermediarySpaceModel(layer_size=4, dropout=0.5, classes=4)
-    for parameter in network.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.kaiming_normal_(parameter)
-    return network.eval()
-
-
-def save_model(files, network):
-    """Write the checkpoint, scope and manifest that a training would have left."""
-    checkpoint.save(network.state_dict(), files.checkpoint)
-    constants = manifest.PreprocessingConstants()
-    found, limit, within = novelty.fitted(
-        network, Preprocessing(constants), generated(32, label_map("study"))
-    )
-    record = manifest.Manifest(
-        name=files.name,
-        labels=label_map("study"),
-        preprocessing=constants,
-        dataset=manifest.DatasetRecord("generated", "patient", {}, {}, "", 0, 0, 0),
-        network=manifest.NetworkRecord(network.layer_size, 0.5, parameter_count(network)),
-        training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
-        calibration=manifest.CalibrationRecord("val", 9, TEMPERATURE, 0.2, 0.1, 0.5, 0.3, 0.05),
-        scope=manifest.ScopeRecord(novelty.save(found, files), "val", 9, limit, within),
-    )
-    manifest.save(record, files.manifest)
+def edit(path, function):
+    """Rewrite an ONNX file after `function` has changed its graph."""
+    model = onnx.load(path)
+    function(model.graph)
+    onnx.save(model, path)
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory):
-    """The model; its files are not to be changed: ask for `copied` to do that."""
-    files = ModelFiles(tmp_path_factory.mktemp("small"), "small")
-    save_model(files, small_network())
-    record = export.export("onnx", files, files).record
-    assert record.equivalence.passed, record.equivalence
-    pipeline = load_pipeline(files, record)
-    # Two of each kind are enough where a fault is planted.
-    every = samples()
-    few = [i for i, kind in enumerate(every.kinds) if every.kinds[:i].count(kind) < 2]
-    inputs = Samples(every.pixels[few], tuple(every.kinds[i] for i in few))
-    return Small(files, record, pipeline, inputs, references(pipeline, inputs))
-
-
-@pytest.fixture
-def copied(small, tmp_path):
-    """The model's files in a folder of their own."""
-    folder = tmp_path / "models"
-    shutil.copytree(small.files.folder, folder)
-    return ModelFiles(folder, small.files.name)
+def edited():
+    """Return `edit`."""
+    return edit
 
 
 @pytest.fixture(scope="session")
 def changed():
     """Return a function that rewrites one initializer of an ONNX file, by the end of its name."""
 
-    def change(path: Path, ending, function):
-        model = onnx.load(path)
-        (found,) = [each for each in model.graph.initializer if each.name.endswith(ending)]
-        array = np.array(numpy_helper.to_array(found))
-        found.CopyFrom(numpy_helper.from_array(function(array), found.name))
-        onnx.save(model, path)
+    def change(path, ending, function):
+        def rewrite(graph):
+            (found,) = [value for value in graph.initializer if value.name.endswith(ending)]
+            array = np.array(numpy_helper.to_array(found))
+            found.CopyFrom(numpy_helper.from_array(function(array), found.name))
+
+        edit(path, rewrite)
 
     return change
+
+
+@pytest.fixture(scope="session")
+def leg_of(small):
+    """Return a function that compares a file with PyTorch, or with other arrays than PyTorch's."""
+
+    def compare(kind, path, file_name=None, **arrays):
+        reference = replace(small.reference, arrays={**small.arrays, **arrays})
+        return compare_file(kind, path, specs_of(kind, small.pipeline), reference, file_name)
+
+    return compare
+
+
+@pytest.fixture
+def few_xrays(small, monkeypatch):
+    """Let a comparison take few X-rays: enough where a fault is planted."""
+    monkeypatch.setattr(artifact, "samples", lambda _: small.inputs)
+
+
+@pytest.fixture
+def exporters(monkeypatch, small, changed, few_xrays):
+    """Let an export copy the small model's ONNX files, so that a test takes no ten seconds.
+
+    The returned function lets it change an initializer of one kind of file.
+    """
+    del few_xrays
+    faults = {}
+
+    def write(kind, pipeline, record, path, opset):
+        del pipeline, record, opset
+        with replacing(path) as temporary:
+            shutil.copy(small.files.path(kind), temporary)
+            if kind in faults:
+                changed(temporary, *faults[kind])
+
+    monkeypatch.setattr(export, "export_onnx", write)
+    return lambda kind, ending, function: faults.update({kind: (ending, function)})
+
+
+@pytest.fixture(scope="session")
+def graded_folder(tmp_path_factory):
+    """A folder of generated X-rays, graded, in train, val and test."""
+    folder = tmp_path_factory.mktemp("graded") / "xrays"
+    generation.generate(folder, count=160, seed=3)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def torch_formats(small, tmp_path_factory):
+    """The small model with PyTorch's own formats, what their exports came to, and all warnings."""
+    folder = shutil.copytree(small.files.folder, tmp_path_factory.mktemp("torch") / "models")
+    files = ModelFiles(folder, small.files.name)
+    with warnings.catch_warnings(record=True) as told:
+        results = {kind: export.export(kind, files, files) for kind in ("torchscript", "pt2")}
+    return files, results, told
+
+
+@pytest.fixture
+def toolkit(capsys, monkeypatch):
+    """Return a function that runs the command line in this process: code, stdout, stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capsys.readouterr()
+        return ended.value.code, out, err
+
+    return run

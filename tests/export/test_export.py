@@ -1,8 +1,6 @@
 """Export as a whole: what is proven is kept, what differs leaves nothing behind."""
 
 import json
-import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,15 +8,14 @@ import pytest
 import torch
 
 from export import export
-from export.compare import artifacts
-from export.compare.equivalence import named
+from export.compare import artifact
 from export.compare.samples import Samples, samples
-from toolkit import cli
+from export.convert.pipeline import OUTPUTS
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
-from toolkit.files import replacing, sha256
+from toolkit.files import sha256
 from toolkit.model import manifest
+from toolkit.model.artifacts import check_equivalence
 from toolkit.model.files import ModelFiles
-from toolkit.model.proof import check_proof
 from toolkit.runtime.session import open_model
 from toolkit.xray.reading import read_xray
 
@@ -29,43 +26,6 @@ def _names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-@pytest.fixture
-def exporters(monkeypatch, small, changed):
-    """Exporters that copy the session's real files, so that a test takes no ten seconds.
-
-    The returned function makes one of them change an initializer of what it writes.
-    """
-
-    def exporter(kind, ending=None, function=None):
-        def write(module, record, path, opset):
-            del module, record, opset
-            with replacing(path) as temporary:
-                shutil.copy(small.files.path(kind), temporary)
-                if ending:
-                    changed(temporary, ending, function)
-
-        monkeypatch.setattr(export, f"export_{kind}", write)
-
-    for kind in export.KINDS["onnx", "fp32"]:
-        exporter(kind)
-    monkeypatch.setattr(artifacts, "samples", lambda _: small.inputs)
-    return exporter
-
-
-@pytest.fixture
-def toolkit(capsys, monkeypatch):
-    """Return a function that runs the command line in this process: code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run
-
-
 def test_export_leaves_two_files_and_a_manifest_that_proves_them(small):
     record = manifest.load(small.files.manifest)
     assert record == small.record
@@ -74,11 +34,11 @@ def test_export_leaves_two_files_and_a_manifest_that_proves_them(small):
         == set(record.equivalence.legs)
         == {"network", "pipeline", "explainer"}
     )
-    for kind, artifact in record.export.artifacts.items():
+    for kind, written in record.export.artifacts.items():
         path = small.files.path(kind)
-        assert artifact.sha256 == record.equivalence.legs[kind].sha256 == sha256(path)
-        assert artifact.file == path.name and artifact.format == "onnx"
-        assert artifact.inputs[0].shape[0] == "batch"
+        assert written.sha256 == record.equivalence.legs[kind].sha256 == sha256(path)
+        assert written.file == path.name and written.format == "onnx"
+        assert written.inputs[0].shape[0] == "batch"
 
 
 def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
@@ -90,18 +50,18 @@ def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
     generated = every.pixels[[kind == "generated" for kind in every.kinds]]
     for place, xray in enumerate(golden["xray"]):
         assert (generated == xray).all(axis=(1, 2)).any()
-        outputs = named(small.pipeline(torch.from_numpy(xray[None])))
-        for name, values in outputs.items():
+        outputs = small.pipeline(torch.from_numpy(xray[None]))
+        for name, values in zip(OUTPUTS, outputs, strict=True):
             expected = values.detach().numpy()
             np.testing.assert_allclose(golden[name][place], expected[0], rtol=1e-5, atol=1e-6)
     assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
     assert {"torch", "onnx", "numpy"} <= set(record.equivalence.versions)
-    check_proof(small.files, record)
+    check_equivalence(small.files, record)
 
 
 @pytest.mark.parametrize("kind", ["network", "pipeline"])
 def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, toolkit, copied, kind):
-    """The earlier, proven artifacts are withdrawn as well, and so is their verdict."""
+    """The earlier, proven artifacts are withdrawn as well, and so are their legs."""
 
     def perturb(array):
         array.flat[0] += 0.5
@@ -116,7 +76,7 @@ def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, tool
     assert any(line.startswith(wanted) for line in lines), err
     assert lines[-1].lower().startswith("error: small in onnx is not equal to pytorch: ")
     assert wanted in lines[-1] and "by 0.5; allowed 1e-5 * max(1" in lines[-1]
-    assert any(f"({word})" in lines[-1] for word in ("generated", "noise", "black", "white"))
+    assert any(f"({word})" in lines[-1] for word in set(samples().kinds))
     assert json.loads(out) == {"error": lines[-1].removeprefix("error: ")}
     assert _names(copied.folder) == [*REPORT, "small.json", "small.pt", "small.scope.pt"]
     report = json.loads(copied.path("report").read_text())
@@ -152,21 +112,22 @@ def test_broken_off_export_leaves_no_draft_and_keeps_what_was_proven(
     del exporters
     before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
 
-    def broken(pipeline, record, path, opset):
-        del pipeline, record, opset
+    def broken(kind, pipeline, record, path, opset):
+        del kind, pipeline, record, opset
         path.write_bytes(b"half a file")
         raise error
 
-    monkeypatch.setattr(export, "export_pipeline", broken)
+    monkeypatch.setattr(export, "export_onnx", broken)
     with pytest.raises(type(error)):
         export.export("onnx", copied, copied)
     assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
 
 
 def test_out_takes_files_and_manifest_and_data_is_compared_on(
-    toolkit, copied, png_folder, tmp_path
+    exporters, toolkit, copied, png_folder, tmp_path, monkeypatch
 ):
-    """The real exporters, from the command line on."""
+    del exporters
+    monkeypatch.setattr(artifact, "samples", samples)
     for kind in (*export.KINDS["onnx", "fp32"], "golden"):
         copied.path(kind).unlink()
     out = tmp_path / "new" / "out"
@@ -195,9 +156,9 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
 
 def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, copied, monkeypatch):
     """`real` is named as the kind where real X-rays differ."""
-    inputs = artifacts.samples(None)
+    inputs = artifact.samples(None)
     marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
-    monkeypatch.setattr(artifacts, "samples", lambda _: marked)
+    monkeypatch.setattr(artifact, "samples", lambda _: marked)
     exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
     code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
     assert code == 1 and "(real)" in err
@@ -220,9 +181,11 @@ def test_folder_that_cannot_be_written_is_one_clear_error(small, exporters, tmp_
         export.export("onnx", small.files, target)
 
 
-@pytest.mark.full
-def test_an_export_stopped_before_it_is_named_leaves_the_former_one_served(copied, monkeypatch):
+def test_an_export_stopped_before_it_is_named_leaves_the_former_one_served(
+    exporters, copied, monkeypatch
+):
     """Also when only the golden X-rays are new."""
+    del exporters
     before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
     saved = export.save_golden
 
@@ -232,7 +195,7 @@ def test_an_export_stopped_before_it_is_named_leaves_the_former_one_served(copie
 
     monkeypatch.setattr(export, "save_golden", stopped)
     with pytest.raises(KeyboardInterrupt):
-        export.export("onnx", copied, copied, export.Options(opset=21))
+        export.export("onnx", copied, copied)
     assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
     open_model(copied.folder, copied.name)
 

@@ -602,7 +602,7 @@ def test_sixteen_bit_and_odd_sizes_are_predicted(exported, tmp_path):
         ("evaluate tiny --data {tmp}/nowhere --models {models}", "no data folder at {tmp}/nowhere"),
         ("train --data {tmp}/nowhere --models {tmp}", "no data folder at {tmp}/nowhere"),
         ("train --data {xrays} --models {tmp} --resume", "nothing to resume"),
-        ("train --data {xrays} --models {tmp}/file --epochs 1 --layer-size 1", "cannot write"),
+        ("train --data {xrays} --models {tmp}/file --logs {tmp} {tiny}", "cannot write"),
         ("train --data {xrays} --models {tmp} --name a/b", "'a/b' cannot name a model"),
         ("evaluate a/b --data {xrays}", "'a/b' cannot name a model"),
         ("export onnx a/b", "'a/b' cannot name a model"),
@@ -624,6 +624,7 @@ def test_what_is_not_there_or_in_the_way_is_one_line(line, said, exported, xrays
     (tmp_path / "bad" / "0").mkdir(parents=True)
     (tmp_path / "bad" / "0" / "1L.png").write_bytes(b"no picture")
     names = {"models": exported[0], "xrays": xrays, "xray": xray, "tmp": tmp_path}
+    names["tiny"] = " ".join(map(str, TINY))
     assert said.format(**names) in refused(*shlex.split(line.format(**names)))
 
 

@@ -133,6 +133,9 @@ def interruptible():
 
 @pytest.mark.usefixtures("interruptible")
 def test_files_that_belong_together_are_all_written_before_ctrl_c_is_heard(tmp_path):
+    # Who starts the tests may ignore Ctrl-C, as a shell does for background jobs.
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+
     def write():
         with held_signals():
             write_bytes(tmp_path / "first", b"1")
@@ -142,8 +145,11 @@ def test_files_that_belong_together_are_all_written_before_ctrl_c_is_heard(tmp_p
     waiting = threading.Event()
     other = threading.Thread(target=waiting.wait)
     other.start()
-    with pytest.raises(KeyboardInterrupt):
-        write()
-    waiting.set()
-    other.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    finally:
+        signal.signal(signal.SIGINT, former)
+        waiting.set()
+        other.join()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "second"]

@@ -1,6 +1,6 @@
 """The engine of many machines: a Ray Data actor pool, each actor with the model open.
 
-One row of the dataset is one shard. The actor that gets it reads the shard's paths, judges the
+One row of the dataset is one shard. The actor that gets it reads the shard's paths, grades the
 files and writes the part, so that the folder of X-rays and the folder of the output must be at
 the same path on every machine. Nothing but numbers goes through Ray.
 """
@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator
 from contextlib import redirect_stdout
 from typing import Any
 
-from toolkit.batch.local import Crew
+from toolkit.batch.local import grade
 from toolkit.batch.rows import Row
-from toolkit.batch.run import Run
-from toolkit.batch.worker import Judge
+from toolkit.batch.run import Plan
+from toolkit.batch.worker import Grader
 from toolkit.errors import BatchError
 from toolkit.extras import require
 
@@ -26,9 +26,9 @@ _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def ray(
-    run: Run, pending: list[int], workers: int | None, on_judged: Callable[[int], None]
+    run: Plan, pending: list[int], workers: int | None, on_rows: Callable[[int], None]
 ) -> Generator[int, None, None]:
-    """Judge shards on the cluster at RAY_ADDRESS, or on one started for it on this machine.
+    """Grade shards on the cluster at RAY_ADDRESS, or on one started for it on this machine.
 
     Raises:
         BatchError: the cluster cannot be reached, or was lost.
@@ -42,7 +42,7 @@ def ray(
         ray, data = require("ray", "ray"), require("ray.data", "ray")
         try:
             _connect(ray)
-            yield from _judged(ray, data, run, pending, workers, on_judged)
+            yield from _grade(ray, data, run, pending, workers, on_rows)
         except Exception as error:  # Ray raises whatever it likes, plain exceptions too
             raise BatchError(
                 f"Ray cannot go on: {_reason(error)}; the same command does, with any engine"
@@ -59,17 +59,17 @@ def _connect(ray: Any) -> None:
         ray.init(address="local", include_dashboard=False, **quiet)
 
 
-def _judged(
+def _grade(
     ray: Any,
     data: Any,
-    run: Run,
+    run: Plan,
     pending: list[int],
     workers: int | None,
-    on_judged: Callable[[int], None],
+    on_rows: Callable[[int], None],
 ) -> Generator[int, None, None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     data.DataContext.get_current().enable_progress_bars = False
-    gpus = 1 if run.judging.provider == "cuda" else 0
+    gpus = 1 if run.job.provider == "cuda" else 0
     size = workers or int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1))
     shards = data.from_items(
         [{"shard": shard} for shard in pending], override_num_blocks=len(pending)
@@ -83,23 +83,23 @@ def _judged(
         num_gpus=gpus,
     )
     for row in done.iter_rows():
-        on_judged(int(row["files"]))
+        on_rows(int(row["files"]))
         yield int(row["shard"])
 
 
 class _Actor:
     """A model, open, on one core of some machine."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Plan) -> None:
         self._run = run
-        self._judge = Judge(run.judging)
+        self._grader = Grader(run.job)
 
     def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
         """Write the part of each shard; return the shards with their numbers of files."""
         files = []
         for number in shards["shard"]:
             shard = int(number)
-            rows = self._rows(shard, self._run.workspace.listing.shard(shard))
+            rows = self._rows(shard, self._run.workspace.paths.shard(shard))
             self._run.write(shard, rows)
             self._run.workspace.begun_mark(shard).unlink(missing_ok=True)
             files.append(len(rows))
@@ -110,10 +110,10 @@ class _Actor:
             self._run.workspace.begun_mark(shard).touch(exist_ok=False)
         except FileExistsError:
             # Who was at it is gone, perhaps because of a file: that one may end a child instead.
-            with Crew(self._run.judging, 1, self._run.classes) as crew:
-                ((_, rows),) = crew.judged([(shard, paths)], lambda _: None)
+            run = self._run
+            ((_, rows),) = grade(run.job, [(shard, paths)], 1, run.classes, lambda _: None)
             return rows
-        return self._judge(paths)
+        return self._grader(paths)
 
 
 def _reason(error: BaseException) -> str:

@@ -1,28 +1,25 @@
 """Which files a run is over: found in the order of their paths, frozen in one small file.
 
-Nothing here holds more than a shard of paths, or 65,536 names of one folder, however many files
-there are. Paths are bytes, relative to the folder, as the file system gives them.
+Nothing here holds more than a shard of paths and the names of the folders on the way to it,
+however many files there are. Paths are bytes, relative to the folder, as the file system gives
+them.
 """
 
 import fnmatch
 import glob
-import heapq
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryFile
 
 from toolkit.errors import DataError
 from toolkit.extras import require
 from toolkit.files import replacing
 
 SHARD = 4096
-"""Files that are judged and written together."""
-_RUN = 65_536
+"""Files that are graded and written together."""
 
 
 def split(source: str) -> tuple[Path, str]:
@@ -45,7 +42,7 @@ def split(source: str) -> tuple[Path, str]:
     return folder, "/".join(path.parts[fixed:])
 
 
-def scan(folder: Path, pattern: str, spill: Path, leave_out: Iterable[str] = ()) -> Iterator[bytes]:
+def scan(folder: Path, pattern: str, leave_out: Iterable[str] = ()) -> Iterator[bytes]:
     """Yield the paths of the files beneath `folder` that match, in the order of their bytes.
 
     Hidden files and folders are left out. Links are followed, but not to a folder that the link
@@ -55,7 +52,6 @@ def scan(folder: Path, pattern: str, spill: Path, leave_out: Iterable[str] = ())
     Args:
         folder: where to look.
         pattern: as `split` gives it.
-        spill: a folder for temporary files: the names of a very large folder are sorted there.
         leave_out: names that are left out, wherever they are.
     """
     steps = _Steps(pattern)
@@ -64,7 +60,7 @@ def scan(folder: Path, pattern: str, spill: Path, leave_out: Iterable[str] = ())
 
     def entries(path: bytes) -> Iterator[bytes]:
         names = _names(os.scandir(root + path))
-        return _sorted((each for each in names if each.rstrip(b"/") not in hidden), spill)
+        return iter(sorted(name for name in names if name.rstrip(b"/") not in hidden))
 
     stack = [(b"", entries(b""), steps.start, _identity(root))]
     while stack:
@@ -79,7 +75,7 @@ def scan(folder: Path, pattern: str, spill: Path, leave_out: Iterable[str] = ())
             path = prefix + name
             try:
                 identity = _identity(root + path)
-                if all(identity != each for *_, each in stack):
+                if all(identity != above for *_, above in stack):
                     stack.append((path, entries(path), inner, identity))
             except OSError:
                 yield path
@@ -143,24 +139,8 @@ def _names(found: Iterator["os.DirEntry[bytes]"]) -> Iterator[bytes]:
             yield entry.name
 
 
-def _sorted(names: Iterator[bytes], spill: Path) -> Iterator[bytes]:
-    """Yield the names in order; of more than a run, runs are sorted in files and merged."""
-    runs: list[Iterator[bytes]] = []
-    with ExitStack() as stack:
-        while run := sorted(islice(names, _RUN)):
-            if not runs and len(run) < _RUN:
-                yield from run
-                return
-            file = stack.enter_context(TemporaryFile(dir=spill))
-            # A name holds no slash but the last, so a slash can stand for a newline's backslash.
-            file.writelines(name.replace(b"\n", b"/n") + b"\n" for name in run)
-            file.seek(0)
-            runs.append(line[:-1].replace(b"/n", b"\n") for line in file)
-        yield from heapq.merge(*runs)
-
-
 @dataclass(frozen=True)
-class Listing:
+class PathList:
     """The frozen paths of a run, in a Parquet file with a row group for each shard.
 
     Attributes:

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from toolkit.extras import require
 from toolkit.files import replacing
+from toolkit.model.answer import Answer
 
 Row = tuple[Any, ...]
 """The values of one file, in the order of `schema`; None where there is none."""
@@ -25,21 +26,16 @@ def schema(classes: Sequence[str], metadata: dict[str, str]) -> Any:
     gives them; for a file without an answer `error`, a short stable word, and `detail`.
     """
     pa = require("pyarrow", "batch")
-    return pa.schema(
-        [
-            ("path", pa.string()),
-            ("sha256", pa.string()),
-            ("class", pa.int32()),
-            ("label", pa.string()),
-            *((name, pa.float32()) for name in probability_names(classes)),
-            ("expected_grade", pa.float64()),
-            ("abstain", pa.bool_()),
-            ("in_scope", pa.bool_()),
-            ("error", pa.string()),
-            ("detail", pa.string()),
-        ],
-        metadata={**metadata, "classes": json.dumps(classes)},
-    )
+    kinds = {int: pa.int32(), str: pa.string(), float: pa.float64(), bool: pa.bool_()}
+    columns = {"path": pa.string(), "sha256": pa.string()}
+    names = zip(get_type_hints(Answer).values(), Answer.__struct_encode_fields__, strict=True)
+    for kind, name in names:
+        if name == "probabilities":
+            columns |= dict.fromkeys(probability_names(classes), pa.float32())
+        else:
+            columns[name] = kinds[(get_args(kind) or (kind,))[0]]
+    columns |= {"error": pa.string(), "detail": pa.string()}
+    return pa.schema(list(columns.items()), {**metadata, "classes": json.dumps(classes)})
 
 
 def probability_names(classes: Sequence[str]) -> list[str]:
@@ -50,18 +46,18 @@ def probability_names(classes: Sequence[str]) -> list[str]:
     return [f"probability_{name}" for name in names]
 
 
-def answered(path: str, sha256: str, answer: dict[str, Any]) -> Row:
-    """Return the row of an X-ray with what `Meaning.answer` says of it."""
-    return (
-        *(path, sha256, answer["class"], answer["label"], *answer["probabilities"]),
-        *(answer.get(name) for name in ("expected_grade", "abstain", "in_scope")),
-        *(None, None),
-    )
+def answered(path: str, sha256: str, answer: Answer) -> Row:
+    """Return the row of an X-ray with what is said of it."""
+    values: list[Any] = []
+    for name in Answer.__struct_fields__:
+        value = getattr(answer, name)
+        values += value if name == "probabilities" else (value,)
+    return (path, sha256, *values, None, None)
 
 
 def failed(path: str, sha256: str | None, classes: int, code: str, detail: str) -> Row:
     """Return the row of a file without an answer, for a model of so many classes."""
-    return (path, sha256, *[None] * (classes + 5), code, detail)
+    return (path, sha256, *[None] * (len(Answer.__struct_fields__) - 1 + classes), code, detail)
 
 
 def write_part(rows: Sequence[Row], schema: Any, path: Path) -> None:

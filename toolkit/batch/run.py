@@ -9,32 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 from toolkit.batch import rows
 from toolkit.batch.paths import SHARD, scan
-from toolkit.batch.progress import Progress
-from toolkit.batch.worker import Judging, shown
+from toolkit.batch.worker import Job, path_text
 from toolkit.batch.workspace import Workspace
 from toolkit.errors import DataError, InterruptedRunError, UsageError
 from toolkit.extras import versions
+from toolkit.processes import cores
+from toolkit.progress import Progress
 
 if TYPE_CHECKING:
     from toolkit.runtime.session import Predictor
 
-Engine = Callable[["Run", list[int], int | None, Callable[[int], None]], Generator[int, None, None]]
-"""Judges shards and writes their parts: from a run, the shards' numbers, the number of workers (or
+Engine = Callable[
+    ["Plan", list[int], int | None, Callable[[int], None]], Generator[int, None, None]
+]
+"""Grades shards and writes their parts: from a run, the shards' numbers, the number of workers (or
 all cores), and what hears of new rows, to the number of each shard that is done."""
 
 
 @dataclass(frozen=True)
-class Run:
+class Plan:
     """What is done to what.
 
     Attributes:
-        judging: what the workers open, with the model's hash and the absolute folder.
+        job: what the workers open, with the model's hash and the absolute folder.
         pattern: of the files, beneath that folder.
         setup: all that the rows depend on, as plain values: what a run goes on with.
         workspace: where it lies until it is finished.
     """
 
-    judging: Judging
+    job: Job
     pattern: str
     setup: dict[str, Any]
     workspace: Workspace
@@ -48,7 +51,7 @@ class Run:
     def schema(self) -> Any:
         """The Arrow schema of the rows, with what they are of as its metadata."""
         names = ("model", "model_sha256", "toolkit", "provider", "folder", "pattern")
-        return rows.schema(self.setup["classes"], {each: self.setup[each] for each in names})
+        return rows.schema(self.setup["classes"], {name: self.setup[name] for name in names})
 
     def write(self, shard: int, found: list[rows.Row]) -> None:
         """Write the part of a shard."""
@@ -61,33 +64,33 @@ def setup(predictor: "Predictor", folder: Path, pattern: str) -> dict[str, Any]:
     return {
         "model": predictor.name,
         "model_sha256": predictor.sha256,
-        "folder": shown(os.fsencode(folder)),
-        "pattern": shown(os.fsencode(pattern)),
+        "folder": path_text(os.fsencode(folder)),
+        "pattern": path_text(os.fsencode(pattern)),
         "shard": SHARD,
         "provider": predictor.provider,
         "toolkit": versions("toolkit").get("toolkit", "unknown"),
         "classes": list(meaning.classes),
-        "grades": [list(each) for each in meaning.grades],
+        "grades": [list(grades) for grades in meaning.grades],
         "abstain_below": meaning.abstain_below,
         "novelty_limit": meaning.novelty_limit,
     }
 
 
-def finish(run: Run, engine: Engine, workers: int | None) -> dict[str, Any]:
+def finish(run: Plan, engine: Engine, workers: int | None) -> dict[str, Any]:
     """Do what is left of a run, and return what came of it, as plain values.
 
     Raises:
         UsageError: the file is there already or cannot be written, another run is at work on
             it, or its parts are of another run.
-        DataError: there is no file to judge.
-        BatchError: workers die as soon as they are started.
+        DataError: there is no file to grade.
+        WorkerError: workers die as soon as they are started.
         InterruptedRunError: Ctrl-C; the same command goes on.
     """
     workspace = run.workspace
     if workspace.out.exists() and not workspace.folder.exists():
         raise _taken(workspace.out)
     with workspace.locked():
-        files = workspace.begun(run.setup)
+        files = workspace.resume(run.setup)
         if workspace.out.exists():
             # What ended the last run may have come between the file and the end of its parts.
             if files is None or not rows.is_of(workspace.out, run.schema, files):
@@ -96,7 +99,7 @@ def finish(run: Run, engine: Engine, workers: int | None) -> dict[str, Any]:
         else:
             try:
                 files = files or _freeze(run)
-                content = _judge(run, files, engine, workers)
+                content = _grade(run, files, engine, workers)
                 _join(run, files)
             except KeyboardInterrupt:
                 raise _stopped(run, files) from None
@@ -105,35 +108,35 @@ def finish(run: Run, engine: Engine, workers: int | None) -> dict[str, Any]:
 
 
 def local(
-    run: Run, pending: list[int], workers: int | None, on_judged: Callable[[int], None]
+    run: Plan, pending: list[int], workers: int | None, on_rows: Callable[[int], None]
 ) -> Generator[int, None, None]:
-    """Be the engine of this machine: worker processes, as `toolkit.batch.local` says."""
-    from toolkit.batch.local import Crew
+    """Grade on this machine, in worker processes, as `toolkit.batch.local` says."""
+    from toolkit.batch.local import grade
 
-    listing = run.workspace.listing
-    shards = ((shard, listing.shard(shard)) for shard in pending)
-    with Crew(run.judging, workers or _cores(), run.classes) as crew:
-        for shard, rows in crew.judged(shards, on_judged):
+    shards = ((shard, run.workspace.paths.shard(shard)) for shard in pending)
+    count = workers or cores()
+    with closing(grade(run.job, shards, count, run.classes, on_rows)) as graded:
+        for shard, rows in graded:
             run.write(shard, rows)
             yield shard
 
 
-def _freeze(run: Run) -> int:
+def _freeze(run: Plan) -> int:
     workspace = run.workspace
     left_out = (workspace.out.name, workspace.folder.name)
     with Progress("files found") as progress:
-        paths = scan(run.judging.folder, run.pattern, workspace.folder, left_out)
-        files = workspace.listing.freeze(paths, progress.reach)
+        paths = scan(run.job.folder, run.pattern, left_out)
+        files = workspace.paths.freeze(paths, progress.reach)
     if not files:
         workspace.remove()
         raise DataError(
-            f"no file in {run.judging.folder} matches {run.pattern}: check the folder and pattern"
+            f"no file in {run.job.folder} matches {run.pattern}: check the folder and pattern"
         )
     workspace.begin(run.setup, files)
     return files
 
 
-def _judge(run: Run, files: int, engine: Engine, workers: int | None) -> dict[str, Any]:
+def _grade(run: Plan, files: int, engine: Engine, workers: int | None) -> dict[str, Any]:
     pending = run.workspace.pending(-(-files // SHARD))
     resumed = files - _size(pending, files)
     with Progress("X-rays", files, resumed) as progress:
@@ -144,14 +147,10 @@ def _judge(run: Run, files: int, engine: Engine, workers: int | None) -> dict[st
         return {"resumed": resumed, "seconds": progress.seconds, "per_second": progress.rate}
 
 
-def _join(run: Run, files: int) -> None:
+def _join(run: Plan, files: int) -> None:
     parts = (run.workspace.part(shard) for shard in range(-(-files // SHARD)))
     with Progress("rows joined", files) as progress:
         rows.join(parts, run.schema, run.workspace.out, progress.reach)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _size(shards: list[int], files: int) -> int:
@@ -168,7 +167,7 @@ def _taken(out: Path) -> UsageError:
     return UsageError(f"{out} is there already: move it away, or choose another --out")
 
 
-def _stopped(run: Run, files: int | None) -> InterruptedRunError:
+def _stopped(run: Plan, files: int | None) -> InterruptedRunError:
     done = 0
     if files is not None:
         done = files - _size(run.workspace.pending(-(-files // SHARD)), files)

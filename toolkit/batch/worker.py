@@ -22,7 +22,7 @@ _OTHER_BATCH = 16
 
 
 @dataclass(frozen=True)
-class Judging:
+class Job:
     """All that a worker must know to open a model and read X-rays.
 
     Attributes:
@@ -60,18 +60,18 @@ class Judging:
         return predictor, proven
 
 
-class Judge:
+class Grader:
     """A model, open, that makes rows of files.
 
     Args:
-        judging: what to open.
+        job: what to open.
         batch: X-rays at a time; None for what suits the provider.
     """
 
-    def __init__(self, judging: Judging, batch: int | None = None) -> None:
-        self._predictor, _ = judging.open()
+    def __init__(self, job: Job, batch: int | None = None) -> None:
+        self._predictor, _ = job.open()
         self._classes = len(self._predictor.meaning.classes)
-        self._root = os.fsencode(judging.folder) + b"/"
+        self._root = os.fsencode(job.folder) + b"/"
         self._batch = batch or _BATCH.get(self._predictor.provider, _OTHER_BATCH)
 
     def __call__(self, paths: list[bytes]) -> list[Row]:
@@ -87,11 +87,11 @@ class Judge:
             except ImageError as error:
                 # The hash of the beginning of a file is not the file's.
                 known = None if error.code == "too_large" else sha256
-                rows[index] = failed(shown(path), known, self._classes, error.code, str(error))
+                rows[index] = failed(path_text(path), known, self._classes, error.code, str(error))
             if waiting and (len(waiting) == self._batch or index == len(paths) - 1):
                 answers = self._predictor.answers([xray for _, xray in waiting.values()])
                 for (place, (digest, _)), answer in zip(waiting.items(), answers, strict=True):
-                    rows[place] = answered(shown(paths[place]), digest, answer)
+                    rows[place] = answered(path_text(paths[place]), digest, answer)
                 waiting.clear()
         return [rows[index] for index in range(len(paths))]
 
@@ -104,6 +104,6 @@ class Judge:
             raise ImageError("unreadable", f"cannot be read: {reason}") from error
 
 
-def shown(path: bytes) -> str:
+def path_text(path: bytes) -> str:
     r"""Return a path as text; a byte that is not UTF-8 becomes `\x..`."""
     return path.decode("utf-8", "backslashreplace")

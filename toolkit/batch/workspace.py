@@ -1,4 +1,4 @@
-"""Where a run lies until it is finished: `OUT.parts/`, with which any kill can be made good."""
+"""The folder of an unfinished run, `OUT.parts/`: what a run that was killed goes on from."""
 
 import json
 from collections.abc import Iterator
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from toolkit.batch.paths import Listing
+from toolkit.batch.paths import PathList
 from toolkit.errors import UsageError
 from toolkit.files import write_bytes
+from toolkit.resume import require_same
 
 _OURS = ("*.parquet", ".*.parquet", "*.begun", "lock", ".plan.*.json", "plan.json")
 
@@ -33,9 +34,9 @@ class Workspace:
         return self.out.with_name(f"{self.out.name}.parts")
 
     @property
-    def listing(self) -> Listing:
+    def paths(self) -> PathList:
         """The frozen paths."""
-        return Listing(self.folder / "listing.parquet")
+        return PathList(self.folder / "listing.parquet")
 
     def part(self, shard: int) -> Path:
         """The file of a shard's rows."""
@@ -48,14 +49,14 @@ class Workspace:
     def pending(self, shards: int) -> list[int]:
         """The numbers of the shards that are not done."""
         there = {path.name for path in self.folder.iterdir()}
-        return [each for each in range(shards) if self.part(each).name not in there]
+        return [shard for shard in range(shards) if self.part(shard).name not in there]
 
     def begin(self, run: dict[str, Any], files: int) -> None:
-        """Record what the run is of, once its paths are frozen."""
+        """Record what the run is of, and over how many files, once its paths are frozen."""
         content = {"run": run, "files": files}
         write_bytes(self.folder / "plan.json", f"{json.dumps(content, indent=2)}\n".encode())
 
-    def begun(self, run: dict[str, Any]) -> int | None:
+    def resume(self, run: dict[str, Any]) -> int | None:
         """Return how many files the run is over; None if it has not begun.
 
         Args:
@@ -73,12 +74,7 @@ class Workspace:
             raise UsageError(
                 f"{self.folder} holds no plan that can be read: remove it, or choose another --out"
             ) from error
-        for name, ours in run.items():
-            if was.get(name) != ours:
-                raise UsageError(
-                    f"{self.folder} is of another run: {name} was {_brief(was.get(name))}, now "
-                    f"{_brief(ours)}; go on with the same, or choose another --out"
-                )
+        require_same(was, run, f"the run in {self.folder}", "another --out")
         return files
 
     @contextmanager
@@ -113,8 +109,3 @@ class Workspace:
                 path.unlink()
         with suppress(OSError):
             self.folder.rmdir()
-
-
-def _brief(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

@@ -101,17 +101,17 @@ def _docker() -> Diagnosis:
 
 def _model(name: str, models: Path) -> Diagnosis:
     from toolkit.model import manifest
+    from toolkit.model.artifacts import check_equivalence
     from toolkit.model.files import ModelFiles, names_in
-    from toolkit.model.proof import check_proof
 
     try:
         files = ModelFiles(models, name)
         record = manifest.load(files.manifest)
-        check_proof(files, record)
+        check_equivalence(files, record)
         proven = record.equivalence.legs if record.equivalence else {}
         kinds = [each for each in proven if files.path(each).is_file()]
         for kind in kinds:
-            check_proof(files, record, kind)
+            check_equivalence(files, record, kind)
     except ToolkitError as error:
         mend = f"toolkit export onnx {name} --models {models}, or name another model"
         if not ModelFiles(models, name).manifest.exists():

@@ -2,12 +2,12 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
-from toolkit.errors import DataError, UsageError
+from toolkit.errors import UsageError
 from toolkit.extras import require
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from toolkit.model.manifest import Manifest
     from toolkit.model.metrics import Evaluation
-    from toolkit.train.dataset import Dataset
 
 
 _TRAINED = (None, "checkpoint", "manifest")
@@ -51,12 +50,16 @@ def evaluate(
     if kind not in (*_TRAINED, *PIPELINES):
         raise UsageError(f"{model} takes no X-rays: give NAME, or the path of a .pipeline.onnx")
     from toolkit.model import manifest, metrics
+    from toolkit.train.evaluation import load_as_trained, part_indices
 
     console = Console(as_json)
     files = located(model, models)
     record = manifest.load(files.manifest)
-    dataset = _dataset(data, record, part, console)
-    indices = _indices(dataset, part)
+    dataset = load_as_trained(data, record, part.value)
+    for warning in dataset.warnings:
+        console.notice(f"warning: {warning}")
+    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
+    indices = part_indices(dataset, part.value)
     if part is Part.ALL and record.dataset:
         console.notice(
             "warning: --part all takes every X-ray, those that the model was trained on too"
@@ -72,80 +75,6 @@ def evaluate(
     console.result(content | metrics.as_dict(result), _text(result, record.labels.classes))
 
 
-def _dataset(data: Path, record: "Manifest", part: Part, console: Console) -> "Dataset":
-    """Split the data as the model's training did, as far as this data allows."""
-    from toolkit.train.dataset import load_folder
-    from toolkit.xray.folders import scan
-
-    has_parts = any(file.part for file in scan(data))
-    if record.dataset is None:
-        return _unknown(data, record, part, has_parts, console)
-    split: str | None = record.dataset.split
-    if record.dataset.source == "generated" or part is Part.ALL:
-        split = None
-    elif split == "published" and not has_parts:
-        raise _not_its_own(data, record)
-    dataset = load_folder(data, record.labels, split, record.training.seed or 0)
-    if split in ("study", "patient"):
-        here = {name: dataset.part_sha256(name) for name in dataset.parts}
-        if here != record.dataset.part_sha256:
-            dataset = _by_folder(data, record, has_parts)
-            console.notice(
-                "warning: this is not the data that the model's split was drawn from: parts are "
-                "taken by folder, and the model may have been trained on any of them"
-            )
-    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
-    return dataset
-
-
-def _unknown(
-    data: Path, record: "Manifest", part: Part, has_parts: bool, console: Console
-) -> "Dataset":
-    """Split the data for an imported model, of whose training nothing is known."""
-    from toolkit.train.dataset import load_folder
-
-    if part is not Part.ALL:
-        if not has_parts:
-            raise DataError(
-                f"{record.name} was imported, so its split is not known, and {data} has no "
-                "folders train, val and test: use --part all"
-            )
-        console.notice(
-            f"warning: {record.name} was imported, so its split is not known: parts are taken by "
-            "folder, and the model may have been trained on any of them"
-        )
-    dataset = load_folder(data, record.labels, None)
-    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
-    return dataset
-
-
-def _by_folder(data: Path, record: "Manifest", has_parts: bool) -> "Dataset":
-    from toolkit.train.dataset import load_folder
-
-    if not has_parts:
-        raise _not_its_own(data, record)
-    return load_folder(data, record.labels, "published")
-
-
-def _not_its_own(data: Path, record: "Manifest") -> DataError:
-    return DataError(
-        f"{data} is not the data that {record.name}'s parts were drawn from: use --part all"
-    )
-
-
-def _indices(dataset: "Dataset", part: Part) -> Any:
-    import torch
-
-    if part is Part.ALL:
-        return torch.arange(len(dataset.names))
-    if part.value not in dataset.parts:
-        raise DataError(
-            f"the data has no part {part.value!r}: it has {', '.join(dataset.parts)}; choose "
-            "one with --part, or all"
-        )
-    return dataset.parts[part.value]
-
-
 def _with_torch(
     files: ModelFiles, record: "Manifest", pixels: "NDArray[np.uint8]"
 ) -> "NDArray[np.int64]":
@@ -153,7 +82,7 @@ def _with_torch(
 
     from toolkit.networks.preprocessing import Preprocessing
     from toolkit.train.checkpoint import load_trained
-    from toolkit.train.prediction import predict
+    from toolkit.train.evaluation import predict
 
     network = load_trained(files, record)
     logits = predict(network, Preprocessing(record.preprocessing), torch.from_numpy(pixels))
@@ -169,12 +98,12 @@ def _with_onnx(files: ModelFiles, pixels: "NDArray[np.uint8]", kind: str) -> "ND
     predictor = open_model(files.folder, files.name, kind=kind)
     batches = np.array_split(pixels, range(64, len(pixels), 64))
     return np.concatenate(
-        [predictor.predict(each).probabilities.argmax(axis=1) for each in batches]
+        [predictor.predict(batch).probabilities.argmax(axis=1) for batch in batches]
     )
 
 
 def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:
-    def shown(value: float | None) -> str:
+    def percent(value: float | None) -> str:
         return "   -  " if value is None else f"{value:6.1%}"
 
     width = max(len(name) for name in classes)
@@ -188,7 +117,7 @@ def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:
     for index, name in enumerate(classes):
         row = " ".join(f"{count:5d}" for count in result.confusion_matrix[index])
         lines.append(
-            f"{name:{width}}  {shown(result.recall[index])}  {shown(result.precision[index])}"
+            f"{name:{width}}  {percent(result.recall[index])}  {percent(result.precision[index])}"
             f"     {row}"
         )
     return "\n".join(lines)

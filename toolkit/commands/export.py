@@ -2,9 +2,8 @@
 
 import shlex
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,28 +12,14 @@ from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
 from toolkit.model.files import ModelFiles
 
-
-class Format(StrEnum):
-    """What to export to."""
-
-    ONNX = "onnx"
-    TORCHSCRIPT = "torchscript"
-    PT2 = "pt2"
-
-
-class Precision(StrEnum):
-    """Of the numbers that the network computes with."""
-
-    FP32 = "fp32"
-    FP16 = "fp16"
-    INT8 = "int8"
-
-
-_TITLES = {Format.ONNX: "ONNX", Format.TORCHSCRIPT: "TorchScript", Format.PT2: "pt2"}
+_TITLES = {"onnx": "ONNX", "torchscript": "TorchScript", "pt2": "pt2"}
 
 
 def export(
-    format: Annotated[Format, typer.Argument(metavar="FORMAT", help="onnx, torchscript or pt2")],  # noqa: A002
+    format_name: Annotated[
+        Literal["onnx", "torchscript", "pt2"],
+        typer.Argument(metavar="FORMAT", help="onnx, torchscript or pt2"),
+    ],
     name: Annotated[str, typer.Argument(metavar="[NAME]", help="The model's name.")] = NAME,
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real X-rays to compare on as well.")
@@ -43,8 +28,9 @@ def export(
         Path | None, typer.Option(metavar="DIR", help="Where the files go; default --models.")
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="A lower one than fp32 is judged by graded X-rays.")
-    ] = Precision.FP32,
+        Literal["fp32", "fp16", "int8"],
+        typer.Option(help="A lower one than fp32 is judged by graded X-rays."),
+    ] = "fp32",
     opset: Annotated[
         int | None, typer.Option(metavar="N", help="ONNX operator set; default 20.")
     ] = None,
@@ -67,32 +53,32 @@ def export(
     from export.export import export as run
     from toolkit.files import require_writable
 
-    if opset is not None and format is not Format.ONNX:
-        raise UsageError(f"{format.value} has no opset: leave --opset out")
+    if opset is not None and format_name != "onnx":
+        raise UsageError(f"{format_name} has no opset: leave --opset out")
     console = Console(as_json)
     source = ModelFiles(models, name)
     target = ModelFiles(out or models, name)
     require_writable(target.folder, "--out")
-    console.notice(f"exporting {name} to {_TITLES[format]} and comparing it with PyTorch")
+    console.notice(f"exporting {name} to {_TITLES[format_name]} and comparing it with PyTorch")
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
-    options = Options(data, opset or OPSET, precision.value, dead_input)
-    verdict = run(format.value, source, target, options)
-    page = write_report(verdict, target)
-    for finding in verdict.findings:
+    options = Options(data, opset or OPSET, precision, dead_input)
+    result = run(format_name, source, target, options)
+    page = write_report(result, target)
+    for finding in result.findings:
         console.notice(f"warning: {finding.text}")
-    legs = verdict.legs
+    legs = result.legs
     artifacts = {kind: str(target.path(kind)) for kind in legs}
-    if not verdict.passed:
-        lines = [f"{kind}: {line}" for kind, leg in legs.items() for line in leg.failures]
-        console.notices(lines, f"nothing was exported; the report is {page}")
-        raise EquivalenceError(f"{name} in {_TITLES[format]} is not equal to PyTorch: {lines[0]}")
-    samples = len(verdict.inputs.kinds)
+    if not result.passed:
+        console.notices(result.failures, f"nothing was exported; the report is {page}")
+        what = f"{name} in {_TITLES[format_name]}"
+        raise EquivalenceError(f"{what} is not equal to PyTorch: {result.failures[0]}")
+    samples = len(result.samples.kinds)
     text = [
-        f"{kind:9} {artifacts[kind]}  {each.output}: max {each.max_abs:.2g}, mean "
-        f"{each.mean_abs:.2g} (allowed {each.allowed})"
+        f"{kind:9} {artifacts[kind]}  {output.output}: max {output.max_abs:.2g}, mean "
+        f"{output.mean_abs:.2g} (allowed {output.allowed})"
         for kind, leg in legs.items()
-        for each in leg.outputs
+        for output in leg.outputs
     ] + [
         f"{kind:9} {leg.gate.agreement:.2%} of {leg.gate.samples} graded X-rays keep their class"
         for kind, leg in legs.items()
@@ -105,14 +91,14 @@ def export(
             "artifacts": artifacts,
             "manifest": str(target.manifest),
             "report": str(page),
-            "health": [asdict(finding) for finding in verdict.findings],
+            "health": [asdict(finding) for finding in result.findings],
             "legs": {
                 kind: {
                     "argmax_agreement": leg.argmax_agreement,
                     "samples": leg.samples,
                     "outputs": {
-                        each.output: {"max_abs": each.max_abs, "mean_abs": each.mean_abs}
-                        for each in leg.outputs
+                        output.output: {"max_abs": output.max_abs, "mean_abs": output.mean_abs}
+                        for output in leg.outputs
                     },
                 }
                 for kind, leg in legs.items()

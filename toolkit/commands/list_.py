@@ -20,7 +20,7 @@ def list_(models: ModelsOption = MODELS, as_json: JsonOption = False) -> None:
 
 def _entry(folder: Path, name: str) -> dict[str, Any]:
     from toolkit.model import manifest
-    from toolkit.model.proof import check_proof
+    from toolkit.model.artifacts import check_equivalence
 
     files = ModelFiles(folder, name)
     size = sum(path.stat().st_size for path in files.present().values())
@@ -31,7 +31,7 @@ def _entry(folder: Path, name: str) -> dict[str, Any]:
     precisions = []
     for kind, precision in _PRECISIONS.items():
         try:
-            check_proof(files, record, kind)
+            check_equivalence(files, record, kind)
         except ToolkitError:
             continue
         precisions.append(precision)

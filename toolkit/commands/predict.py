@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
@@ -58,7 +59,7 @@ def predict(
         return predict_batch(console, model, models, files, out, engine, workers)
     if workers or engine != "local":
         raise UsageError("--engine and --workers are of runs that write a file: give --out too")
-    from toolkit.transport import is_address
+    from toolkit.client import is_address
 
     if is_address(model):
         content, classes = _served(model, files)
@@ -115,7 +116,7 @@ def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
         xray = read_xray(Path(file))
     except ImageError as error:
         return _refused(file, error)
-    return {"file": file, **predictor.answer(xray)}
+    return {"file": file, **msgspec.to_builtins(predictor.answer(xray))}
 
 
 def _served(url: str, files: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -150,15 +151,10 @@ def _answers(client: "Client", files: list[str]) -> "list[Prediction | ImageErro
 def _answer(file: str, answer: "Prediction | ImageError") -> dict[str, Any]:
     if isinstance(answer, ImageError):
         return _refused(file, answer)
-    said = {
-        "class": answer.class_index,
-        "label": answer.label,
-        "probabilities": list(answer.probabilities),
-        "expected_grade": answer.expected_grade,
-        "abstain": answer.abstain,
-        "in_scope": answer.in_scope,
-    }
-    return {"file": file} | {key: value for key, value in said.items() if value is not None}
+    from toolkit.model.answer import Answer
+
+    said = {name: getattr(answer, name) for name in Answer.__struct_fields__}
+    return {"file": file, **msgspec.to_builtins(Answer(**said))}
 
 
 def _refused(file: str, error: ImageError) -> dict[str, Any]:

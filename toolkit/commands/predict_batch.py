@@ -25,7 +25,7 @@ def predict_batch(
     require("pyarrow", "batch")
     from toolkit.batch import cluster, run
     from toolkit.batch.paths import split
-    from toolkit.batch.worker import Judging
+    from toolkit.batch.worker import Job
     from toolkit.batch.workspace import Workspace
     from toolkit.runtime.session import PROVIDERS
 
@@ -37,23 +37,21 @@ def predict_batch(
     folder = folder.resolve()
     if model.endswith(".onnx"):
         model = str(Path(model).resolve())
-    predictor, proven = Judging(model, models, None, folder).open()
+    predictor, proven = Job(model, models, None, folder).open()
     if not proven:
         console.notice(f"warning: {model} has no manifest beside it, so no proof was checked")
-    provider = {each: name for name, each in PROVIDERS.items()}[predictor.provider]
-    judging = Judging(model, models.resolve(), predictor.sha256, folder, provider)
-    whole = run.Run(
-        judging, pattern, run.setup(predictor, folder, pattern), Workspace(out.absolute())
-    )
+    provider = {provider: name for name, provider in PROVIDERS.items()}[predictor.provider]
+    job = Job(model, models.resolve(), predictor.sha256, folder, provider)
+    whole = run.Plan(job, pattern, run.setup(predictor, folder, pattern), Workspace(out.absolute()))
     del predictor
     way = {"local": run.local, "ray": cluster.ray}[engine]
     content = run.finish(whole, way, workers)
-    named = {each: whole.setup[each] for each in ("model", "model_sha256", "provider", "toolkit")}
-    console.result({"out": str(out), **named, "engine": engine, **content}, _told(out, content))
+    named = {name: whole.setup[name] for name in ("model", "model_sha256", "provider", "toolkit")}
+    console.result({"out": str(out), **named, "engine": engine, **content}, _text(out, content))
     return 0
 
 
-def _told(out: Path, content: dict[str, Any]) -> str:
+def _text(out: Path, content: dict[str, Any]) -> str:
     lines = [f"{out}: {content['files']:,} files, {content['per_second']:,.0f} X-rays a second"]
     lines += [f"  {count:,}  {label}" for label, count in content["classes"].items()]
     lines += [f"  {count:,}  error {code}" for code, count in content["errors"].items()]

@@ -33,15 +33,11 @@ from toolkit.model.files import ModelFiles, checked_new_name
 
 if TYPE_CHECKING:
     from toolkit.model.manifest import Manifest, TuningRecord
-    from toolkit.train.curves import Curves
-    from toolkit.train.health import Finding
     from toolkit.train.recipes import Recipe
+    from toolkit.train.tensorboard import Log
     from toolkit.train.training import Training
 
-# Far above use, and below what PyTorch ends in a traceback for.
-MAX_LAYER_SIZE = 1024
 MAX_SEED = 2**63 - 1
-_TRIED = 32
 
 
 def train(
@@ -59,9 +55,7 @@ def train(
     ] = 2,
     storage: StorageOption = None,
     labels: LabelsOption = "study",
-    layer_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Width S.", max=MAX_LAYER_SIZE)
-    ] = None,
+    layer_size: Annotated[int | None, typer.Option(metavar="N", help="Width S.")] = None,
     dropout: Annotated[float | None, typer.Option(metavar="P", help="Main dropout.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Highest learning rate.")] = None,
     epochs: Annotated[int | None, typer.Option(metavar="N", help="Epochs.")] = None,
@@ -84,16 +78,17 @@ def train(
     require("torch", "train")
     require("tensorboard", "train")
     from toolkit.commands.data_option import load
-    from toolkit.train.curves import Curves
-    from toolkit.train.finish import save_outcome
-    from toolkit.train.recipes import changed, faults
+    from toolkit.train.finish import save_training
+    from toolkit.train.health import training_health
+    from toolkit.train.recipes import change, faults
+    from toolkit.train.tensorboard import Log, final_figures
     from toolkit.train.training import Training, device_of
 
     console = Console(as_json)
     # A training that was begun under a former rule goes on.
     files = ModelFiles(models, name if resume else checked_new_name(name))
     start, tuning = _start(preset, from_study, top, storage or str(logs / JOURNAL))
-    recipe = changed(
+    recipe = change(
         start,
         layer_size=layer_size,
         dropout=dropout,
@@ -107,21 +102,21 @@ def train(
     if resume:
         training.load(files.resume)
         console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
-    log = log_folder(logs, name)
-    with Curves(log, training.epoch) as curves:
+    folder = log_folder(logs, name)
+    with Log(folder, training.epoch) as log:
         try:
-            _run(training, files.resume, curves, console)
+            _run(training, files.resume, log)
         except KeyboardInterrupt:
             raise InterruptedRunError(
                 f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
                 "--resume goes on"
             ) from None
         replaced = files.manifest.exists()
-        manifest = save_outcome(training, files, tuning)
+        manifest = save_training(training, files, tuning)
         if replaced:
             console.notice(f"the former {name} is kept as {files.previous.name}.*")
-        curves.add_hparams(manifest.training.recipe, _final(manifest))
-    findings = _findings(training, manifest)
+        log.add_hparams(manifest.training.recipe, final_figures(manifest))
+    findings = training_health(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
     warnings = _doubts(manifest)
@@ -135,7 +130,7 @@ def train(
             "name": name,
             "checkpoint": str(files.checkpoint),
             "manifest": str(files.manifest),
-            "logs": str(log),
+            "logs": str(folder),
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
@@ -143,7 +138,7 @@ def train(
             "skipped": list(dataset.skipped),
             "warnings": [*dataset.warnings, *warnings],
         },
-        _text(manifest, files, log),
+        _text(manifest, files, folder),
     )
 
 
@@ -156,11 +151,11 @@ def _start(
     if study is None:
         return recipe(preset or "default"), None
     require("optuna", "train")
-    from toolkit.tune.ledger import existing
-    from toolkit.tune.report import tuned
+    from toolkit.tune.ledger import find_study
+    from toolkit.tune.report import final_training
     from toolkit.tune.storage import open_storage
 
-    found, record = tuned(existing(open_storage(storage, make=False), study), top)
+    found, record = final_training(find_study(open_storage(storage, make=False), study), top)
     if preset and preset != record.preset:
         raise UsageError(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
@@ -168,55 +163,27 @@ def _start(
     return found, record
 
 
-def _run(training: "Training", state: Path, curves: "Curves", console: Console) -> None:
-    from rich.console import Console as RichConsole
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
-
-    from toolkit.train.epoch_pictures import EVERY, add_samples, add_state
+def _run(training: "Training", state: Path, log: "Log") -> None:
+    from toolkit.progress import Progress
+    from toolkit.train.tensorboard import STATE_EVERY
     from toolkit.train.training import Epoch
 
-    screen = RichConsole(stderr=True)
-    bar = Progress(
-        TextColumn("epoch"),
-        MofNCompleteColumn(),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        Remaining(),
-        console=screen,
-        disable=not screen.is_terminal,
-    )
     epochs = training.recipe.epochs
-    with bar:
-        task = bar.add_task("starting", total=epochs, completed=training.epoch)
-
+    with Progress("epoch", epochs, training.epoch, every=0) as progress:
         if not training.epoch:
-            with curves.writing() as writer:
-                add_samples(writer, training)
+            log.add_samples(training)
 
         def on_epoch(epoch: Epoch) -> None:
-            curves.add(epoch)
-            if (epoch.epoch + 1) % EVERY == 0 or epoch.epoch + 1 == epochs:
-                with curves.writing() as writer:
-                    add_state(writer, training, epoch.epoch)
-            line = f"train {epoch.train_accuracy:.1%}"
+            done = epoch.epoch + 1
+            log.add_epoch(epoch)
+            if done % STATE_EVERY == 0 or done == epochs:
+                log.add_state(training, epoch.epoch)
+            note = f"train {epoch.train_accuracy:.1%}"
             if epoch.val_accuracy is not None:
-                line += f"  val {epoch.val_accuracy:.1%}"
-            line += f"  loss {epoch.train_loss:.4f}"
-            bar.update(task, completed=epoch.epoch + 1, description=line)
-            if not screen.is_terminal:
-                console.notice(f"epoch {epoch.epoch + 1}/{epochs}  {line}")
+                note += f"  val {epoch.val_accuracy:.1%}"
+            progress.reach(done, f"{note}  loss {epoch.train_loss:.4f}")
 
         training.run(state, on_epoch)
-
-
-def _final(manifest: "Manifest") -> dict[str, float]:
-    return {
-        f"final/{part}_{name}": float(each[name])
-        for part, each in manifest.training.metrics.items()
-        for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa")
-        if each[name] is not None
-    }
 
 
 def _doubts(manifest: "Manifest") -> list[str]:
@@ -233,31 +200,18 @@ def _doubts(manifest: "Manifest") -> list[str]:
     ]
 
 
-def _findings(training: "Training", manifest: "Manifest") -> "list[Finding]":
-    """Return what is wrong with the result, tried on a few training X-rays."""
-    import copy
-
-    from toolkit.networks.preprocessing import Preprocessing
-    from toolkit.train.health import health
-
-    indices = training.dataset.parts["train"][:_TRIED]
-    network = copy.deepcopy(training.result).cpu().eval()
-    preprocessing = Preprocessing(training.recipe.constants)
-    return health(network, preprocessing, training.dataset.pixels[indices], manifest)
-
-
-def _text(manifest: "Manifest", files: ModelFiles, log: Path) -> str:
+def _text(manifest: "Manifest", files: ModelFiles, folder: Path) -> str:
     lines = [
-        f"{part}: accuracy {each['accuracy']:.1%}, balanced {each['balanced_accuracy']:.1%} "
-        f"over {each['n']} X-rays"
-        for part, each in manifest.training.metrics.items()
+        f"{part}: accuracy {result['accuracy']:.1%}, balanced {result['balanced_accuracy']:.1%} "
+        f"over {result['n']} X-rays"
+        for part, result in manifest.training.metrics.items()
     ]
     return "\n".join(
         [
             *lines,
             f"checkpoint  {files.checkpoint}",
             f"manifest    {files.manifest}",
-            f"logs        {log}",
+            f"logs        {folder}",
             f"next        toolkit export onnx {files.name}",
         ]
     )

@@ -129,7 +129,7 @@ def report(
         require(module, "train")
     from toolkit.files import require_writable
     from toolkit.tune import report
-    from toolkit.tune.ledger import existing
+    from toolkit.tune.ledger import find_study
     from toolkit.tune.storage import open_storage
 
     if csv and (study or storage):
@@ -140,19 +140,21 @@ def report(
         found = report.read_csv(csv)
     else:
         location = storage or str(logs / JOURNAL)
-        found = existing(open_storage(location, make=False), name)
-    if not report.finished(found):
+        found = find_study(open_storage(location, make=False), name)
+    if not report.finished_trials(found):
         raise UsageError(f"{name!r} has no finished trial to tell of: run `toolkit tune`")
     require_writable(folder)
     _tell(found, folder, Console(as_json))
 
 
 def _run(tuning: "Tuning", dataset: "Dataset") -> "Ledger":
+    from toolkit.progress import Progress
     from toolkit.tune.display import Display
     from toolkit.tune.workers import run
 
     done = 0
-    with Display(tuning.study, tuning.trials, tuning.workers) as display:
+    with Progress("trials", tuning.trials, every=None) as progress:
+        display = Display(tuning.study, tuning.trials, progress)
 
         def on_change(ledger: "Ledger") -> None:
             nonlocal done

@@ -11,7 +11,7 @@ from toolkit.extras import require, require_onnxruntime
 from toolkit.model.files import ModelFiles
 
 if TYPE_CHECKING:
-    from export.compare.verdict import Verdict
+    from export.compare.report import Equivalence
 
 
 def verify(
@@ -36,7 +36,7 @@ def verify(
     """
     require("torch", "train")
     require_onnxruntime()
-    from export.compare.report import as_dict, write_report
+    from export.compare.report import write_report
     from export.verify import verify as run
     from toolkit.files import require_writable
     from toolkit.model import manifest
@@ -47,7 +47,7 @@ def verify(
         require_writable(out, "--out")
     former = manifest.load(files.manifest)
     result = run(files, data, url)
-    lines = [f"{kind}: {line}" for kind, leg in result.legs.items() for line in leg.failures]
+    lines = result.failures
     failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
     if not as_json:
         console.result({}, failure or _text(name, result))
@@ -70,16 +70,16 @@ def verify(
     if failure:
         raise EquivalenceError(failure)
     if as_json:
-        console.result(as_dict(result) | {"report": report and str(report)}, "")
+        console.result(result.as_dict() | {"report": report and str(report)}, "")
 
 
-def _text(name: str, result: "Verdict") -> str:
+def _text(name: str, result: "Equivalence") -> str:
     return "\n".join(
         [f"{name} is equal to PyTorch"]
         + [
-            f"{kind:12} {each.output:14} max {each.max_abs:.2g}  mean {each.mean_abs:.2g}  "
-            f"99 % below {each.p99_abs:.2g}  ULP {each.max_ulp:.0f}  ({leg.provider})"
+            f"{kind:12} {output.output:14} max {output.max_abs:.2g}  mean {output.mean_abs:.2g}  "
+            f"99 % below {output.p99_abs:.2g}  ULP {output.max_ulp:.0f}  ({leg.provider})"
             for kind, leg in result.legs.items()
-            for each in leg.outputs
+            for output in leg.outputs
         ]
     )

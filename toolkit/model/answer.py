@@ -1,17 +1,148 @@
-"""What is said of an X-ray: class, probabilities, and what the manifest adds to them."""
+"""What is said of an X-ray and of the model that says it: every answer is declared here, once.
 
-from dataclasses import dataclass
+The service's JSON and its schemas, the client's types and the columns of a batch run come from
+these types. A field that a model cannot give is None, and is left out of the JSON.
+"""
+
 from functools import cached_property
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta, Struct, field
 from numpy.typing import NDArray
 
 from toolkit.model import manifest
 
+Index = Annotated[int, Meta(ge=0)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+Picture = Annotated[
+    str,
+    Meta(extra_json_schema={"contentEncoding": "base64", "contentMediaType": "image/png"}),
+]
+_GRADE = Meta(description="On the Kellgren-Lawrence scale.")
+_ABSTAIN = Meta(description="Whether the largest probability is too small to go by.")
+_SCOPE = Meta(description="Whether it looks like the X-rays that the model knows.")
+_PROVIDER = Meta(description="What of ONNX Runtime ran it.")
 
-@dataclass(frozen=True)
-class Meaning:
+
+class Answer(Struct, frozen=True, omit_defaults=True):
+    """What is said of one X-ray.
+
+    Attributes:
+        class_index: the class decided on, 0 or more; `class` in JSON.
+        label: of that class.
+        probabilities: of each class, 0 to 1.
+        expected_grade: the mean over the classes of their mean grade, on the Kellgren-Lawrence
+            scale; None where the grades are not known.
+        abstain: whether the largest probability is too small to go by; None without calibration.
+        in_scope: whether it looks like the X-rays that the model knows; None where not known.
+    """
+
+    class_index: Index = field(name="class")
+    label: str
+    probabilities: tuple[Share, ...]
+    expected_grade: Annotated[float | None, _GRADE] = None
+    abstain: Annotated[bool | None, _ABSTAIN] = None
+    in_scope: Annotated[bool | None, _SCOPE] = None
+
+
+class Prediction(Answer, frozen=True, omit_defaults=True, kw_only=True):
+    """What a service says of one X-ray.
+
+    Attributes:
+        model: the model's name.
+        model_sha256: of the pipeline file that is served.
+        provider: the execution provider that runs it.
+    """
+
+    model: str
+    model_sha256: Sha256
+    provider: Annotated[str, _PROVIDER]
+
+
+class Problem(Struct, frozen=True):
+    """Why a request or a file is refused (RFC 9457), with a stable `code`."""
+
+    title: str
+    status: int
+    code: str
+    detail: str
+
+
+class ProtocolProblem(Problem, frozen=True, kw_only=True):
+    """A problem with the member that the Open Inference Protocol asks for."""
+
+    error: str
+
+
+class Result(Struct, frozen=True, omit_defaults=True):
+    """What came of one file of several: the one or the other."""
+
+    prediction: Answer | None = None
+    problem: Problem | None = None
+
+
+class Batch(Struct, frozen=True):
+    """What a service says of several files, one result for each, in order."""
+
+    model: str
+    model_sha256: Sha256
+    provider: Annotated[str, _PROVIDER]
+    results: tuple[Result, ...]
+
+
+class Explanation(Struct, frozen=True):
+    """What a decision went by; both pictures are PNG files in base64."""
+
+    class_index: Index = field(name="class")
+    label: str
+    edge_map: Annotated[Picture, Meta(description="What the second input is given.")]
+    heat: Annotated[Picture, Meta(description="Red speaks for the class, blue against it.")]
+
+
+class Served(Struct, frozen=True):
+    """Which model a service serves."""
+
+    model: str
+    model_sha256: str
+    classes: tuple[str, ...]
+
+
+class Equivalence(Struct, frozen=True):
+    """How the file that is served compares with PyTorch."""
+
+    passed: bool
+    samples: int
+    max_abs: dict[str, float]
+
+
+class Providers(Struct, frozen=True):
+    """The execution provider that was asked for, and the one that runs the model."""
+
+    requested: str
+    active: str | None
+
+
+class Info(Served, frozen=True, kw_only=True):
+    """All that a service says of its model.
+
+    Attributes:
+        grades: the Kellgren-Lawrence grades of each class.
+        reason: why the model does not answer; None when it does.
+    """
+
+    checkpoint_sha256: str
+    grades: tuple[tuple[int, ...], ...]
+    equivalence: Equivalence
+    provider: Providers
+    precision: str
+    ready: bool
+    reason: str | None
+    versions: dict[str, str]
+
+
+class Meaning(Struct, frozen=True, dict=True):
     """What a model's probabilities mean.
 
     Attributes:
@@ -29,36 +160,25 @@ class Meaning:
 
     @cached_property
     def _mean_grades(self) -> NDArray[np.float64]:
-        return np.array([np.mean(each) for each in self.grades])
+        return np.array([np.mean(grades) for grades in self.grades])
 
-    def answer(
-        self, probabilities: NDArray[np.float32], novelty: float | None = None
-    ) -> dict[str, Any]:
-        """Return what is said of one X-ray, as plain values.
+    def answer(self, probabilities: NDArray[np.float32], novelty: float | None = None) -> Answer:
+        """Return what is said of one X-ray.
 
         Args:
             probabilities: float32 (C,).
             novelty: how unlike the training X-rays it is, 0 or more; None where it is not known.
-
-        Returns:
-            `class`, `label` and `probabilities`; `expected_grade`, the mean over the classes of
-            their mean grade, on the Kellgren-Lawrence scale; `abstain`, whether the largest
-            probability is too small to go by; and `in_scope`, whether it looks like the X-rays
-            that the model knows.
         """
         index = int(probabilities.argmax())
-        result: dict[str, Any] = {
-            "class": index,
-            "label": self.classes[index],
-            "probabilities": [float(each) for each in probabilities],
-        }
+        grade = abstain = in_scope = None
         if self.grades:
-            result["expected_grade"] = float(probabilities.astype(np.float64) @ self._mean_grades)
+            grade = float(probabilities.astype(np.float64) @ self._mean_grades)
         if self.abstain_below is not None:
-            result["abstain"] = bool(probabilities.max() < self.abstain_below)
+            abstain = bool(probabilities.max() < self.abstain_below)
         if self.novelty_limit is not None and novelty is not None:
-            result["in_scope"] = bool(novelty <= self.novelty_limit)
-        return result
+            in_scope = bool(novelty <= self.novelty_limit)
+        shares = tuple(probabilities.tolist())
+        return Answer(index, self.classes[index], shares, grade, abstain, in_scope)
 
 
 def meaning_of(record: manifest.Manifest) -> Meaning:

@@ -2,15 +2,26 @@
 
 import html
 import re
-from typing import Any
 
 from toolkit.errors import ManifestError, printable
-from toolkit.model.manifest import Manifest
+from toolkit.model.manifest import CalibrationRecord, Manifest, ScopeRecord
 
-_NAMES = {
+_FIGURES = {
     "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
     "quadratic_weighted_kappa": "quadratic weighted kappa",
+}
+_CALIBRATION = {
+    "temperature": "temperature",
+    "error_before": "expected calibration error before it",
+    "error_after": "expected calibration error after it",
+    "abstain_below": "abstains below",
+    "abstained": "share that it abstains on",
+    "wrong_among_kept": "share of wrong ones among the others",
+}
+_SCOPE = {
+    "limit": "novelty up to which an X-ray is in scope",
+    "within": "share that is",
 }
 
 
@@ -29,15 +40,16 @@ def figures(record: Manifest, part: str = "val") -> str:
         f"| {_escaped(part)}, {evaluation['n']:d} X-rays | | 95 % interval |",
         "|---|---|---|",
         *(
-            f"| {shown} | {_number(evaluation[name])} | {_interval(evaluation, name)} |"
-            for name, shown in _NAMES.items()
+            f"| {title} | {_number(evaluation[name])} | "
+            f"{_interval(evaluation['intervals'].get(name))} |"
+            for name, title in _FIGURES.items()
         ),
         *(
             f"| accuracy lost with another X-ray's {_escaped(name)} | {_number(lost)} | |"
             for name, lost in (record.training.permutation if part == "val" else {}).items()
         ),
-        *_calibration(record),
-        *_scope(record),
+        *_rows(record.calibration, _CALIBRATION),
+        *_rows(record.scope, _SCOPE),
         "",
         "| class | X-rays | recall | 95 % interval | precision | predicted as "
         + ", ".join(map(_escaped, record.labels.classes))
@@ -49,33 +61,16 @@ def figures(record: Manifest, part: str = "val") -> str:
         row = evaluation["confusion_matrix"][index]
         lines.append(
             f"| {_escaped(name)} | {sum(row)} | {_number(evaluation['recall'][index])} | "
-            f"{_between(intervals[index])} | {_number(evaluation['precision'][index])} | "
+            f"{_interval(intervals[index])} | {_number(evaluation['precision'][index])} | "
             f"{', '.join(map(str, row))} |"
         )
     return "\n".join(lines)
 
 
-def _calibration(record: Manifest) -> list[str]:
-    if record.calibration is None:
+def _rows(known: CalibrationRecord | ScopeRecord | None, titles: dict[str, str]) -> list[str]:
+    if known is None:
         return []
-    known = record.calibration
-    return [
-        f"| temperature | {known.temperature:.3f} | |",
-        f"| expected calibration error before it | {known.error_before:.3f} | |",
-        f"| expected calibration error after it | {known.error_after:.3f} | |",
-        f"| abstains below | {known.abstain_below:.3f} | |",
-        f"| share that it abstains on | {known.abstained:.3f} | |",
-        f"| share of wrong ones among the others | {known.wrong_among_kept:.3f} | |",
-    ]
-
-
-def _scope(record: Manifest) -> list[str]:
-    if record.scope is None:
-        return []
-    return [
-        f"| novelty up to which an X-ray is in scope | {record.scope.limit:.3f} | |",
-        f"| share that is | {record.scope.within:.3f} | |",
-    ]
+    return [f"| {title} | {getattr(known, name):.3f} | |" for name, title in titles.items()]
 
 
 def _escaped(text: str) -> str:
@@ -83,12 +78,8 @@ def _escaped(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text)))
 
 
-def _interval(evaluation: dict[str, Any], name: str) -> str:
-    return _between(evaluation["intervals"].get(name))
-
-
-def _between(interval: list[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+def _interval(bounds: list[float] | None) -> str:
+    return "" if bounds is None else f"{bounds[0]:.3f} to {bounds[1]:.3f}"
 
 
 def _number(value: float | None) -> str:

@@ -130,7 +130,7 @@ class Leg:
 
 @dataclass(frozen=True)
 class EquivalenceRecord:
-    """The verdict over every artifact, and where it was reached."""
+    """Whether every artifact is equal to PyTorch, how each was compared, and on what."""
 
     passed: bool
     legs: dict[str, Leg]

@@ -5,14 +5,15 @@ and saves it. The service only reads it.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from toolkit.errors import ManifestError
 from toolkit.files import write_bytes
-from toolkit.model.decoding import decoded
 from toolkit.model.equivalence import EquivalenceRecord, ExportRecord, GoldenRecord
 from toolkit.model.files import SUFFIXES, names_in
 from toolkit.xray.labels import LabelMap
@@ -211,7 +212,7 @@ def load(path: Path) -> Manifest:
         ManifestError: missing, not JSON, of another schema, or with a part that does not fit.
     """
     try:
-        content = json.loads(path.read_bytes(), parse_float=_finite, parse_constant=_finite)
+        content = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
         there = ", ".join(names_in(path.parent)) or "none"
         raise ManifestError(
@@ -230,20 +231,35 @@ def load(path: Path) -> Manifest:
             "use the toolkit that wrote it, or train and export again"
         )
     try:
-        manifest = decoded(Manifest, content, "manifest")
-    except (TypeError, ValueError) as error:
-        raise ManifestError(f"{path} is not a valid manifest: {error}") from error
-    assert isinstance(manifest, Manifest)
-    if unknown := _unknown_kinds(manifest):
-        raise ManifestError(f"{path} is not a valid manifest: {unknown[0]!r} is no kind of file")
+        manifest = msgspec.convert(content, Manifest)
+        problems = [
+            *_unknown_parts(content, msgspec.to_builtins(manifest)),
+            *_unknown_kinds(manifest),
+        ]
+    except (msgspec.ValidationError, RecursionError) as error:
+        problems = [str(error)]
+    if problems:
+        raise ManifestError(f"{path} is not a valid manifest: {problems[0]}")
     return manifest
 
 
+def _unknown_parts(content: Any, known: Any, where: str = "$") -> Iterator[str]:
+    """Say what a file holds beyond a manifest; msgspec passes over it in a dataclass."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            if name in known:
+                yield from _unknown_parts(value, known[name], f"{where}.{name}")
+            else:
+                yield f"{name!r} is no part of `{where}`"
+    elif isinstance(content, list):
+        for index, (value, kept) in enumerate(zip(content, known, strict=True)):
+            yield from _unknown_parts(value, kept, f"{where}[{index}]")
+
+
 def _unknown_kinds(manifest: Manifest) -> list[str]:
-    """Return the kinds of exported files that no file has."""
     artifacts = manifest.export.artifacts if manifest.export else {}
     legs = manifest.equivalence.legs if manifest.equivalence else {}
-    return sorted({*artifacts, *legs} - {*SUFFIXES})
+    return [f"{kind!r} is no kind of file" for kind in {*artifacts, *legs} - {*SUFFIXES}]
 
 
 def save(manifest: Manifest, path: Path) -> None:
@@ -254,11 +270,3 @@ def save(manifest: Manifest, path: Path) -> None:
     """
     text = json.dumps(asdict(manifest), indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
-
-
-def _finite(text: str) -> float:
-    """Return the number; what JSON has no word for is never written, so never read."""
-    number = float(text)
-    if not isfinite(number):
-        raise ValueError(f"{text} is not a finite number")
-    return number

@@ -8,7 +8,11 @@ on 0..1, which is the same in every channel c:
 
 Zeros are padded after the normalisation, so the constant part differs along the borders: it is
 a map over the convolution's output, not one number for each channel.
+
+`fold` is for a network that stays as it is; `features_of` and `logits_of` are for one in training.
 """
+
+import copy
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +21,54 @@ from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IMAGE_SIZE, IntermediarySpaceModel
 
 
-def folded(
+class GreyPreprocessing(Preprocessing):
+    """Gives the image branch one grey channel on 0..1, before its normalisation."""
+
+    def image(self, xray: Tensor) -> Tensor:
+        """Return uint8 (N, 224, 224) resized: float32 (N, 1, 256, 256)."""
+        return self.resized(xray)
+
+
+class GreyConv(nn.Module):
+    """The first convolution of the image branch, over one grey channel.
+
+    Computed in float64, kept in float32.
+
+    Args:
+        conv: the convolution over three channels.
+        preprocessing: the mean and standard deviation that its inputs had.
+    """
+
+    bias_map: Tensor
+
+    def __init__(self, conv: nn.Conv2d, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.stride, self.padding = conv.stride, conv.padding
+        weight, bias_map = grey_parameters(conv, preprocessing, torch.float64)
+        self.weight = nn.Parameter(weight.detach().float())
+        self.register_buffer("bias_map", bias_map.detach().float())
+
+    def forward(self, grey: Tensor) -> Tensor:
+        """Return float32 (N, 2S, 63, 63) of a resized X-ray on 0..1, float32 (N, 1, 256, 256)."""
+        output = nn.functional.conv2d(grey, self.weight, None, self.stride, self.padding)
+        return output + self.bias_map
+
+
+def fold(
+    network: IntermediarySpaceModel, preprocessing: Preprocessing
+) -> tuple[IntermediarySpaceModel, Preprocessing]:
+    """Return an equal network over one grey channel, and the preprocessing that gives it.
+
+    Both arguments are left as they are. A branch without a first convolution is taken over.
+    """
+    equal = copy.deepcopy(network)
+    first = equal.imagesClassifier[0]
+    if isinstance(first, nn.Conv2d):
+        equal.imagesClassifier[0] = GreyConv(first, preprocessing)
+    return equal, GreyPreprocessing(preprocessing.constants)
+
+
+def grey_parameters(
     conv: nn.Conv2d, preprocessing: Preprocessing, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
     """Return the weight over one channel, (2S, 1, 11, 11), and the bias map, (1, 2S, 63, 63).
@@ -55,7 +106,7 @@ def features_of(
         grey, edges = preprocessing.resized(xray), preprocessing.edges(preprocessing.edge_map(xray))
     # Constants of the whole batch: in float32 whatever the products are computed in.
     with torch.autocast(xray.device.type, enabled=False):
-        weight, bias_map = folded(first, preprocessing)
+        weight, bias_map = grey_parameters(first, preprocessing)
     # Of one channel, contiguous() takes either layout for the other, and the slower one is used.
     weight = weight.clone(memory_format=torch.channels_last)
     output = nn.functional.conv2d(grey, weight, None, first.stride, first.padding)

@@ -38,6 +38,7 @@ class Preprocessing(nn.Module):
 
     def __init__(self, constants: PreprocessingConstants) -> None:
         super().__init__()
+        self.constants = constants
         self.threshold = float(constants.edge_threshold)
         buffers = {
             "image_mean": torch.tensor(constants.image_mean).reshape(1, 3, 1, 1),

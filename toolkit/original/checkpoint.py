@@ -1,7 +1,7 @@
 """The study's own checkpoint, a pickled module or its state_dict, as weights of this network."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,31 +11,21 @@ from torch import Tensor, nn
 
 from toolkit.errors import CheckpointError
 from toolkit.networks.study import IntermediarySpaceModel
-from toolkit.original.inert import MODEL, Record, StoredTensor, shown
-from toolkit.original.torchfile import MAX_BYTES, TorchFile
+from toolkit.original.archive import MAX_BYTES, StudyModule, load
+from toolkit.original.opcodes import STUDY, quote
+from toolkit.train.recipes import MAX_LAYER_SIZE
 
 PARTS = ("imagesClassifier", "edgesClassifier", "outputCombiner")
-MAX_LAYER_SIZE = 256
 # What the study's final model has; a state_dict does not say.
 ASSUMED_DROPOUT = 0.5
 _DROPOUT_TOLERANCE = 1e-6
 _MAX_LAYERS = 100
-_CONTAINERS = ("Module", "Sequential")
-# What changes a layer's output, beyond its weights.
-_SETTINGS = {
-    "Conv2d": (
-        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation"),
-        *("groups", "padding_mode"),
-    ),
-    "MaxPool2d": ("kernel_size", "stride", "padding", "dilation", "ceil_mode"),
-    "Flatten": ("start_dim", "end_dim"),
-    "Linear": ("in_features", "out_features"),
-    "ReLU": (),
-}
+# What does not change what a layer gives.
+_INDIFFERENT = ("training", "inplace")
 
 
 @dataclass(frozen=True)
-class ForeignModel:
+class OriginalModel:
     """What a file of the study holds, in this toolkit's terms.
 
     Attributes:
@@ -55,19 +45,11 @@ class ForeignModel:
     notices: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Layer:
-    """One layer of a part; `kind` is None where a state_dict does not tell."""
-
-    kind: str | None
-    settings: dict[Any, Any]
-    weights: dict[Any, Any]
-
-
-def read_foreign(path: Path) -> ForeignModel:
+def read_original(path: Path) -> OriginalModel:
     """Read a file that `torch.save` wrote of the study's whole module, or of its state_dict.
 
-    Nothing that the file names is constructed or run, and no CUDA device is needed.
+    Nothing runs but what torch needs to make plain layers and float32 tensors, and no CUDA device
+    is needed.
 
     Raises:
         CheckpointError: missing, damaged, of another network, or with anything else in it; the
@@ -75,8 +57,7 @@ def read_foreign(path: Path) -> ForeignModel:
     """
     try:
         content = _content(path)
-        file = TorchFile(content)
-        return _model(file, file.load(), hashlib.sha256(content).hexdigest())
+        return _model(load(content), hashlib.sha256(content).hexdigest())
     except CheckpointError as error:
         raise CheckpointError(f"{path} is refused: {error}") from error
 
@@ -91,105 +72,101 @@ def _content(path: Path) -> bytes:
         raise CheckpointError(f"it cannot be read: {error.strerror}") from error
 
 
-def _model(file: TorchFile, root: Any, sha256: str) -> ForeignModel:
-    notices = []
-    if isinstance(root, Record) and root.name == MODEL:
-        parts = _parts_of_module(root)
-        dropouts = {name: _dropouts(layers) for name, layers in parts.items()}
-        dropout = max(dropouts["outputCombiner"], default=0.0)
+def _model(root: Any, sha256: str) -> OriginalModel:
+    if isinstance(root, StudyModule):
+        layers = _layers_by_part(root)
+        weights = {part: [_dict(layer, "_parameters") for layer in layers[part]] for part in PARTS}
+        dropouts = {part: _dropouts(layers[part]) for part in PARTS}
+        dropout, notices = max(dropouts["outputCombiner"], default=0.0), []
     elif isinstance(root, dict):
-        parts, dropouts, dropout = _parts_of_state(root), {}, ASSUMED_DROPOUT
-        notices.append(
+        layers, weights = {}, _weights_by_part(root)
+        dropout = ASSUMED_DROPOUT
+        notices = [
             f"the file holds weights alone: dropout is taken to be {ASSUMED_DROPOUT}, strides and "
             "paddings to be the study's"
-        )
+        ]
     else:
-        name = root.name if isinstance(root, Record) else f"a {type(root).__name__}"
-        raise CheckpointError(f"it holds {name}, not {MODEL} or its state_dict")
-    layer_size, classes = _sizes(parts["outputCombiner"])
+        kind = type(root).__name__
+        raise CheckpointError(f"it holds a {kind}, not {STUDY} or its state_dict")
+    weights = {part: [found for found in weights[part] if found] for part in PARTS}
+    layer_size, classes = _sizes(weights["outputCombiner"])
     with torch.device("meta"):
         network = IntermediarySpaceModel(layer_size, dropout, classes)
     # The part that the sizes were read from comes first: a fault there is named there.
-    for name in reversed(list(dropouts)):
-        _check_layers(name, parts[name], network)
-        notices += _dropout_notice(name, dropouts[name], network.get_submodule(name))
-    state = _state(file, parts, network)
+    for part in reversed(layers):
+        _check_layers(part, layers[part], network)
+        notices += _dropout_notices(part, dropouts[part], network.get_submodule(part))
+    state = _state(weights, network)
     notices += [
         f"{name} holds NaN or infinite values"
         for name, tensor in state.items()
         if not tensor.isfinite().all()
     ]
-    return ForeignModel(state, layer_size, dropout, classes, sha256, tuple(notices))
+    return OriginalModel(state, layer_size, dropout, classes, sha256, tuple(notices))
 
 
-def _parts_of_module(root: Record) -> dict[str, list[_Layer]]:
-    modules = _dict(root.state, "_modules")
-    lacking = [name for name in PARTS if name not in modules]
-    beyond = [*(each for each in modules if each not in PARTS), *_dict(root.state, "_parameters")]
-    if lacking:
-        raise CheckpointError(f"it has no part {lacking[0]}")
-    if beyond:
-        raise CheckpointError(f"it has {shown(beyond[0])}, which is no part of this network")
+def _layers_by_part(root: nn.Module) -> dict[str, list[nn.Module]]:
+    modules = _dict(root, "_modules")
+    for part in PARTS:
+        if part not in modules:
+            raise CheckpointError(f"it has no part {part}")
+    for name in (*modules, *_dict(root, "_parameters")):
+        if name not in PARTS:
+            raise CheckpointError(f"it has {quote(name)}, which is no part of this network")
     _check_hooks(root)
-    return {name: list(_flat(modules[name], name)) for name in PARTS}
+    return {part: list(_flat(modules[part], part)) for part in PARTS}
 
 
-def _flat(root: Any, part: str) -> Iterator[_Layer]:
+def _flat(root: Any, part: str) -> Iterator[nn.Module]:
     """Yield the layers within a part, in order, whatever containers they are in."""
     remaining = [root]
     for _ in range(_MAX_LAYERS):
         if not remaining:
             return
         module = remaining.pop()
-        if not isinstance(module, Record):
+        if not isinstance(module, nn.Module):
             raise CheckpointError(f"{part} is not made of layers")
         _check_hooks(module)
-        kind = module.name.rpartition(".")[2]
-        parameters = _dict(module.state, "_parameters")
-        children = _dict(module.state, "_modules").values()
-        if kind not in _CONTAINERS:
-            yield _Layer(kind, module.state, parameters)
-        elif parameters or len(children) > _MAX_LAYERS:
+        children = _dict(module, "_modules").values()
+        if type(module) not in (nn.Module, nn.Sequential, StudyModule):
+            yield module
+        elif _dict(module, "_parameters") or len(children) > _MAX_LAYERS:
             raise CheckpointError(f"{part} has more in it than layers")
         else:
             remaining += reversed(children)
     raise CheckpointError(f"{part} has more than {_MAX_LAYERS} layers")
 
 
-def _check_hooks(module: Record) -> None:
-    for kind in ("_forward_hooks", "_forward_pre_hooks"):
-        if module.state.get(kind):
-            raise CheckpointError("it has hooks, which change what a layer gives")
+def _check_hooks(module: nn.Module) -> None:
+    if _dict(module, "_forward_hooks") or _dict(module, "_forward_pre_hooks"):
+        raise CheckpointError("it has hooks, which change what a layer gives")
 
 
-def _dict(state: dict[Any, Any], key: str) -> dict[Any, Any]:
-    value = state.get(key)
+def _dict(module: nn.Module, name: str) -> dict[Any, Any]:
+    # Not by the attribute or a method: a file sets any attribute of a module.
+    value = vars(module).get(name)
     if not isinstance(value, dict):
-        raise CheckpointError(f"one of its modules lacks {key}")
+        raise CheckpointError(f"one of its modules lacks {name}")
     return value
 
 
-def _parts_of_state(root: dict[Any, Any]) -> dict[str, list[_Layer]]:
-    found: dict[str, dict[str, dict[Any, Any]]] = {name: {} for name in PARTS}
+def _weights_by_part(root: dict[Any, Any]) -> dict[str, list[dict[str, Any]]]:
+    layers: dict[str, dict[str, dict[str, Any]]] = {part: {} for part in PARTS}
     for key, value in root.items():
         part, _, rest = str(key).partition(".")
-        layer, _, kind = rest.rpartition(".")
-        if part not in found:
-            raise CheckpointError(f"it has {shown(key)}, which is no weight of this network")
-        found[part].setdefault(layer, {})[kind] = value
-    return {
-        name: [_Layer(None, {}, weights) for weights in layers.values()]
-        for name, layers in found.items()
-    }
+        layer, _, name = rest.rpartition(".")
+        if part not in layers:
+            raise CheckpointError(f"it has {quote(key)}, which is no weight of this network")
+        layers[part].setdefault(layer, {})[name] = value
+    return {part: list(layers[part].values()) for part in PARTS}
 
 
-def _sizes(combiner: list[_Layer]) -> tuple[int, int]:
+def _sizes(combiner: list[dict[str, Any]]) -> tuple[int, int]:
     """Return S and C: the last layer's weight is (C, S)."""
-    weighted = [layer for layer in combiner if layer.weights]
-    last = weighted[-1].weights.get("weight") if weighted else None
-    if not isinstance(last, StoredTensor) or len(last.size) != 2:
+    last = combiner[-1].get("weight") if combiner else None
+    if not isinstance(last, Tensor) or last.ndim != 2:
         raise CheckpointError("the last layer of its outputCombiner has no matrix of weights")
-    classes, layer_size = last.size
+    classes, layer_size = last.shape
     if not (1 <= layer_size <= MAX_LAYER_SIZE and classes >= 1):
         raise CheckpointError(
             f"its layer size is {layer_size} and its classes are {classes}: both must be 1 or "
@@ -198,45 +175,40 @@ def _sizes(combiner: list[_Layer]) -> tuple[int, int]:
     return layer_size, classes
 
 
-def _dropouts(layers: list[_Layer]) -> list[float]:
-    values: list[Any] = [layer.settings.get("p") for layer in layers if layer.kind == "Dropout"]
+def _dropouts(layers: Iterable[nn.Module]) -> list[float]:
+    dropouts = [layer for layer in layers if isinstance(layer, nn.Dropout)]
+    values: list[Any] = [vars(layer).get("p") for layer in dropouts]
     if any(type(value) not in (int, float) or not 0 <= value < 1 for value in values):
         raise CheckpointError("one of its Dropout modules has no p in [0, 1)")
     return [float(value) for value in values]
 
 
-def _dropout_notice(part: str, found: list[float], expected: nn.Module) -> list[str]:
-    ours = [each.p for each in expected.modules() if isinstance(each, nn.Dropout)]
+def _dropout_notices(part: str, found: list[float], expected: nn.Module) -> list[str]:
+    ours = _dropouts(expected.children())
     if not found and not any(ours):
         return []
     pairs = zip(found, ours, strict=False)
     if len(found) == len(ours) and all(abs(a - b) <= _DROPOUT_TOLERANCE for a, b in pairs):
         return []
+    there, here = (
+        ", ".join(f"{value:g}" for value in values) or "none" for values in (found, ours)
+    )
     return [
-        f"the dropouts of {part} are {_listed(found)} there, and {_listed(ours)} here: it matters "
-        "to training alone"
+        f"the dropouts of {part} are {there} there, and {here} here: it matters to training alone"
     ]
 
 
-def _listed(values: list[float]) -> str:
-    return ", ".join(f"{value:g}" for value in values) or "none"
-
-
-def _check_layers(part: str, layers: list[_Layer], network: IntermediarySpaceModel) -> None:
+def _check_layers(part: str, layers: list[nn.Module], network: IntermediarySpaceModel) -> None:
     """Check that a part computes what this network's does, dropout aside."""
-    ours = [
-        _described(type(each).__name__, vars(each))
-        for each in network.get_submodule(part).children()
-        if not isinstance(each, nn.Dropout)
-    ]
-    theirs = [
-        _described(layer.kind or "", layer.settings) for layer in layers if layer.kind != "Dropout"
-    ]
+    theirs, ours = (
+        [layer for layer in several if not isinstance(layer, nn.Dropout)]
+        for several in (layers, network.get_submodule(part).children())
+    )
     for index, (found, needed) in enumerate(zip(theirs, ours, strict=False)):
-        if found != needed:
+        if difference := _difference(found, needed):
             raise CheckpointError(
-                f"layer {index} of its {part}, without dropouts, is {found} where this network "
-                f"of layer size {network.layer_size} has {needed}"
+                f"layer {index} of its {part}, without dropouts, has {difference} in a network "
+                f"of layer size {network.layer_size}"
             )
     if len(theirs) != len(ours):
         raise CheckpointError(
@@ -244,54 +216,57 @@ def _check_layers(part: str, layers: list[_Layer], network: IntermediarySpaceMod
         )
 
 
-def _described(kind: str, settings: dict[Any, Any]) -> str:
-    values = (f"{name}={_plain(settings.get(name))}" for name in _SETTINGS.get(kind, ()))
-    return f"{kind}({', '.join(values)})"
+def _difference(found: nn.Module, needed: nn.Module) -> str:
+    """Return what makes two layers give different outputs beyond their weights, if anything."""
+    if type(found) is not type(needed):
+        return f"a {type(found).__name__} and not the {type(needed).__name__}"
+    for name, ours in vars(needed).items():
+        theirs = vars(found).get(name)
+        if name[0] != "_" and name not in _INDIFFERENT and _number(theirs) != _number(ours):
+            return f"{name}={quote(_number(theirs))} and not the {name}={_number(ours)}"
+    return ""
 
 
-def _plain(value: Any) -> str:
-    """Return a setting in words; a pair of equal numbers is one number."""
-    if type(value) is tuple and len(value) == 2:
-        first, second = map(_plain, value) if all(type(n) is int for n in value) else ("?", "?")
-        return first if first == second else f"{first}x{second}"
-    return shown(value) if type(value) in (int, bool, str) else "?"
+def _number(value: Any) -> Any:
+    """Return a setting, two equal numbers as one; None for what is no setting of a layer."""
+    if type(value) is tuple and len(value) == 2 and all(type(part) is int for part in value):
+        return value[0] if value[0] == value[1] else value
+    return value if type(value) in (int, bool, str) else None
 
 
 def _state(
-    file: TorchFile, parts: dict[str, list[_Layer]], network: IntermediarySpaceModel
+    weights: dict[str, list[dict[str, Any]]], network: IntermediarySpaceModel
 ) -> dict[str, Tensor]:
     """Return the weights by this network's names, each checked against its shape."""
-    found = []
+    state: dict[str, Tensor] = dict(network.state_dict())
+    names = iter(state)
     for part in PARTS:
-        weighted = [layer.weights for layer in parts[part] if layer.weights]
-        needed = [
-            each for each in network.get_submodule(part).children() if list(each.parameters())
-        ]
-        if len(weighted) != len(needed):
+        layers = network.get_submodule(part).children()
+        needed = sum(bool(list(layer.parameters())) for layer in layers)
+        if len(weights[part]) != needed:
             raise CheckpointError(
-                f"its {part} has {len(weighted)} layers with weights, this network's has "
-                f"{len(needed)}"
+                f"its {part} has {len(weights[part])} layers with weights, this network's has "
+                f"{needed}"
             )
-        for index, weights in enumerate(weighted):
-            if weights.keys() != {"weight", "bias"}:
+        for index, layer in enumerate(weights[part]):
+            if layer.keys() != {"weight", "bias"}:
                 raise CheckpointError(
                     f"layer {index} of those with weights in its {part} has "
-                    f"{shown(', '.join(map(str, weights)))}, not weight and bias"
+                    f"{quote(', '.join(map(str, layer)))}, not weight and bias"
                 )
-            found += [weights["weight"], weights["bias"]]
-    state = network.state_dict()
-    for (name, ours), tensor in zip(state.items(), found, strict=True):
-        if not isinstance(tensor, StoredTensor) or tensor.size != tuple(ours.shape):
-            size = "no tensor" if not isinstance(tensor, StoredTensor) else shown(tensor.size)
-            raise CheckpointError(
-                f"{name} is {size}, and {tuple(ours.shape)} in a network of layer size "
-                f"{network.layer_size} with {network.classes} classes"
-            )
-        state[name] = _tensor(file, tensor)
-    return dict(state)
+            for kind in ("weight", "bias"):
+                name = next(names)
+                state[name] = _copy(name, layer[kind], state[name].shape, network)
+    return state
 
 
-def _tensor(file: TorchFile, stored: StoredTensor) -> Tensor:
-    numbers = torch.frombuffer(bytearray(file.bytes_of(stored.storage)), dtype=torch.float32)
-    view = numbers.as_strided(stored.size, stored.stride, stored.offset)
-    return view.clone(memory_format=torch.contiguous_format)
+def _copy(name: str, found: Any, shape: torch.Size, network: IntermediarySpaceModel) -> Tensor:
+    if not isinstance(found, Tensor) or found.shape != shape:
+        there = quote(tuple(found.shape)) if isinstance(found, Tensor) else "no tensor"
+        raise CheckpointError(
+            f"{name} is {there}, and {tuple(shape)} in a network of layer size "
+            f"{network.layer_size} with {network.classes} classes"
+        )
+    if found.nbytes > found.untyped_storage().nbytes():
+        raise CheckpointError(f"{name} reaches beyond its storage")
+    return found.detach().resolve_neg().clone(memory_format=torch.contiguous_format)

@@ -17,8 +17,8 @@ from toolkit.errors import PackagingError, UsageError
 from toolkit.extras import require
 from toolkit.files import sha256
 from toolkit.model import manifest
+from toolkit.model.artifacts import check_equivalence, load_golden
 from toolkit.model.files import DEFAULT_NAME, ModelFiles, checked_new_name
-from toolkit.model.proof import check_proof, load_golden
 from toolkit.package import provenance
 
 BENTOFILE = Path("bentofile.yaml")
@@ -129,7 +129,7 @@ def _proven_hashes(files: ModelFiles, record: manifest.Manifest) -> dict[str, st
     """Check every file that would be served, and return their hashes by kind."""
     load_golden(files, record)
     kinds = [each for each in _SERVED if each == "pipeline" or files.path(each).is_file()]
-    return {kind: check_proof(files, record, kind) for kind in kinds}
+    return {kind: check_equivalence(files, record, kind) for kind in kinds}
 
 
 def _fill(stage: Path, root: Path, files: ModelFiles) -> None:

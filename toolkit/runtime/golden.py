@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.model.proof import Arrays
+from toolkit.model.artifacts import Arrays
 from toolkit.model.tolerance import BOUNDS, GATED, within
 
 
@@ -18,7 +18,7 @@ def difference(
     """Run the golden X-rays, one by one and together; return what differs, or nothing.
 
     Args:
-        golden: as `toolkit.model.proof.load_golden` gives them.
+        golden: as `toolkit.model.artifacts.load_golden` gives them.
         outputs: those that the model has.
         run: from names of outputs and X-rays to these outputs.
         gated: whether the model is of a lower precision, which keeps the classes only.

@@ -15,7 +15,7 @@ _AGAINST = np.array([40, 110, 230], np.float64)
 _STRONGEST = 0.65
 
 
-def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, caption: str) -> bytes:
+def draw(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, caption: str) -> bytes:
     """Return a PNG: red speaks for the class, blue against it, both inputs on one scale.
 
     Args:
@@ -24,7 +24,7 @@ def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capt
         heat: of both.
         caption: a line above them.
     """
-    strongest = max(float(np.abs(each).max()) for each in (heat.image, heat.edges)) or 1.0
+    strongest = max(float(np.abs(heat.image).max()), float(np.abs(heat.edges).max())) or 1.0
     side = SIDE * _SCALE
     picture = Image.new("RGB", (2 * side + 3 * _MARGIN, side + 2 * _CAPTION + _MARGIN), "white")
     text = ImageDraw.Draw(picture)
@@ -33,7 +33,7 @@ def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capt
         (("X-ray", xray, heat.image), ("edge map", edge_map, heat.edges))
     ):
         left = _MARGIN + index * (side + _MARGIN)
-        panel = Image.fromarray(_blended(pixels, values / strongest))
+        panel = Image.fromarray(_blend(pixels, values / strongest))
         picture.paste(panel.resize((side, side), Image.Resampling.BICUBIC), (left, _CAPTION))
         most = float(np.abs(values).max())
         text.text(
@@ -45,7 +45,7 @@ def drawn(xray: NDArray[np.uint8], edge_map: NDArray[np.uint8], heat: Heat, capt
     return encode(np.asarray(picture))
 
 
-def _blended(pixels: NDArray[np.uint8], share: NDArray[np.float64]) -> NDArray[np.uint8]:
+def _blend(pixels: NDArray[np.uint8], share: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Colour grey pixels, uint8 (H, W), by shares in -1..1: uint8 (H, W, 3)."""
     grey = np.repeat(pixels[:, :, None].astype(np.float64), 3, axis=2)
     opacity = (_STRONGEST * np.abs(share))[:, :, None]

@@ -15,7 +15,7 @@ WINDOW = 32
 STRIDE = 16
 _BATCH = 32
 
-Classify = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
+TwoInputModel = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
 """X-rays and edge maps, uint8 (N, 224, 224) each, to logits, float32 (N, C)."""
 
 
@@ -36,7 +36,7 @@ class Heat:
 
 
 def occlusion(
-    classify: Classify,
+    model: TwoInputModel,
     xray: NDArray[np.uint8],
     edge_map: NDArray[np.uint8],
     target: int | None = None,
@@ -46,44 +46,33 @@ def occlusion(
     A patch of the X-ray is covered with its mean grey, one of the edge map with no edges.
 
     Args:
-        classify: the model, with its two inputs apart.
+        model: with its two inputs apart.
         xray: uint8 (224, 224).
         edge_map: uint8 (224, 224), of that X-ray.
         target: the class to explain; None for the one that the model decides on.
     """
-    logits = classify(xray[None].copy(), edge_map[None].copy())
+    logits = model(xray[None].copy(), edge_map[None].copy())
     chosen = int(logits[0].argmax()) if target is None else target
-    whole = _log_odds(logits, chosen)[0]
-    places = _places()
-    grey = np.uint8(np.rint(xray.mean()))
+    odds = _log_odds(logits, chosen)[0]
+    patches = _patches()
     heats = []
-    for covered, level in ((xray, grey), (edge_map, np.uint8(0))):
+    for place, level in enumerate((np.uint8(np.rint(xray.mean())), np.uint8(0))):
         falls = []
-        for start in range(0, len(places), _BATCH):
-            batch = np.stack(
-                [_covered(covered, at, level) for at in places[start : start + _BATCH]]
-            )
-            same = np.repeat((edge_map if covered is xray else xray)[None], len(batch), axis=0)
-            inputs = (batch, same) if covered is xray else (same, batch)
-            odds = _log_odds(classify(*inputs), chosen)
-            falls.append(whole - odds)
-        heats.append(_spread(places, np.concatenate(falls)))
+        for start in range(0, len(patches), _BATCH):
+            batch = patches[start : start + _BATCH]
+            inputs = [np.repeat(whole[None], len(batch), axis=0) for whole in (xray, edge_map)]
+            for pixels, patch in zip(inputs[place], batch, strict=True):
+                pixels[patch] = level
+            falls.append(odds - _log_odds(model(*inputs), chosen))
+        heats.append(_mean_fall(patches, np.concatenate(falls)))
     return Heat(chosen, *heats)
 
 
-def _places() -> list[tuple[slice, slice]]:
+def _patches() -> list[tuple[slice, slice]]:
     """Return patches that overlap by half, and at the borders too."""
     starts = range(-WINDOW + STRIDE, SIDE, STRIDE)
-    spans = [slice(max(0, each), min(SIDE, each + WINDOW)) for each in starts]
+    spans = [slice(max(0, start), min(SIDE, start + WINDOW)) for start in starts]
     return [(rows, columns) for rows in spans for columns in spans]
-
-
-def _covered(
-    pixels: NDArray[np.uint8], place: tuple[slice, slice], level: np.uint8
-) -> NDArray[np.uint8]:
-    result = pixels.copy()
-    result[place] = level
-    return result
 
 
 def _log_odds(logits: NDArray[np.float32], target: int) -> NDArray[np.float64]:
@@ -95,10 +84,12 @@ def _log_odds(logits: NDArray[np.float32], target: int) -> NDArray[np.float64]:
     return result
 
 
-def _spread(places: list[tuple[slice, slice]], falls: NDArray[np.float64]) -> NDArray[np.float64]:
+def _mean_fall(
+    patches: list[tuple[slice, slice]], falls: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the mean fall over the patches that cover each pixel."""
     total, count = np.zeros((2, SIDE, SIDE))
-    for place, fall in zip(places, falls, strict=True):
-        total[place] += fall
-        count[place] += 1
+    for patch, fall in zip(patches, falls, strict=True):
+        total[patch] += fall
+        count[patch] += 1
     return total / count

@@ -17,12 +17,12 @@ from toolkit.errors import ModelRefusedError, ProviderError
 from toolkit.extras import GPU_FILES, require_onnxruntime
 from toolkit.files import sha256
 from toolkit.model import manifest
-from toolkit.model.answer import Meaning, meaning_of
+from toolkit.model.answer import Answer, Meaning, meaning_of
+from toolkit.model.artifacts import check_equivalence
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
-from toolkit.model.proof import check_proof
 
 if TYPE_CHECKING:
-    from toolkit.runtime.occlusion import Classify
+    from toolkit.runtime.occlusion import TwoInputModel
 
 # TF32 would round the products to ten bits.
 NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
@@ -60,7 +60,7 @@ class Predictor:
         >>> from toolkit import open_model, read_xray
         >>> predictor = open_model(Path("saved_models"), "model_saved", "cpu")
         >>> answer = predictor.answer(read_xray(Path("knee.png")))
-        >>> answer["label"], answer["class"]
+        >>> answer.label, answer.class_index
         ('severe', 3)
     """
 
@@ -87,18 +87,18 @@ class Predictor:
         Raises:
             ProviderError: ONNX Runtime failed.
         """
-        return dict(zip(names, _ran(self._session, names, {"xray": xrays}), strict=True))
+        return dict(zip(names, _run(self._session, names, {"xray": xrays}), strict=True))
 
     def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
         """Run X-rays, uint8 (N, 224, 224), through preprocessing and network."""
         found = self.run(self._answered, xrays)
         return Prediction(found["logits"], found["probabilities"], found.get("novelty"))
 
-    def answer(self, xray: NDArray[np.uint8]) -> dict[str, Any]:
-        """Return what is said of one X-ray, uint8 (224, 224), as `Meaning.answer` does."""
+    def answer(self, xray: NDArray[np.uint8]) -> Answer:
+        """Return what is said of one X-ray, uint8 (224, 224)."""
         return self.answers([xray])[0]
 
-    def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+    def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[Answer]:
         """Return what is said of each of some X-rays, uint8 (224, 224), that run together."""
         if not xrays:
             return []
@@ -122,35 +122,35 @@ def open_model(
 
     Raises:
         ManifestError: no such model, or a manifest of another schema.
-        ModelRefusedError: not exported, a hash that does not match, or no passed verdict.
+        ModelRefusedError: not exported, a hash that does not match, or not proven equal.
         ProviderError: the provider cannot be had.
         MissingExtraError: ONNX Runtime is not installed, or twice.
     """
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
-    digest = check_proof(files, record, kind)
+    digest = check_equivalence(files, record, kind)
     path = files.path(kind)
     return Predictor(record.name, meaning_of(record), path, digest, provider, threads)
 
 
 def open_explainer(
     files: ModelFiles, record: manifest.Manifest, provider: str = "auto", threads: int = 0
-) -> "Classify":
+) -> "TwoInputModel":
     """Open the proven explainer of a model: its network with the two inputs apart.
 
     Raises:
-        ModelRefusedError: not exported, a hash that does not match, or no passed verdict.
+        ModelRefusedError: not exported, a hash that does not match, or not proven equal.
         ProviderError: the provider cannot be had.
     """
-    check_proof(files, record, "explainer")
+    check_equivalence(files, record, "explainer")
     session = open_session(files.path("explainer"), provider, threads)
 
-    def classify(xrays: NDArray[np.uint8], edge_maps: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (logits,) = _ran(session, ["logits"], {"xray": xrays, "edge_map": edge_maps})
+    def run(xrays: NDArray[np.uint8], edge_maps: NDArray[np.uint8]) -> NDArray[np.float32]:
+        (logits,) = _run(session, ["logits"], {"xray": xrays, "edge_map": edge_maps})
         result: NDArray[np.float32] = logits
         return result
 
-    return classify
+    return run
 
 
 def open_file(path: Path, provider: str = "auto", threads: int = 0) -> tuple[Predictor, bool]:
@@ -193,7 +193,7 @@ def has_cuda() -> bool:
 
 
 def open_session(
-    path: Path,
+    model: Path | bytes,
     provider: str,
     threads: int = 0,
     optimised: bool = True,
@@ -202,7 +202,7 @@ def open_session(
     """Return an ONNX Runtime InferenceSession.
 
     Args:
-        path: the ONNX file.
+        model: the ONNX file, or its content.
         provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
         threads: for one operator; 0 is one for each core.
         optimised: whether ONNX Runtime may rewrite the graph before it runs it.
@@ -223,11 +223,14 @@ def open_session(
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    what = "a graph" if isinstance(model, bytes) else str(model)
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=wanted)
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else what, options, providers=wanted
+        )
     except Exception as error:
         reason = str(error).splitlines()[0]
-        raise ModelRefusedError(f"ONNX Runtime cannot open {path}: {reason}") from error
+        raise ModelRefusedError(f"ONNX Runtime cannot open {what}: {reason}") from error
     if provider == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
         raise ProviderError(
             "CUDA was asked for and cannot be had: ONNX Runtime fell back to the CPU; check the "
@@ -236,7 +239,7 @@ def open_session(
     return session
 
 
-def _ran(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
+def _run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
     try:
         values: list[Any] = session.run(names, feed)
     except Exception as error:

@@ -12,7 +12,7 @@ _BRIGHTNESS = 0.10  # of white, either way
 _GAMMA = 0.25  # of the exponent's logarithm, either way
 
 
-def augmented(xray: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def augment(xray: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     """Return X-rays flipped (left knee, right knee), moved, turned, scaled and re-exposed.
 
     Args:

@@ -24,7 +24,7 @@ def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[n
     return result
 
 
-def fitted_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     """Return the temperature T > 0 whose softmax(logits / T) has the highest likelihood.
 
     Guo et al., "On calibration of modern neural networks", ICML 2017. The mean negative
@@ -105,7 +105,7 @@ def abstention(
     return float(sure[good[-1]])
 
 
-def calibrated(
+def calibrate(
     logits: NDArray[np.floating], labels: NDArray[np.integer], part: str
 ) -> CalibrationRecord:
     """Return temperature and abstention of a model, and what they come to.
@@ -118,7 +118,7 @@ def calibrated(
     Raises:
         DataError: there are no X-rays.
     """
-    temperature = fitted_temperature(logits, labels)
+    temperature = fit_temperature(logits, labels)
     probabilities = softmax(logits, temperature)
     threshold = abstention(probabilities, labels)
     kept = probabilities.max(axis=1) >= threshold

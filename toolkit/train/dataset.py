@@ -4,12 +4,13 @@ import hashlib
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.errors import DataError, ImageError
+from toolkit.errors import DataError, ImageError, UsageError
 from toolkit.files import name_bytes
 from toolkit.model.manifest import DatasetRecord
 from toolkit.xray.folders import (
@@ -72,6 +73,16 @@ class Dataset:
             patients=len({patient_of(name) for name in self.names}),
             crossing_patients=len(crossing_patients(patients)),
         )
+
+    def identity(self) -> dict[str, Any]:
+        """Return all of it that decides what a training comes to, as plain values."""
+        record = self.record()
+        return {
+            "labels": self.label_map.name,
+            "split": self.split,
+            "data": record.content_sha256,
+            "parts": record.part_sha256,
+        }
 
     def part_sha256(self, part: str) -> str:
         """Return a hash of the names and classes in a part, whatever their order."""
@@ -177,19 +188,19 @@ def _split(
     if split == "study":
         return _study_parts(names)
     if split == "patient":
-        return _grouped([patient_part(patient_of(name), seed) for name in names]), []
+        return _indices_by_part([patient_part(patient_of(name), seed) for name in names]), []
     if None in folders:
         raise DataError(
             "the published split needs folders train, val and test: use --split patient"
         )
-    parts = _grouped([str(folder) for folder in folders])
+    parts = _indices_by_part([str(folder) for folder in folders])
     return parts, _crossing_warning(parts, names)
 
 
-def _grouped(part_of: list[str]) -> dict[str, Tensor]:
+def _indices_by_part(part_of: list[str]) -> dict[str, Tensor]:
     present = [part for part in PARTS if part in part_of]
     return {
-        part: torch.tensor([i for i, each in enumerate(part_of) if each == part])
+        part: torch.tensor([i for i, other in enumerate(part_of) if other == part])
         for part in present
     }
 
@@ -227,3 +238,26 @@ def require_classes(dataset: Dataset, part: str) -> None:
     ]
     if empty:
         raise DataError(f"no X-ray of class {', '.join(empty)} in the part {part!r}: add some")
+
+
+def class_weights(kind: str, labels: Tensor, classes: int) -> Tensor | None:
+    """Return the loss weight of each class, float32 (classes,), or None for equal ones.
+
+    Args:
+        kind: as in `Recipe.class_weights`.
+        labels: of the training part in its order, int64 (N,).
+        classes: number of classes C.
+    """
+    counts = torch.bincount(labels, minlength=classes).float()
+    if kind == "none":
+        return None
+    if kind == "counts_first_seen":
+        first_seen = list(dict.fromkeys(labels.tolist()))
+        return counts[torch.tensor(first_seen)]
+    if kind == "inverse_sqrt":
+        weights = counts.rsqrt()
+        return weights / weights.mean()
+    if kind == "inverse":
+        weights = counts.reciprocal()
+        return weights / weights.mean()
+    raise UsageError(f"no class weights are called {kind!r}")

@@ -16,20 +16,16 @@ from toolkit.files import held_signals, sha256
 from toolkit.model import manifest, metrics
 from toolkit.model.files import SUFFIXES, ModelFiles
 from toolkit.model.renaming import renamed
-from toolkit.networks.folding import features_of
 from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint, novelty
-from toolkit.train.calibration import calibrated
+from toolkit.train.calibration import calibrate
 from toolkit.train.dataset import Dataset
-from toolkit.train.prediction import EVALUATION_BATCH, predict
-from toolkit.train.recipes import Recipe
+from toolkit.train.evaluation import permutation, predict
 from toolkit.train.training import Training
 
-_PERMUTATIONS = 10
 
-
-def save_outcome(
+def save_training(
     training: Training, files: ModelFiles, tuning: manifest.TuningRecord | None = None
 ) -> manifest.Manifest:
     """Write NAME.pt, NAME.scope.pt and NAME.json; remove the state that resuming would need.
@@ -45,60 +41,77 @@ def save_outcome(
         UsageError: the folder cannot be written.
         TrainingError: the network's output is not finite.
     """
-    dataset = training.dataset
-    logits = {
-        part: _logits(training.result, training.preprocessing, dataset, part)
-        for part in dataset.parts
-    }
+    dataset, recipe = training.dataset, training.recipe
+    network, preprocessing = training.result, training.preprocessing
+    logits = {part: _logits(network, preprocessing, dataset, part) for part in dataset.parts}
+    settings = asdict(recipe)
+    del settings["constants"]
     record = manifest.Manifest(
         name=files.name,
         labels=dataset.label_map,
-        preprocessing=training.recipe.constants,
+        preprocessing=recipe.constants,
         dataset=dataset.record(),
-        network=manifest.NetworkRecord(
-            layer_size=training.recipe.layer_size,
-            dropout=training.recipe.dropout,
-            parameters=parameter_count(training.network),
-        ),
+        network=manifest.NetworkRecord(recipe.layer_size, recipe.dropout, parameters=0),
         training=manifest.TrainingRecord(
             checkpoint_sha256="",
-            recipe=_settings(training.recipe),
+            recipe=settings,
             seed=training.seed,
             device=_device_name(training.device),
             epochs=training.epoch,
-            versions={"python": platform.python_version()}
-            | versions("toolkit", "torch", "numpy", "pillow"),
+            versions={},
             metrics={part: _evaluation(dataset, part, each) for part, each in logits.items()},
-            permutation=permutation(training.result, training.preprocessing, dataset),
+            permutation=permutation(network, preprocessing, dataset),
         ),
         tuning=tuning,
-        calibration=_calibration(dataset, logits),
     )
-    in_scope = _scope(training)
-    with held_signals():
-        keep_previous(files)
-        result = _written(record, training.result.state_dict(), in_scope, files)
+    measure = None
+    if "val" in dataset.parts:
+        calibration = calibrate(logits["val"], _labels(dataset, "val"), "val")
+        measure, limit, within = novelty.fit(network, preprocessing, dataset)
+        scope = manifest.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
+        record = replace(record, calibration=calibration, scope=scope)
+    record, _ = save_model(record, network.state_dict(), files, measure)
     files.resume.unlink(missing_ok=True)
-    return result
-
-
-def _written(
-    record: manifest.Manifest,
-    state: dict[str, Any],
-    in_scope: tuple[novelty.Scope, manifest.ScopeRecord] | None,
-    files: ModelFiles,
-) -> manifest.Manifest:
-    """Write a model's files; return the manifest with their hashes."""
-    checkpoint.save(state, files.checkpoint)
-    trained = replace(record.training, checkpoint_sha256=sha256(files.checkpoint))
-    record = replace(record, training=trained)
-    if in_scope:
-        found, limits = in_scope
-        record = replace(record, scope=replace(limits, sha256=novelty.save(found, files)))
-    else:
-        files.path("scope").unlink(missing_ok=True)
-    manifest.save(record, files.manifest)
     return record
+
+
+def save_model(
+    record: manifest.Manifest,
+    state: dict[str, Tensor],
+    files: ModelFiles,
+    measure: novelty.Novelty | None = None,
+) -> tuple[manifest.Manifest, bool]:
+    """Write a model's files, all or none; a former model is kept as NAME.previous.*.
+
+    Args:
+        record: what is known of the model. The number of parameters, the versions and the files'
+            hashes are filled in here, whatever it says.
+        state: the weights.
+        files: of the model.
+        measure: of the novelty of X-rays, where the record has a `scope`.
+
+    Returns:
+        The manifest, and whether there was a former model.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    parameters = sum(weights.numel() for weights in state.values())
+    known = versions("toolkit", "torch", "numpy", "pillow")
+    training = replace(record.training, versions={"python": platform.python_version()} | known)
+    with held_signals():
+        replaced = keep_previous(files)
+        checkpoint.save(state, files.checkpoint)
+        training = replace(training, checkpoint_sha256=sha256(files.checkpoint))
+        network = replace(record.network, parameters=parameters)
+        record = replace(record, training=training, network=network)
+        if measure and record.scope:
+            digest = novelty.save(measure, files)
+            record = replace(record, scope=replace(record.scope, sha256=digest))
+        else:
+            files.path("scope").unlink(missing_ok=True)
+        manifest.save(record, files.manifest)
+    return record, replaced
 
 
 def _logits(
@@ -126,58 +139,6 @@ def _evaluation(dataset: Dataset, part: str, logits: NDArray[np.float32]) -> dic
     return metrics.as_dict(metrics.evaluate(_labels(dataset, part), logits.argmax(axis=1), classes))
 
 
-def _calibration(
-    dataset: Dataset, logits: dict[str, NDArray[np.float32]]
-) -> manifest.CalibrationRecord | None:
-    if "val" not in logits:
-        return None
-    return calibrated(logits["val"], _labels(dataset, "val"), "val")
-
-
-def _scope(training: Training) -> tuple[novelty.Scope, manifest.ScopeRecord] | None:
-    """Return the scope of what was trained, and its record without the file's hash."""
-    dataset = training.dataset
-    if "val" not in dataset.parts:
-        return None
-    found, limit, within = novelty.fitted(training.result, training.preprocessing, dataset)
-    return found, manifest.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
-
-
-@torch.no_grad()
-def permutation(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset
-) -> dict[str, float]:
-    """Return what either input is worth: the accuracy lost when it is another X-ray's.
-
-    Breiman, "Random forests", Machine Learning 45, 2001; the mean over several permutations of
-    the validation part.
-
-    Returns:
-        Under `image` and `edges` a share of the X-rays, -1 to 1; nothing without that part.
-    """
-    if "val" not in dataset.parts:
-        return {}
-    network.eval()
-    indices = dataset.parts["val"]
-    pixels = dataset.pixels[indices].to(preprocessing.white.device)
-    batches = torch.split(pixels, EVALUATION_BATCH)
-    both = [features_of(network, preprocessing, xray) for xray in batches]
-    image, edges = (torch.cat(each) for each in zip(*both, strict=True))
-    labels = dataset.labels[indices].to(image.device)
-    generator = torch.Generator().manual_seed(0)
-
-    def accuracy(image: Tensor, edges: Tensor) -> float:
-        return float((network.joined(image, edges).argmax(dim=1) == labels).double().mean())
-
-    whole = accuracy(image, edges)
-    lost = {"image": 0.0, "edges": 0.0}
-    for _ in range(_PERMUTATIONS):
-        others = torch.randperm(len(indices), generator=generator).to(image.device)
-        lost["image"] += (whole - accuracy(image[others], edges)) / _PERMUTATIONS
-        lost["edges"] += (whole - accuracy(image, edges[others])) / _PERMUTATIONS
-    return lost
-
-
 def keep_previous(files: ModelFiles) -> bool:
     """Rename the files of a finished model to NAME.previous.*; return whether there were any.
 
@@ -188,7 +149,8 @@ def keep_previous(files: ModelFiles) -> bool:
         UsageError: they cannot be renamed.
     """
     former = files.previous
-    # The manifest goes last, away and along: where it lies, its files may still be elsewhere.
+    # The manifest is removed and renamed last: as long as a manifest is there, a call that was
+    # stopped half-way can be finished by the next.
     kinds = [*(kind for kind in SUFFIXES if kind != "manifest"), "manifest"]
     try:
         found = [kind for kind in kinds if files.path(kind).exists()]
@@ -209,12 +171,6 @@ def keep_previous(files: ModelFiles) -> bool:
         with suppress(ManifestError, KeyError):
             manifest.save(renamed(manifest.load(former.manifest), former), former.manifest)
     return bool(found)
-
-
-def _settings(recipe: Recipe) -> dict[str, Any]:
-    settings = asdict(recipe)
-    del settings["constants"]
-    return settings
 
 
 def _device_name(device: torch.device) -> str:

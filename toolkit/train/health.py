@@ -1,5 +1,6 @@
 """What is wrong with a trained model, whatever its export: told before it is exported."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 from toolkit.model.manifest import Manifest
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.train.training import Training
 
 # Of the other input's effect.
 _FAINT = 0.01
+_TRIED = 32
 _SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
 _SMALLEST_NORMAL_BITS = 0x00800000
 
@@ -48,6 +51,14 @@ def health(
         *_dead_inputs(network, preprocessing, xrays),
         *_never_predicted(record),
     ]
+
+
+def training_health(training: Training, record: Manifest) -> list[Finding]:
+    """Return what is wrong with what a training came to, tried on a few training X-rays."""
+    indices = training.dataset.parts["train"][:_TRIED]
+    network = copy.deepcopy(training.result).cpu().eval()
+    preprocessing = Preprocessing(training.recipe.constants)
+    return health(network, preprocessing, training.dataset.pixels[indices], record)
 
 
 def _weights(network: nn.Module) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from toolkit.files import sha256
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import ScopeRecord
 from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.recording import recording
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint
 from toolkit.train.dataset import Dataset
@@ -31,7 +32,7 @@ _LEAST_VARIANCE = 1e-12
 _LEAST_SHARE = 1e-6
 
 
-class Scope(nn.Module):
+class Novelty(nn.Module):
     """Gives the novelty of X-rays from the maps of a network.
 
     Args:
@@ -59,7 +60,7 @@ class Scope(nn.Module):
         """Return the novelty, float32 (N,): 0 or more, about 1 for X-rays as in training.
 
         Args:
-            maps: of each branch, as `mapped` returns them.
+            maps: of each branch, as `run_with_maps` returns them.
         """
         offset = summary(maps) - self.centre
         along = offset @ self.directions
@@ -68,14 +69,17 @@ class Scope(nn.Module):
         return (squared / offset.shape[1]).sqrt()
 
 
-def mapped(branch: nn.Module, inputs: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Return a branch's features, (N, 2S), and its maps after each pooling, (N, C, H, W)."""
-    maps = []
-    for layer in branch.children():
-        inputs = layer(inputs)
-        if isinstance(layer, nn.MaxPool2d):
-            maps.append(inputs)
-    return inputs, maps
+def run_with_maps(
+    network: IntermediarySpaceModel, image: Tensor, edges: Tensor
+) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
+    """Return logits, (N, classes), and each branch's maps after every pooling, (N, C, H, W)."""
+    image_pools, edge_pools = (
+        {name: layer for name, layer in branch.named_children() if isinstance(layer, nn.MaxPool2d)}
+        for branch in (network.imagesClassifier, network.edgesClassifier)
+    )
+    with recording(image_pools) as image_runs, recording(edge_pools) as edge_runs:
+        logits = network(image, edges)
+    return logits, ([run.given for run in image_runs], [run.given for run in edge_runs])
 
 
 def summary(maps: Sequence[Sequence[Tensor]]) -> Tensor:
@@ -86,10 +90,10 @@ def summary(maps: Sequence[Sequence[Tensor]]) -> Tensor:
 
 
 @torch.no_grad()
-def fitted(
+def fit(
     network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset
-) -> tuple[Scope, float, float]:
-    """Return the scope of a network, its limit, and the share of `val` within it.
+) -> tuple[Novelty, float, float]:
+    """Return the novelty measure of a network, its limit, and the share of `val` within it.
 
     Args:
         network: trained.
@@ -99,16 +103,16 @@ def fitted(
     """
     train = dataset.parts["train"]
     chosen = train[:: max(1, len(train) // _FITTED_ON)]
-    summaries = [summary(each) for each in _maps(network, preprocessing, dataset.pixels[chosen])]
-    scope = gaussian(torch.cat(summaries).double()).to(preprocessing.white.device)
+    summaries = [summary(maps) for maps in _maps(network, preprocessing, dataset.pixels[chosen])]
+    measure = gaussian(torch.cat(summaries).double()).to(preprocessing.white.device)
     val = dataset.pixels[dataset.parts["val"]]
-    novelty = torch.cat([scope(each) for each in _maps(network, preprocessing, val)]).double()
+    novelty = torch.cat([measure(maps) for maps in _maps(network, preprocessing, val)]).double()
     limit = float(torch.quantile(novelty, PASSING, interpolation="higher"))
-    return scope.cpu(), limit, float((novelty <= limit).double().mean())
+    return measure.cpu(), limit, float((novelty <= limit).double().mean())
 
 
-def gaussian(summaries: Tensor) -> Scope:
-    """Return the scope of summaries, float64 (N, D)."""
+def gaussian(summaries: Tensor) -> Novelty:
+    """Return the measure of summaries, float64 (N, D)."""
     centre = summaries.mean(dim=0)
     offsets = summaries - centre
     # Of fewer X-rays than numbers, the directions are as many as the X-rays at most.
@@ -120,22 +124,22 @@ def gaussian(summaries: Tensor) -> Scope:
     spread = (variances[count:].sum() / others).clamp_min(least).sqrt()
     deviations = variances[:count].clamp_min(least).sqrt()
     parts = (centre, directions[:count].T.contiguous(), deviations, spread)
-    return Scope(*(each.float() for each in parts))
+    return Novelty(*(each.float() for each in parts))
 
 
-def save(scope: Scope, files: ModelFiles) -> str:
+def save(measure: Novelty, files: ModelFiles) -> str:
     """Write NAME.scope.pt and return its SHA-256.
 
     Raises:
         UsageError: the folder cannot be written.
     """
     path = files.path("scope")
-    checkpoint.save(scope.state_dict(), path)
+    checkpoint.save(measure.state_dict(), path)
     return sha256(path)
 
 
-def load(files: ModelFiles, record: ScopeRecord) -> Scope:
-    """Return the scope of a model.
+def load(files: ModelFiles, record: ScopeRecord) -> Novelty:
+    """Return the novelty measure of a model.
 
     Raises:
         CheckpointError: its file is missing, corrupt, or not the one of its manifest.
@@ -143,7 +147,7 @@ def load(files: ModelFiles, record: ScopeRecord) -> Scope:
     path = files.path("scope")
     state = checkpoint.load(path)
     checkpoint.require_own(path, record.sha256, files)
-    return Scope(**state)
+    return Novelty(**state)
 
 
 def _maps(
@@ -152,7 +156,7 @@ def _maps(
     network.eval()
     for xray in torch.split(pixels, _BATCH):
         image, edges = preprocessing(xray.to(preprocessing.white.device))
-        yield mapped(network.imagesClassifier, image)[1], mapped(network.edgesClassifier, edges)[1]
+        yield run_with_maps(network, image, edges)[1]
 
 
 def _bands(maps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Adam for every weight, or Muon for the weight matrices and Adam for the rest."""
+"""Adam for every weight, or Muon for the weight matrices and Adam for the rest; and their rate."""
 
 from typing import Any
 
@@ -83,3 +83,20 @@ class Optimiser:
         for (optimiser, _), each in zip(self._parts, state["parts"], strict=True):
             optimiser.load_state_dict(each)
         self.steps = int(state["steps"])
+
+
+def lr_factor(recipe: Recipe, epoch: int, progress: float) -> float:
+    """Return what the highest learning rate is multiplied with.
+
+    Args:
+        recipe: whose schedule it is.
+        epoch: the current one, from 0.
+        progress: share of all steps already made, in [0, 1).
+    """
+    if recipe.schedule == "exponential":
+        return float(recipe.lr_decay ** (epoch / 100))
+    warm_up = 0.1
+    if progress < warm_up:
+        return 0.02 + 0.98 * progress / warm_up
+    falling = (progress - warm_up) / (1 - warm_up)
+    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * falling, dtype=torch.float64))))

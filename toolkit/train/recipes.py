@@ -1,12 +1,14 @@
 """Training recipes: the study's own, and the default that mends it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from toolkit.errors import UsageError
 from toolkit.model.manifest import PreprocessingConstants
 
 MOST_LR = 1e6
+MAX_LAYER_SIZE = 1024
+"""Far above use, and below what PyTorch ends in a traceback for."""
 PRECISIONS = ("fp32", "bf16")
 SPLITS = ("published", "study", "patient")
 DEVICES = ("auto", "cpu", "cuda")
@@ -15,10 +17,10 @@ STUDY_EDGES = PreprocessingConstants(edge_mean=0.449, edge_std=0.226)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every setting of a training.
+    """Every setting of a training; those of the default, which mends the study's faults.
 
     Attributes:
-        layer_size: S of the network, 1 or more.
+        layer_size: S of the network, 1 to `MAX_LAYER_SIZE`.
         dropout: main dropout p, in [0, 1).
         dropout_epochs: how many epochs, from the first, it is on in; None for all.
         optimiser: `adam`, or `muon` for `toolkit.train.optimiser`'s mixture of both.
@@ -41,32 +43,34 @@ class Recipe:
         constants: of the preprocessing.
     """
 
-    preset: str
-    layer_size: int
-    dropout: float
-    dropout_epochs: int | None
-    optimiser: str
-    lr: float
-    epochs: int
-    batch_size: int
-    schedule: str
-    lr_decay: float
-    l2: float
-    weight_decay: float
-    class_weights: str
-    augmentation: float
-    average_decay: float
-    label_smoothing: float
-    initialisation: str
-    branch_loss: float
-    precision: str
-    constants: PreprocessingConstants
+    preset: str = "default"
+    layer_size: int = 28
+    dropout: float = 0.1
+    dropout_epochs: int | None = None
+    optimiser: str = "muon"
+    lr: float = 1e-3
+    epochs: int = 70
+    batch_size: int = 16
+    schedule: str = "one_cycle"
+    lr_decay: float = 1.0
+    l2: float = 0.0
+    weight_decay: float = 0.05
+    class_weights: str = "inverse_sqrt"
+    augmentation: float = 0.5
+    average_decay: float = 0.999
+    label_smoothing: float = 0.05
+    initialisation: str = "he"
+    branch_loss: float = 0.3
+    precision: str = "fp32"
+    constants: PreprocessingConstants = field(default_factory=PreprocessingConstants)
 
     def __post_init__(self) -> None:
         for name in ("layer_size", "epochs", "batch_size", "dropout_epochs"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is {value}: give 1 or more")
+        if self.layer_size > MAX_LAYER_SIZE:
+            raise UsageError(f"layer_size is {self.layer_size}: give at most {MAX_LAYER_SIZE}")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is {self.dropout}: give 0 or more, below 1")
         if not 0 < self.lr <= MOST_LR:
@@ -76,7 +80,6 @@ class Recipe:
 PRESETS = {
     "study": Recipe(
         preset="study",
-        layer_size=28,
         dropout=0.5,
         dropout_epochs=1,
         optimiser="adam",
@@ -93,31 +96,9 @@ PRESETS = {
         label_smoothing=0.0,
         initialisation="pytorch",
         branch_loss=0.0,
-        precision="fp32",
         constants=STUDY_EDGES,
     ),
-    "default": Recipe(
-        preset="default",
-        layer_size=28,
-        dropout=0.1,
-        dropout_epochs=None,
-        optimiser="muon",
-        lr=1e-3,
-        epochs=70,
-        batch_size=16,
-        schedule="one_cycle",
-        lr_decay=1.0,
-        l2=0.0,
-        weight_decay=0.05,
-        class_weights="inverse_sqrt",
-        augmentation=0.5,
-        average_decay=0.999,
-        label_smoothing=0.05,
-        initialisation="he",
-        branch_loss=0.3,
-        precision="fp32",
-        constants=PreprocessingConstants(),
-    ),
+    "default": Recipe(),
 }
 
 
@@ -157,10 +138,10 @@ def recipe(preset: str, **changes: Any) -> Recipe:
     """
     if preset not in PRESETS:
         raise UsageError(f"no preset is called {preset!r}: choose one of {', '.join(PRESETS)}")
-    return changed(PRESETS[preset], **changes)
+    return change(PRESETS[preset], **changes)
 
 
-def changed(recipe: Recipe, **changes: Any) -> Recipe:
+def change(recipe: Recipe, **changes: Any) -> Recipe:
     """Return a recipe with those of `changes` that are not None.
 
     Raises:

@@ -10,19 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
+from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
 from toolkit.networks.folding import features_of
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.resume import require_same
 from toolkit.train import checkpoint
-from toolkit.train.augmentation import augmented
-from toolkit.train.dataset import Dataset
-from toolkit.train.identity import identity
+from toolkit.train.augmentation import augment
+from toolkit.train.dataset import Dataset, class_weights
+from toolkit.train.evaluation import predict
 from toolkit.train.memory import keep_freed
-from toolkit.train.optimiser import Optimiser
-from toolkit.train.prediction import predict
+from toolkit.train.optimiser import Optimiser, lr_factor
 from toolkit.train.recipes import Recipe
-from toolkit.train.schedule import class_weights, lr_factor
 
 
 @dataclass(frozen=True)
@@ -78,8 +77,8 @@ class Training:
         self.val_predicted: Tensor | None = None
         self.history: list[Epoch] = []
         classes = len(dataset.label_map.classes)
-        self.network = _placed(recipe, classes, device)
-        self.average = _placed(recipe, classes, device)
+        self.network = _new_network(recipe, classes, device)
+        self.average = _new_network(recipe, classes, device)
         self.average.load_state_dict(self.network.state_dict())
         self.preprocessing = Preprocessing(recipe.constants).to(device)
         # Each branch's own opinion, which only training asks for.
@@ -93,7 +92,7 @@ class Training:
         self.labels = dataset.labels.to(device)
         weights = class_weights(recipe.class_weights, dataset.labels[self.indices], classes)
         self.weights = None if weights is None else weights.to(device)
-        self._identity = identity(dataset, recipe, seed)
+        self._identity = _identity(dataset, recipe, seed)
 
     @property
     def result(self) -> IntermediarySpaceModel:
@@ -156,7 +155,8 @@ class Training:
             )
         state = checkpoint.load(path)
         try:
-            self._check_identity(state["identity"], path)
+            what = f"the training of {path}"
+            require_same(state["identity"], self._identity, what, "start without --resume")
             self.network.load_state_dict(state["network"])
             self.average.load_state_dict(state["average"])
             self.heads.load_state_dict(state["heads"])
@@ -179,15 +179,6 @@ class Training:
         ) as error:
             raise CheckpointError(f"{path} is corrupt: start without --resume") from error
 
-    def _check_identity(self, saved: dict[str, Any], path: Path) -> None:
-        for name, ours in self._identity.items():
-            theirs = saved.get(name)
-            if theirs != ours:
-                raise UsageError(
-                    f"cannot resume {path}: {name} was {theirs}, now {ours}; give the same "
-                    "options and data, or start without --resume"
-                )
-
     def _run_epoch(self) -> Epoch:
         order = self.indices[torch.randperm(len(self.indices), generator=self.generator)]
         batches = torch.split(order.to(self.device), self.recipe.batch_size)
@@ -203,7 +194,7 @@ class Training:
             loss_sum += loss.detach() * len(batch)
         train_loss = float(loss_sum) / len(order)
         self._require_finite(train_loss)
-        val_accuracy, val_loss = self._validated()
+        val_accuracy, val_loss = self._validate()
         # The last step of an epoch can break the weights: only validation sees that.
         self._require_finite(val_loss or 0.0)
         return Epoch(
@@ -229,7 +220,7 @@ class Training:
     def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         xray = self.pixels[batch]
         if self.recipe.augmentation:
-            xray = augmented(xray, self.recipe.augmentation, self.generator)
+            xray = augment(xray, self.recipe.augmentation, self.generator)
         with self._autocast():
             features = features_of(self.network, self.preprocessing, xray)
             logits = self.network.joined(*features)
@@ -272,7 +263,7 @@ class Training:
             list(self.average.parameters()), list(self.network.parameters()), 1 - decay
         )
 
-    def _validated(self) -> tuple[float | None, float | None]:
+    def _validate(self) -> tuple[float | None, float | None]:
         if "val" not in self.dataset.parts:
             return None, None
         indices = self.dataset.parts["val"]
@@ -283,8 +274,18 @@ class Training:
         return float(accuracy), float(functional.cross_entropy(logits, labels))
 
 
-def _placed(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
+def _new_network(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
     network = IntermediarySpaceModel(recipe.layer_size, recipe.dropout, classes)
     if recipe.initialisation == "he":
         initialise(network)
     return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _identity(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
+    """Return all that decides what a training comes to, as plain values."""
+    settings = asdict(recipe)
+    constants = settings.pop("constants")
+    data = dataset.identity()
+    data["parts"] = ", ".join(f"{part} {digest}" for part, digest in data["parts"].items())
+    constants = {name: repr(value) for name, value in constants.items()}
+    return {**settings, **constants, "seed": seed, **data}

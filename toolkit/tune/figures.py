@@ -31,7 +31,7 @@ def draw(study: Study, folder: Path) -> list[Path]:
     """
     # Without a screen, whatever the user's settings.
     mpl.use("Agg")
-    trials = [each for each in report.finished(study) if math.isfinite(each.value or 0.0)]
+    trials = [each for each in report.finished_trials(study) if math.isfinite(each.value or 0.0)]
     if not trials:
         return []
     everything = report.study_of(sorted(trials, key=lambda trial: trial.number))
@@ -85,7 +85,7 @@ def _scatterplot_matrix(trials: Sequence[FrozenTrial]) -> Figure:
                 counts = panel.twinx()
                 counts.hist(columns[x], bins=12, color="0.6")
                 counts.set_yticks([])
-                panel.set_ylim(_padded(columns[x]))
+                panel.set_ylim(_with_margin(columns[x]))
             else:
                 panel.scatter(columns[x], columns[y], c=columns["score"], s=14, cmap="viridis")
                 panel.scatter(
@@ -99,7 +99,7 @@ def _scatterplot_matrix(trials: Sequence[FrozenTrial]) -> Figure:
     return figure
 
 
-def _padded(values: Sequence[float]) -> tuple[float, float]:
+def _with_margin(values: Sequence[float]) -> tuple[float, float]:
     margin = 0.05 * (max(values) - min(values)) or 0.5
     return min(values) - margin, max(values) + margin
 

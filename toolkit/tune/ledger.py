@@ -19,12 +19,13 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from toolkit.errors import UsageError
+from toolkit.resume import require_same
 
 LOST = "lost with its worker"
 LOST_AGAIN = "lost with its worker, twice"
 INTERRUPTED = "interrupted"
 SURPLUS = "begun when there was no place left"
-_PLACELESS = {LOST, INTERRUPTED, SURPLUS}
+_UNCOUNTED = {LOST, INTERRUPTED, SURPLUS}
 
 FAILURE = "failure"
 HEARTBEAT = "heartbeat"
@@ -46,7 +47,7 @@ class Ledger:
     """A study, and the bookkeeping of its trials.
 
     Args:
-        study: as `opened` or `existing` returns it.
+        study: as `open_ledger` or `find_study` returns it.
         storage: that it lies in.
         places: how many trials it shall come to.
         seed: of the study.
@@ -63,13 +64,13 @@ class Ledger:
         """Return every trial, by number."""
         return self.study.get_trials(deepcopy=False)
 
-    def placed(self) -> list[FrozenTrial]:
+    def counted_trials(self) -> list[FrozenTrial]:
         """Return the trials that take a place, by number."""
-        return placed(self.trials())
+        return counted_trials(self.trials())
 
     def complete(self) -> bool:
         """Return whether every place is taken by a trial that has ended."""
-        return sum(trial.state.is_finished() for trial in self.placed()) >= self.places
+        return sum(trial.state.is_finished() for trial in self.counted_trials()) >= self.places
 
     def claim(self, worker: str) -> Claim | None:
         """Take a trial to run: one that waits to be retried, or a new one.
@@ -80,13 +81,13 @@ class Ledger:
         Returns:
             None where every place is taken.
         """
-        now = self.placed()
+        now = self.counted_trials()
         waiting = any(trial.state == TrialState.WAITING for trial in now)
         if len(now) >= self.places and not waiting:
             return None
         trial = self.study.ask()
         # Others may have come first: numbers are given out one at a time, so all agree on this.
-        place = sum(each.number < trial.number for each in self.placed())
+        place = sum(other.number < trial.number for other in self.counted_trials())
         if place >= self.places:
             self.give_up(self._frozen(trial), SURPLUS)
             return None
@@ -122,9 +123,9 @@ class Ledger:
     def give_up_worker(self, worker: str, reason: str) -> list[int]:
         """Give up what a worker was running; return the numbers of those trials."""
         running = [
-            each for each in _running(self.trials()) if each.user_attrs.get(WORKER) == worker
+            trial for trial in _running(self.trials()) if trial.user_attrs.get(WORKER) == worker
         ]
-        return [each.number for each in running if self.give_up(each, reason)]
+        return [trial.number for trial in running if self.give_up(trial, reason)]
 
     def give_up_stale(self, stale_after: float) -> list[int]:
         """Give up trials whose heartbeat this process has not seen change for so many seconds.
@@ -146,9 +147,11 @@ class Ledger:
         """Return a seed that only a trial and its retries have, whoever asks and whenever."""
         if _LOSSES in trial.user_attrs:
             return int(trial.user_attrs[SEED])
-        # Not the place, which changes where another trial is lost; what a retry is never does.
+        # Counting the trials before it that are no retries: that number stays the same when
+        # another trial is lost, so that every worker works out the same seed.
         order = sum(
-            each.number < trial.number and _LOSSES not in each.user_attrs for each in self.trials()
+            other.number < trial.number and _LOSSES not in other.user_attrs
+            for other in self.trials()
         )
         return int(np.random.SeedSequence([self._seed, order]).generate_state(1)[0])
 
@@ -156,12 +159,12 @@ class Ledger:
         return self._storage.get_trial(trial._trial_id)
 
 
-def placed(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
+def counted_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """Return those trials that count as one of the study's."""
     return [
         trial
         for trial in trials
-        if trial.state != TrialState.FAIL or trial.user_attrs.get(FAILURE) not in _PLACELESS
+        if trial.state != TrialState.FAIL or trial.user_attrs.get(FAILURE) not in _UNCOUNTED
     ]
 
 
@@ -170,7 +173,7 @@ def sampler(seed: int) -> TPESampler:
     return TPESampler(multivariate=False, constant_liar=False, seed=seed)
 
 
-def opened(
+def open_ledger(
     storage: BaseStorage, name: str, setup: dict[str, Any], places: int, seed: int
 ) -> Ledger:
     """Open a study, or make it.
@@ -197,17 +200,12 @@ def opened(
                 f"the study {name!r} was not made by `toolkit tune`: give another with --study"
             )
         study.set_user_attr(_SETUP, setup)
-    was = study.user_attrs[_SETUP]
-    for key, ours in setup.items():
-        if was.get(key) != ours:
-            raise UsageError(
-                f"the study {name!r} cannot go on: {key} was {was.get(key)}, now {ours}; give the "
-                "same options and data, or another name with --study"
-            )
+    otherwise = "another name with --study"
+    require_same(study.user_attrs[_SETUP], setup, f"the study {name!r}", otherwise)
     return Ledger(study, storage, places, seed)
 
 
-def existing(storage: BaseStorage, name: str) -> Study:
+def find_study(storage: BaseStorage, name: str) -> Study:
     """Return a study that is there.
 
     Raises:
@@ -221,7 +219,7 @@ def existing(storage: BaseStorage, name: str) -> Study:
 
 
 def setup_of(study: Study) -> dict[str, Any]:
-    """Return what a study was made with, as `opened` was given it; empty of a foreign one."""
+    """Return what a study was made with, as `open_ledger` was given it; empty of a foreign one."""
     return dict(study.user_attrs.get(_SETUP, {}))
 
 

@@ -16,14 +16,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from toolkit.errors import DataError, UsageError
 from toolkit.model.manifest import TuningRecord
 from toolkit.train.recipes import Recipe
-from toolkit.tune.ledger import FAILURE, placed, setup_of
+from toolkit.tune.ledger import FAILURE, counted_trials, setup_of
 from toolkit.tune.space import LAYER_SIZE, SPACE, final_recipe
 from toolkit.tune.trial import EPOCHS, TRAINING_ACCURACY, VALIDATION_ACCURACY
 
 _PERCENT = 100.0
 
 
-def finished(study: Study) -> list[FrozenTrial]:
+def finished_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that have a score, best first; equals by number."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     # A study of other parameters is none that the figures and recipes here could speak of.
@@ -31,9 +31,13 @@ def finished(study: Study) -> list[FrozenTrial]:
     return sorted(ours, key=lambda trial: (-_value(trial), trial.number))
 
 
-def failed(study: Study) -> list[FrozenTrial]:
+def failed_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that failed by themselves, such as diverged ones."""
-    return [each for each in placed(study.get_trials(deepcopy=False)) if each.state.name == "FAIL"]
+    return [
+        each
+        for each in counted_trials(study.get_trials(deepcopy=False))
+        if each.state.name == "FAIL"
+    ]
 
 
 def importances(study: Study) -> dict[str, float]:
@@ -42,7 +46,7 @@ def importances(study: Study) -> dict[str, float]:
     By PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023). Empty where the scores do not differ,
     or there are fewer than two.
     """
-    return _importances([trial for trial in finished(study) if math.isfinite(_value(trial))])
+    return _importances([trial for trial in finished_trials(study) if math.isfinite(_value(trial))])
 
 
 def importance_intervals(
@@ -53,7 +57,7 @@ def importance_intervals(
     As many trials are drawn again, with replacement, and their importances worked out anew
     (Efron, 1979). Empty where `importances` is.
     """
-    usable = [trial for trial in finished(study) if math.isfinite(_value(trial))]
+    usable = [trial for trial in finished_trials(study) if math.isfinite(_value(trial))]
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(usable), size=(resamples, len(usable))) if usable else ()
     told = [each for row in drawn if (each := _importances([usable[i] for i in row]))]
@@ -71,7 +75,7 @@ def _importances(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     return get_param_importances(study_of(trials))
 
 
-def averaged(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+def mean_parameters(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     """Return the mean of each parameter; the layer size is rounded, halves to even."""
     means = {name: fmean(trial.params[name] for trial in trials) for name in SPACE}
     return {**means, LAYER_SIZE: round(means[LAYER_SIZE])}
@@ -110,11 +114,12 @@ def table(trials: Sequence[FrozenTrial]) -> str:
 
 def summary(study: Study) -> dict[str, Any]:
     """Return what a study came to, as plain values."""
-    trials = finished(study)
+    trials = finished_trials(study)
     return {
         "finished": len(trials),
         "failed": [
-            {"trial": each.number, "reason": each.user_attrs.get(FAILURE)} for each in failed(study)
+            {"trial": each.number, "reason": each.user_attrs.get(FAILURE)}
+            for each in failed_trials(study)
         ],
         "best": [row(each) for each in trials[:10]],
         "importances": importances(study),
@@ -128,9 +133,9 @@ def text(study: Study, intervals: Mapping[str, tuple[float, float]]) -> str:
         study: it.
         intervals: of its importances, as `importance_intervals` returns them.
     """
-    trials = finished(study)
+    trials = finished_trials(study)
     lines = [table(trials[:10])]
-    failures = failed(study)
+    failures = failed_trials(study)
     if failures:
         reasons = ", ".join(f"{each.number} ({each.user_attrs.get(FAILURE)})" for each in failures)
         lines.append(f"failed: {reasons}")
@@ -186,7 +191,7 @@ def best(study: Study, count: int) -> list[FrozenTrial]:
     Raises:
         UsageError: it has fewer.
     """
-    trials = finished(study)
+    trials = finished_trials(study)
     if len(trials) < count:
         raise UsageError(
             f"the study {study.study_name!r} has {len(trials)} finished trials, not {count}: "
@@ -195,7 +200,7 @@ def best(study: Study, count: int) -> list[FrozenTrial]:
     return trials[:count]
 
 
-def tuned(study: Study, count: int) -> tuple[Recipe, TuningRecord]:
+def final_training(study: Study, count: int) -> tuple[Recipe, TuningRecord]:
     """Return the final recipe that the best trials of a study give, and where it comes from.
 
     Raises:
@@ -207,7 +212,7 @@ def tuned(study: Study, count: int) -> tuple[Recipe, TuningRecord]:
             f"the study {study.study_name!r} was not made by `toolkit tune`: name another"
         )
     trials = best(study, count)
-    parameters = averaged(trials)
+    parameters = mean_parameters(trials)
     record = TuningRecord(
         study=study.study_name,
         preset=setup["preset"],

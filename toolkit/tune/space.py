@@ -26,7 +26,7 @@ _TRIAL_BATCH = 128
 _STUDY_TRIAL_LAMBDA = 0.01
 
 
-def suggested(trial: Trial) -> dict[str, Any]:
+def suggest(trial: Trial) -> dict[str, Any]:
     """Return one value for each parameter of the space, from the study's sampler."""
     values: dict[str, Any] = {}
     for name, distribution in SPACE.items():

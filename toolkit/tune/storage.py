@@ -23,7 +23,7 @@ _GRPC_TIMEOUT = 10.0
 _TRIES = 3
 
 
-def shown(location: str) -> str:
+def public_name(location: str) -> str:
     """Return a storage's path, or its URL without user and password."""
     if "://" not in location:
         return location
@@ -55,7 +55,7 @@ def open_storage(location: str, *, make: bool) -> BaseStorage:
     if scheme.partition("+")[0] in _DRIVERS:
         return _database(location, scheme)
     raise UsageError(
-        f"--storage {shown(location)} is of no kind that several workers can share: give a "
+        f"--storage {public_name(location)} is of no kind that several workers can share: give a "
         "journal's path, postgresql://, mysql:// or grpc://HOST:PORT"
     )
 
@@ -132,15 +132,15 @@ def _grpc(location: str) -> BaseStorage:
     except ValueError:
         host = port = None
     if not host or not port:
-        raise UsageError(f"--storage {shown(location)} is not grpc://HOST:PORT")
+        raise UsageError(f"--storage {public_name(location)} is not grpc://HOST:PORT")
     with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
         storage = GrpcStorageProxy(host=host, port=port)
     try:
         storage.wait_server_ready(timeout=_GRPC_TIMEOUT)
     except ConnectionError as error:
         raise UsageError(
-            f"no Optuna proxy answers at {shown(location)} within {_GRPC_TIMEOUT:.0f} s: start it, "
-            "or name another --storage"
+            f"no Optuna proxy answers at {public_name(location)} within {_GRPC_TIMEOUT:.0f} s: "
+            "start it, or name another --storage"
         ) from error
     return storage
 
@@ -149,7 +149,7 @@ def _database(location: str, scheme: str) -> BaseStorage:
     dialect = scheme.partition("+")[0]
     if urlsplit(location).netloc.count("@") > 1:
         # Drivers would take the rest of the password for the host, and say it.
-        raise UsageError(f"--storage {shown(location)}: write @ in a password as %40")
+        raise UsageError(f"--storage {public_name(location)}: write @ in a password as %40")
     if scheme == dialect:
         require(_DRIVERS[dialect], dialect)
         location = location.replace(f"{scheme}://", f"{dialect}+{_DRIVERS[dialect]}://", 1)
@@ -160,7 +160,7 @@ def _database(location: str, scheme: str) -> BaseStorage:
             return RDBStorage(location, engine_kwargs={"pool_pre_ping": True, "pool_size": 2})
         except ImportError as error:
             raise MissingExtraError(
-                f"{shown(location)} needs a driver that is not installed: {error}"
+                f"{public_name(location)} needs a driver that is not installed: {error}"
             ) from error
         except (SQLAlchemyError, ValueError) as error:
             # Two that make the tables of an empty database at once trip over each other.
@@ -172,4 +172,4 @@ def _database(location: str, scheme: str) -> BaseStorage:
 
 def _unreachable(location: str, error: Exception) -> str:
     reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-    return f"the storage {shown(location)} cannot be used: {reason}"
+    return f"the storage {public_name(location)} cannot be used: {reason}"

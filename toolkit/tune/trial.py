@@ -13,12 +13,12 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from toolkit.errors import TrainingError
-from toolkit.train.curves import Curves
 from toolkit.train.dataset import Dataset
+from toolkit.train.tensorboard import Log
 from toolkit.train.training import Training
 from toolkit.tune.ledger import FAILURE, HEARTBEAT, Claim
 from toolkit.tune.objective import overfits, score
-from toolkit.tune.space import TRIAL_LR, suggested, trial_recipe
+from toolkit.tune.space import TRIAL_LR, suggest, trial_recipe
 
 DIVERGED = "diverged"
 OUT_OF_MEMORY = "out of memory"
@@ -55,16 +55,17 @@ def run_trial(
     up by others meanwhile leaves no trace.
     """
     trial = claim.trial
-    parameters = suggested(trial)
+    parameters = suggest(trial)
     folder = plan.logs / f"{trial.number:03}"
     failure = None
     with _heartbeat(trial, plan.stale_after / _BEATS):
         try:
-            with Curves(folder, 0) as curves:
+            with Log(folder, 0) as log:
                 recipe = trial_recipe(plan.preset, parameters, plan.epochs)
                 training = Training(dataset, recipe, claim.seed, device)
-                outcome = _trained(training, trial, curves)
-                curves.add_hparams(_logged(parameters), _metrics(outcome))
+                outcome = _train(training, trial, log)
+                settings = {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
+                log.add_hparams(settings, _metrics(outcome))
         except UpdateFinishedTrialError:
             return
         except TrainingError:
@@ -89,14 +90,14 @@ def run_trial(
             raise
 
 
-def _trained(training: Training, trial: Trial, curves: Curves) -> dict[str, Any]:
+def _train(training: Training, trial: Trial, log: Log) -> dict[str, Any]:
     accuracies: tuple[list[float], list[float]] = [], []
     while training.epoch < training.recipe.epochs:
         epoch = training.advance()
         assert epoch.val_accuracy is not None
         accuracies[0].append(epoch.train_accuracy)
         accuracies[1].append(epoch.val_accuracy)
-        curves.add(epoch)
+        log.add_epoch(epoch)
         trial.report(epoch.val_accuracy, epoch.epoch)
         if overfits(*accuracies):
             break
@@ -130,10 +131,6 @@ def _heartbeat(trial: Trial, seconds: float) -> Iterator[None]:
         thread.join()
 
 
-def _logged(parameters: dict[str, Any]) -> dict[str, Any]:
-    return {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
-
-
 def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
     training, validation = outcome[TRAINING_ACCURACY], outcome[VALIDATION_ACCURACY]
     return {
@@ -145,7 +142,5 @@ def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return True
     # The allocator of the CPU has no error class of its own.
-    return "allocate memory" in str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)

@@ -5,6 +5,8 @@ import gc
 import io
 import random
 import socket
+import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -46,6 +48,7 @@ def test_png_by_multipart_is_answered(client, encoded, xrays):
         "probabilities",
         "expected_grade",
         "abstain",
+        "in_scope",
         "model",
         "model_sha256",
         "provider",
@@ -133,29 +136,49 @@ def test_address_or_json_as_the_file_is_no_image_and_never_fetched(client):
             listener.accept()
 
 
-def test_missing_field_text_and_two_files_are_told_apart(client, encoded, xrays):
-    png = encoded(xrays[0])
-    codes = [
-        _is_problem(client.post("/predict", files={"image": png})),
-        _is_problem(
-            client.post("/predict", files={"other": b"x"}, data={"xray": "http://a/b.png"})
-        ),
-        _is_problem(client.post("/predict", files=[("xray", png), ("xray", png)])),
-    ]
-    assert codes == ["no_xray", "not_a_file", "several_xrays"]
-    _is_problem(client.post("/predict", files=[("xray", png)] * 5))
-    _is_problem(
-        client.post("/predict", files={"xray": png}, data={f"f{i}": "x" for i in range(99)})
+def _huge_png():
+    """A PNG whose header says 5000 x 4000 pixels, in a few hundred bytes."""
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 5000, 4000, 8, 0, 0, 0, 0)
+    data = zlib.compress(bytes(5001 * 100))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     )
 
 
-def test_file_over_the_limit_is_too_large(client):
-    answer = client.post("/predict", files={"xray": bytes(MAX_BYTES + 1)})
-    assert _is_problem(answer, 413) == "too_large"
-    raw = {"content": bytes(MAX_BYTES + 1), "headers": {"content-type": "image/png"}}
-    assert _is_problem(client.post("/predict", **raw), 413) == "too_large"
-    declared = {**MULTIPART, "content-length": str(10**12)}
-    assert _is_problem(client.post("/predict", content=b"x", headers=declared), 413) == "too_large"
+def _requests(png):
+    image = {"content-type": "image/png"}
+    multi = {**MULTIPART, "content-length": str(10**12)}
+    return {
+        "no image": ({"files": {"xray": b"certainly no image"}}, 415, "not_an_image"),
+        "empty": ({"files": {"xray": b""}}, 415, "not_an_image"),
+        "truncated": ({"files": {"xray": png[: len(png) // 2]}}, 422, "truncated"),
+        "megapixels": ({"files": {"xray": _huge_png()}}, 422, "too_many_pixels"),
+        "text": ({"files": {"x": b"x"}, "data": {"xray": "http://a/b"}}, 422, "not_a_file"),
+        "no field": ({"files": {"image": png}}, 422, "no_xray"),
+        "two files": ({"files": [("xray", png)] * 2}, 422, "several_xrays"),
+        "five files": ({"files": [("xray", png)] * 5}, 400, "bad_multipart"),
+        "many fields": (
+            {"files": {"xray": png}, "data": {f"f{i}": "x" for i in range(99)}},
+            *(400, "bad_multipart"),
+        ),
+        "form": ({"data": {"xray": "http://a/b.png"}}, 415, "unsupported_media_type"),
+        "address": ({"content": b"http://a/b", "headers": image}, 415, "not_an_image"),
+        "raw too large": ({"content": bytes(MAX_BYTES + 1), "headers": image}, 413, "too_large"),
+        "too large": ({"files": {"xray": bytes(MAX_BYTES + 1)}}, 413, "too_large"),
+        "much too large": ({"files": {"xray": bytes(MAX_BYTES + 100_000)}}, 413, "too_large"),
+        "said to be too large": ({"content": b"x", "headers": multi}, 413, "too_large"),
+    }
+
+
+@pytest.mark.parametrize("case", list(_requests(b"")))
+def test_bad_request_is_refused_with_a_reason_of_its_own(client, encoded, xrays, case):
+    arguments, status, code = _requests(encoded(xrays[0]))[case]
+    assert _is_problem(client.post("/predict", **arguments), status) == code
 
 
 def test_damaged_body_is_answered_or_refused_but_never_a_500(client, xrays):

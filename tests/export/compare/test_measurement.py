@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from export.compare.measurement import HISTOGRAM_EDGES, Measurement
-from export.compare.samples import Samples
+from export.compare.samples import NATURAL, Samples
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.tolerance import BOUNDS
 
@@ -101,7 +101,7 @@ def test_every_change_of_class_is_a_flip_with_its_margin(reference, data):
 
 @given(LOGITS, SHIFTS, SHIFTS)
 @settings(deadline=None)
-def test_the_order_of_the_runs_changes_no_verdict_and_no_figure(reference, first, second):
+def test_the_order_of_the_runs_changes_no_result_and_no_figure(reference, first, second):
     pairs = [(reference + np.float32(each), reference) for each in (first, second)]
     forth, back = measured("logits", pairs), measured("logits", pairs[::-1])
     assert forth.difference() == back.difference()
@@ -128,3 +128,15 @@ def test_one_changed_byte_of_an_edge_map_fails(reference, place, by, sign):
     found = measured("edge_map", [(actual, reference)])
     assert not found.difference().passed
     assert found.difference().max_abs == abs(level % 256 - int(reference.flat[place]))
+
+
+def test_tolerance_scales_with_the_logits_of_each_xray():
+    reference = np.array([[0.5, -0.1], [3.0, -2000.0], [1.0, 1.0]], dtype=np.float32)
+    natural = np.array([True, True, False])
+    assert BOUNDS["logits"].allowed(reference, natural) == pytest.approx([1e-5, 2e-2, 1e-5])
+    assert BOUNDS["edge_map"].allowed(reference, natural) == pytest.approx([0, 0, 0])
+    novelty = BOUNDS["novelty"].allowed(np.float32([0.5, 1, 300]), natural)
+    assert novelty == pytest.approx([1e-4, 1e-4, 3e-2])
+    bounds = BOUNDS["probabilities"].allowed(reference, natural)
+    assert bounds == pytest.approx([1e-5, 1e-5, 1e-2])
+    assert {"real", "generated"} <= set(NATURAL)

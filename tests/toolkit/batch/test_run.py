@@ -13,8 +13,7 @@ import pytest
 from PIL import Image
 
 from toolkit.batch import paths as listing_paths
-from toolkit.batch.paths import Listing, scan, split
-from toolkit.batch.progress import Progress
+from toolkit.batch.paths import PathList, scan, split
 from toolkit.xray.synthetic import generate
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,7 +43,6 @@ from toolkit import cli
 
 # Everything that bounds memory, made small.
 toolkit.batch.paths.SHARD = toolkit.batch.run.SHARD = int(sys.argv.pop(1))
-toolkit.batch.paths._RUN = 4 * toolkit.batch.paths.SHARD
 toolkit.batch.rows._PARTS_IN_A_GROUP = 4
 try:
     cli.main()
@@ -146,6 +144,12 @@ def held(tmp_path, start, *arguments, **options):
     return process, parts
 
 
+def kill(process):
+    """Kill a run with all its workers."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
 # --- rows
 
 
@@ -205,8 +209,7 @@ def test_a_file_that_cannot_be_read_is_a_row_and_the_run_goes_on(xrays, run, tmp
 def test_a_run_killed_whole_goes_on_to_the_same_rows(xrays, start, run, unbroken, tmp_path):
     arguments = (xrays, "--out", "results.parquet")
     process, parts = held(tmp_path, start, *arguments)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     done = len(list(parts.glob("[0-9]*.parquet")))
     (parts / ".000009.0badcafe.parquet").write_bytes(b"half a part")
     (tmp_path / "hold").unlink()
@@ -220,8 +223,7 @@ def test_the_files_are_those_that_were_there_at_first(xrays, start, run, unbroke
     folder = tmp_path / "copy"
     shutil.copytree(xrays, folder)
     process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     assert not (parts / "000008.parquet").exists()
     (tmp_path / "hold").unlink()
     (folder / "1" / "063.png").unlink()
@@ -314,8 +316,7 @@ def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, run, tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     process, parts = held(tmp_path, start, xrays, "--out", "results.parquet")
     assert "another run is at work" in run(xrays, "--out", "results.parquet")[0]["error"]
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill(process)
     before = {path.name: path.read_bytes() for path in parts.iterdir()}
     for arguments, options, what in (
         ((xrays,), {"model": tmp_path / "other.onnx"}, f"model_sha256 was {digest}"),
@@ -354,25 +355,18 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(run, tmp_path, argum
 @pytest.fixture
 def tree(tmp_path):
     """Folders and names in which every order but that of bytes would show."""
-    for name in ("a/x.png", "a.png", "a-b/c/d.png", "a-b.png", "B/é.png", "B/new\nline.png"):
+    names = ("a/x.png", "a.png", "a-b/c/d.png", "a-b.png", "B/é.png", "B/new\nline.png")
+    for name in (*names, ".hidden/x.png", "B/.x.png", "B/x.txt"):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-    for name in (".hidden/x.png", "B/.x.png", "B/x.txt"):
-        path = tmp_path / "tree" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
+        path.touch()
     (tmp_path / "tree" / "a" / "up").symlink_to("..")
     (tmp_path / "tree" / "link").symlink_to("a-b")
     return tmp_path / "tree"
 
 
-@pytest.mark.parametrize("run_size", [1, 2, 65_536])
-def test_files_come_in_the_order_of_their_paths_however_they_are_sorted(
-    tree, tmp_path, monkeypatch, run_size
-):
-    monkeypatch.setattr(listing_paths, "_RUN", run_size)
-    found = list(scan(tree, "**/*", tmp_path))
+def test_files_come_in_the_order_of_their_paths(tree):
+    found = list(scan(tree, "**/*"))
     assert found == sorted(found)
     assert set(map(os.fsdecode, found)) == {
         *("a/x.png", "a.png", "a-b/c/d.png", "a-b.png", "B/é.png", "B/new\nline.png", "B/x.txt"),
@@ -384,16 +378,16 @@ def test_files_come_in_the_order_of_their_paths_however_they_are_sorted(
     "pattern",
     ["*.png", "**/*.png", "*/*", "a*/**/*.png", "**", "B/[nx]*", "**/c/**/d.*", "?-b/**", "no/*"],
 )
-def test_a_pattern_finds_what_glob_finds(tree, tmp_path, pattern):
+def test_a_pattern_finds_what_glob_finds(tree, pattern):
     import glob
 
     (tree / "a" / "up").unlink()
-    found = {os.fsdecode(path) for path in scan(tree, pattern, tmp_path)}
+    found = {os.fsdecode(path) for path in scan(tree, pattern)}
     known = glob.glob(pattern, root_dir=tree, recursive=True)
     assert found == {path for path in known if (tree / path).is_file()}
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tree, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_named(tree, monkeypatch):
     listed = os.scandir
 
     def refusing(path):
@@ -402,25 +396,25 @@ def test_a_folder_that_cannot_be_listed_is_named(tree, tmp_path, monkeypatch):
         return listed(path)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    found = list(scan(tree, "**/*.png", tmp_path, ["a"]))
+    found = list(scan(tree, "**/*.png", ["a"]))
     assert found == [b"B/", b"a-b.png", b"a-b/c/d.png", b"a.png", b"link/c/d.png"]
 
 
-def test_what_would_hold_its_reader_is_not_listed_by_whatever_link(tree, tmp_path):
-    usual = list(scan(tree, "**/*", tmp_path))
+def test_what_would_hold_its_reader_is_not_listed_by_whatever_link(tree):
+    usual = list(scan(tree, "**/*"))
     os.mkfifo(tree / "pipe.png")
     (tree / "link.png").symlink_to("pipe.png")
     (tree / "twice.png").symlink_to("link.png")
     (tree / "device.png").symlink_to("/dev/tty")
     (tree / "gone.png").symlink_to("nowhere")
     (tree / "loop.png").symlink_to("loop.png")
-    assert set(scan(tree, "**/*", tmp_path)) == {*usual, b"gone.png", b"loop.png"}
+    assert set(scan(tree, "**/*")) == {*usual, b"gone.png", b"loop.png"}
 
 
 def test_what_is_frozen_comes_back_shard_by_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(listing_paths, "SHARD", 4)
     paths = [os.fsencode(f"{index:03d}/") + bytes([255, 10, index]) for index in range(1, 10)]
-    frozen = Listing(tmp_path / "listing.parquet")
+    frozen = PathList(tmp_path / "listing.parquet")
     assert frozen.freeze(paths, lambda _: None) == 9
     assert [frozen.shard(number) for number in range(3)] == [paths[:4], paths[4:8], paths[8:]]
 
@@ -446,28 +440,6 @@ def test_memory_does_not_grow_with_the_number_of_files(run, tmp_path):
 
     # MiB. Were they held, the rows would be 16 more.
     assert peak(40_000) - peak(8_000) < 10
-
-
-def test_progress_tells_speed_and_time_left_now_and_then(monkeypatch, capsys):
-    clock = [100.0]
-    monkeypatch.setattr("toolkit.batch.progress.time.monotonic", lambda: clock[0])
-    with Progress("X-rays", total=10_000, done=1_000) as progress:
-        for _ in range(20):
-            clock[0] += 1
-            progress.advance(50)
-    assert capsys.readouterr().err.splitlines() == [
-        "1,500 of 10,000 X-rays, 50 a second, 2 min 50 s left",
-        "2,000 of 10,000 X-rays, 50 a second, 2 min 40 s left",
-    ]
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    with Progress("files found") as progress:
-        for _ in range(2):
-            clock[0] += 1
-            progress.advance(4_096)
-    said = capsys.readouterr().err
-    assert (
-        "\r8,192 files found, 4,096 a second" in said and said.endswith("\r") and "\n" not in said
-    )
 
 
 # --- Ray

@@ -2,6 +2,9 @@ import json
 import subprocess
 import sys
 from dataclasses import asdict, fields, replace
+from functools import reduce
+from operator import getitem
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +108,18 @@ def test_a_manifest_of_a_fresh_training_comes_back_as_it_was(full, tmp_path):
     assert repr(manifest.load(tmp_path / "knee.json")) == repr(fresh)
 
 
+def test_the_shipped_manifest_is_saved_with_the_content_that_it_was_loaded_with(tmp_path):
+    shipped = Path(__file__).parents[3] / "saved_models/model_saved.json"
+    manifest.save(manifest.load(shipped), tmp_path / "m.json")
+    assert json.loads((tmp_path / "m.json").read_text()) == json.loads(shipped.read_text())
+
+
+def test_a_kind_of_file_that_there_is_not_is_named(full, tmp_path):
+    content = as_json(full)
+    content["export"]["artifacts"]["foo"] = content["export"]["artifacts"]["pipeline"]
+    assert "'foo' is no kind of file" in refusal(content, tmp_path / "m.json")
+
+
 def test_every_part_is_in_the_file_under_its_own_name(full, tmp_path):
     manifest.save(full, tmp_path / "knee.json")
     content = json.loads((tmp_path / "knee.json").read_text())
@@ -144,12 +159,9 @@ def test_an_unknown_part_is_named(full, tmp_path):
 )
 def test_a_missing_part_is_named(full, tmp_path, place):
     content = as_json(full)
-    *way, last = place
-    holder = content
-    for step in way:
-        holder = holder[step]
-    del holder[last]
-    assert last in refusal(content, tmp_path / "m.json")
+    holder = reduce(getitem, place[:-1], content)
+    del holder[place[-1]]
+    assert place[-1] in refusal(content, tmp_path / "m.json")
 
 
 @pytest.mark.parametrize(
@@ -174,11 +186,7 @@ def test_a_missing_part_is_named(full, tmp_path, place):
 )
 def test_a_part_of_the_wrong_type_is_named(full, tmp_path, place, value):
     content = as_json(full)
-    *way, last = place
-    holder = content
-    for step in way:
-        holder = holder[step]
-    holder[last] = value
+    reduce(getitem, place[:-1], content)[place[-1]] = value
     assert ".".join(place) in refusal(content, tmp_path / "m.json")
 
 

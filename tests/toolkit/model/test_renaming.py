@@ -10,8 +10,8 @@ import pytest
 from toolkit import cli
 from toolkit.errors import ManifestError, UsageError
 from toolkit.model import manifest
+from toolkit.model.artifacts import check_equivalence, load_golden
 from toolkit.model.files import ModelFiles, checked_new_name, names_in
-from toolkit.model.proof import check_proof, load_golden
 from toolkit.model.renaming import rename
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -80,7 +80,7 @@ def test_a_renamed_model_has_its_proof_its_former_files_and_its_logs(models, too
     assert {name for name in after if after[name] != before[name]} == {".json", ".previous.json"}
     files = ModelFiles(models, "knee-2")
     record = manifest.load(files.manifest)
-    check_proof(files, record)
+    check_equivalence(files, record)
     load_golden(files, record)
     assert manifest.load(files.previous.manifest).name == "knee-2.previous"
     assert (tmp_path / "logs/hyperparameters_tunned/knee-2").is_dir()
@@ -111,7 +111,7 @@ def test_the_names_of_the_logs_are_free_too(models, toolkit, tmp_path):
 def test_what_was_stopped_half_way_is_finished_by_the_next_call(models):
     (models / "Knee.pt").rename(models / "knee.pt")
     files = rename(ModelFiles(models, "Knee"), "knee")
-    check_proof(files, manifest.load(files.manifest))
+    check_equivalence(files, manifest.load(files.manifest))
     assert not list(models.glob("Knee*"))
 
 

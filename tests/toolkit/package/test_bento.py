@@ -91,7 +91,7 @@ def test_a_bento_serves_its_model_without_the_checkout(bento, tmp_path):
         "        importlib.import_module('.'.join(path.with_suffix('').parts))\n"
         "from bento.worker import assembly, settings\n"
         "found = assembly.check(settings.settings({'TOOLKIT_WORKERS': '1'}))\n"
-        "print(found.name, assembly.__file__)"
+        "print(found.record.name, assembly.__file__)"
     )
     done = subprocess.run(
         [sys.executable, "-B", "-c", script],

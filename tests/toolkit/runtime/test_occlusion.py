@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from toolkit.runtime.heat_picture import drawn
+from toolkit.runtime.heat_picture import draw
 from toolkit.runtime.occlusion import Heat, occlusion
 
 ROWS, COLUMNS = slice(96, 128), slice(32, 64)
@@ -64,7 +64,7 @@ def test_red_speaks_for_and_blue_against_on_one_scale(inputs):
     image, edges = np.zeros((2, 224, 224))
     image[:112], edges[112:] = 2.0, -2.0
     heat = Heat(0, image, edges)
-    with Image.open(io.BytesIO(drawn(*inputs, heat, "caption"))) as picture:
+    with Image.open(io.BytesIO(draw(*inputs, heat, "caption"))) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     left, right = pixels[50:480, 20:440], pixels[50:480, 490:910]
 
@@ -77,6 +77,6 @@ def test_red_speaks_for_and_blue_against_on_one_scale(inputs):
 
 def test_without_any_effect_the_picture_is_plain(inputs):
     heat = Heat(0, *np.zeros((2, 224, 224)))
-    with Image.open(io.BytesIO(drawn(*inputs, heat, "caption"))) as picture:
+    with Image.open(io.BytesIO(draw(*inputs, heat, "caption"))) as picture:
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     assert np.abs(pixels[..., 0] - pixels[..., 2]).max() <= 2

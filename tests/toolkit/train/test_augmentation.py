@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.train.augmentation import augmented
+from toolkit.train.augmentation import augment
 
 
 def changed(xrays, strength=1.0, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return augmented(torch.as_tensor(xrays), strength, generator)
+    return augment(torch.as_tensor(xrays), strength, generator)
 
 
 def dots(places, copies):

@@ -7,9 +7,9 @@ from hypothesis.extra import numpy as arrays
 from toolkit.errors import DataError
 from toolkit.train.calibration import (
     abstention,
-    calibrated,
+    calibrate,
     calibration_error,
-    fitted_temperature,
+    fit_temperature,
     softmax,
 )
 
@@ -24,7 +24,7 @@ def drawn(temperature, count=20_000):
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_that_labels_were_drawn_with_is_found(temperature):
-    found = fitted_temperature(*drawn(temperature))
+    found = fit_temperature(*drawn(temperature))
     assert found == pytest.approx(temperature, rel=0.03)
 
 
@@ -35,24 +35,24 @@ def test_the_temperature_has_the_highest_likelihood_of_a_fine_grid():
         return np.log(softmax(logits, temperature)[np.arange(500), labels]).sum()
 
     grid = np.exp(np.linspace(-2, 2, 2001))
-    assert likelihood(fitted_temperature(logits, labels)) >= max(map(likelihood, grid))
+    assert likelihood(fit_temperature(logits, labels)) >= max(map(likelihood, grid))
 
 
 def test_logits_a_hundred_times_as_large_have_a_hundred_times_the_temperature():
     logits, labels = drawn(0.1, 500)
-    once = fitted_temperature(logits, labels)
-    assert fitted_temperature(100 * logits, labels) == pytest.approx(100 * once, rel=1e-4)
+    once = fit_temperature(logits, labels)
+    assert fit_temperature(100 * logits, labels) == pytest.approx(100 * once, rel=1e-4)
 
 
 @pytest.mark.parametrize(("labels", "end"), [([0, 0, 1], 0.05), ([1, 1, 0], 20)])
 def test_without_a_best_temperature_it_stays_within_its_range(labels, end):
     logits = np.array([[3.0, 0], [2, 0], [0, 1]])
-    assert fitted_temperature(logits, np.array(labels)) == pytest.approx(end, rel=1e-4)
+    assert fit_temperature(logits, np.array(labels)) == pytest.approx(end, rel=1e-4)
 
 
 def test_nothing_to_calibrate_on_is_an_error():
     with pytest.raises(DataError, match="validation part"):
-        fitted_temperature(np.zeros((0, 4)), np.zeros(0, int))
+        fit_temperature(np.zeros((0, 4)), np.zeros(0, int))
 
 
 def test_the_calibration_error_by_hand():
@@ -71,7 +71,7 @@ def test_what_is_sure_and_right_has_no_calibration_error():
 
 def test_the_fitted_temperature_mends_overconfidence():
     logits, labels = drawn(3.0)
-    record = calibrated(logits, labels, "val")
+    record = calibrate(logits, labels, "val")
     assert record.error_after < 0.02 < 0.2 < record.error_before
     assert (record.part, record.n) == ("val", 20_000)
 
@@ -107,7 +107,7 @@ def test_as_many_as_possible_are_kept_with_no_more_errors_than_allowed(confidenc
 
 def test_the_record_says_what_the_threshold_comes_to():
     logits, labels = drawn(1.0, 2000)
-    record = calibrated(logits, labels, "val")
+    record = calibrate(logits, labels, "val")
     probabilities = softmax(logits, record.temperature)
     kept = probabilities.max(axis=1) >= record.abstain_below
     assert record.abstained == pytest.approx(1 - kept.mean())

@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from toolkit.errors import DataError
-from toolkit.train.dataset import generated, load_folder, require_classes, study_split
-from toolkit.train.schedule import class_weights
+from toolkit.train.dataset import (
+    class_weights,
+    generated,
+    load_folder,
+    require_classes,
+    study_split,
+)
 from toolkit.xray.folders import PARTS, patient_of
 from toolkit.xray.labels import label_map
 
@@ -109,13 +114,7 @@ def write_grey(path):
     Image.new("L", (224, 224), 90).save(path)
 
 
-def test_anything_but_the_studys_number_of_xrays_is_said_not_to_be_its_split(png_folder):
-    dataset = load_folder(png_folder(*flat(20)), STUDY, "study")
-    assert any("not the study's split" in each and "40" in each for each in dataset.warnings)
-    assert any("6765" in each for each in dataset.warnings)
-
-
-def test_the_studys_split_says_how_many_patients_cross(png_folder):
+def test_of_other_xrays_the_studys_split_says_so_and_how_many_patients_cross(png_folder):
     dataset = load_folder(png_folder(*flat(20)), STUDY, "study")
     where = patients_of(dataset)
     crossing = sum(
@@ -124,7 +123,9 @@ def test_the_studys_split_says_how_many_patients_cross(png_folder):
     )
     assert crossing > 0
     assert dataset.record().crossing_patients == crossing
-    assert any(each.startswith(f"{crossing} patients ") for each in dataset.warnings)
+    (size, crossed) = dataset.warnings
+    assert "not the study's split" in size and "6765" in size and "40" in size
+    assert crossed.startswith(f"{crossing} patients ")
 
 
 @pytest.mark.parametrize("count", range(1, 12))
@@ -134,8 +135,9 @@ def test_no_part_of_the_studys_split_is_there_and_empty(count):
     assert sorted(torch.cat(list(parts.values())).tolist()) == list(range(count))
 
 
-def test_a_patient_never_crosses_parts(png_folder):
-    dataset = load_folder(png_folder(*flat(40)), STUDY, "patient")
+def test_a_flat_folder_is_split_so_that_no_patient_crosses_parts(png_folder):
+    dataset = load_folder(png_folder(*flat(40)), STUDY, None)
+    assert (dataset.split, len(dataset.names)) == ("patient", 80)
     where = patients_of(dataset)
     assert set(where) == set(PARTS)
     assert sum(map(len, where.values())) == len(set().union(*where.values())) == 40
@@ -166,12 +168,6 @@ def test_the_published_split_is_the_folders(png_folder):
     assert dataset.warnings == (
         "1 patients have X-rays in more than one part: figures will flatter",
     )
-
-
-def test_a_flat_folder_is_split_by_patient(png_folder):
-    dataset = load_folder(png_folder(*flat(10)), STUDY, None)
-    assert dataset.split == "patient"
-    assert len(dataset.names) == 20
 
 
 def test_published_of_a_flat_folder_is_an_error_that_says_what_to_do(png_folder):
@@ -256,14 +252,11 @@ def test_a_class_that_is_empty_in_the_training_part_is_an_error_that_names_it(pn
     assert "'train'" in str(caught.value)
 
 
-def test_a_missing_part_is_an_error_that_names_it_and_those_there_are(png_folder):
+def test_a_missing_part_is_an_error_that_names_it_and_those_there_are(png_folder, tiny):
+    require_classes(tiny, "train")
     dataset = load_folder(png_folder("val/0/1L", "test/2/1L"), STUDY, None)
     with pytest.raises(DataError, match="no part 'train': it has val, test"):
         require_classes(dataset, "train")
-
-
-def test_a_training_part_with_every_class_passes(tiny):
-    require_classes(tiny, "train")
 
 
 def test_the_record_counts_what_is_there(png_folder):

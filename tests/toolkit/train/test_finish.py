@@ -10,15 +10,16 @@ import torch
 from toolkit.errors import UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest, metrics
+from toolkit.model.artifacts import check_equivalence
 from toolkit.model.equivalence import Artifact, EquivalenceRecord, ExportRecord, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import PreprocessingConstants
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, initialise
 from toolkit.train import checkpoint, novelty
-from toolkit.train.calibration import calibrated
-from toolkit.train.finish import keep_previous, permutation, save_outcome
-from toolkit.train.prediction import predict
+from toolkit.train.calibration import calibrate
+from toolkit.train.evaluation import permutation, predict
+from toolkit.train.finish import keep_previous, save_training
 from toolkit.train.recipes import recipe
 from toolkit.train.training import Training
 
@@ -39,7 +40,7 @@ def files(tmp_path):
 @pytest.fixture
 def finished(training, files):
     """A model with every kind of file, as an export leaves it."""
-    record = save_outcome(training, files)
+    record = save_training(training, files)
     artifacts, legs = {}, {}
     for kind in ("network", "pipeline"):
         path = files.path(kind)
@@ -58,7 +59,7 @@ def present(folder):
 
 def test_a_training_leaves_a_checkpoint_and_a_manifest_that_agree(training, files, tiny):
     files.folder.joinpath("knee.resume.pt").write_bytes(b"state")
-    returned = save_outcome(training, files)
+    returned = save_training(training, files)
     assert present(files.folder) == ["knee.json", "knee.pt", "knee.scope.pt"]
     record = manifest.load(files.manifest)
     assert record == returned
@@ -77,9 +78,11 @@ def test_a_training_leaves_a_checkpoint_and_a_manifest_that_agree(training, file
 
 
 def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(training, files, tiny):
-    record = save_outcome(training, files)
+    record = save_training(training, files)
     network = checkpoint.load_network(files.checkpoint, record.network, 4)
     assert record.training.metrics.keys() == tiny.parts.keys()
+    found = permutation(training.result, training.preprocessing, tiny)
+    assert record.training.permutation == found
     for part, figures in record.training.metrics.items():
         indices = tiny.parts[part]
         logits = predict(network, training.preprocessing, tiny.pixels[indices]).numpy()
@@ -87,14 +90,14 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
         assert figures == metrics.as_dict(metrics.evaluate(labels, logits.argmax(axis=1), 4))
         assert figures["n"] == len(indices)
         if part == "val":
-            assert record.calibration == calibrated(logits, labels, "val")
+            assert record.calibration == calibrate(logits, labels, "val")
 
 
 def test_the_manifests_scope_is_that_of_the_network_and_its_file_that_of_the_manifest(
     training, files, tiny
 ):
-    record = save_outcome(training, files).scope
-    found, limit, within = novelty.fitted(training.result, training.preprocessing, tiny)
+    record = save_training(training, files).scope
+    found, limit, within = novelty.fit(training.result, training.preprocessing, tiny)
     assert (record.part, record.n) == ("val", len(tiny.parts["val"]))
     assert (record.limit, record.within) == (limit, within)
     kept = novelty.load(files, record).state_dict()
@@ -132,18 +135,11 @@ def test_an_input_that_alone_decides_is_worth_all_that_is_right_beyond_chance(ti
     assert list(lost.values()) == [0]
 
 
-def test_the_manifest_keeps_what_the_inputs_are_worth(training, files, tiny):
-    record = save_outcome(training, files)
-    found = permutation(training.result, training.preprocessing, tiny)
-    assert record.training.permutation == found
-    assert manifest.load(files.manifest) == record
-
-
 @pytest.mark.usefixtures("finished")
 def test_training_over_a_finished_name_keeps_its_files_as_previous(training, files):
     before = {kind: sha256(files.path(kind)) for kind in ("checkpoint", "network", "pipeline")}
     assert keep_previous(files)
-    save_outcome(training, files)
+    save_training(training, files)
     former = files.previous
     assert present(files.folder) == sorted(
         [
@@ -160,7 +156,7 @@ def test_training_over_a_finished_name_keeps_its_files_as_previous(training, fil
     assert {kind: sha256(former.path(kind)) for kind in before} == before
 
 
-def test_the_formers_manifest_speaks_of_its_new_name_and_its_hashes_still_match(files, finished):
+def test_the_formers_manifest_speaks_of_its_new_name_so_that_it_can_be_served(files, finished):
     keep_previous(files)
     former = files.previous
     record = manifest.load(former.manifest)
@@ -173,22 +169,13 @@ def test_the_formers_manifest_speaks_of_its_new_name_and_its_hashes_still_match(
         artifact, leg = record.export.artifacts[kind], record.equivalence.legs[kind]
         assert artifact.file == leg.file == former.path(kind).name
         assert artifact.sha256 == leg.sha256 == sha256(files.folder / artifact.file)
-
-
-@pytest.mark.usefixtures("finished")
-def test_the_former_can_still_be_served(files):
-    from toolkit.model.proof import check_proof
-
-    keep_previous(files)
-    former = files.previous
-    digest = check_proof(former, manifest.load(former.manifest))
-    assert digest == sha256(former.path("pipeline"))
+    assert check_equivalence(former, record) == sha256(former.path("pipeline"))
 
 
 @pytest.mark.usefixtures("finished")
 def test_a_second_time_the_older_former_makes_room(training, files):
     keep_previous(files)
-    save_outcome(training, files)
+    save_training(training, files)
     second = sha256(files.checkpoint)
     assert keep_previous(files)
     # This one was never exported: nothing of the older former may stand for it.
@@ -241,7 +228,7 @@ def test_a_corrupt_former_manifest_does_not_lose_the_training(training, files, d
     content = damage(json.loads(files.manifest.read_text()))
     files.manifest.write_bytes(content)
     assert keep_previous(files)
-    record = save_outcome(training, files)
+    record = save_training(training, files)
     assert manifest.load(files.manifest) == record
     assert files.previous.manifest.exists()
     assert files.previous.checkpoint.exists()
@@ -269,14 +256,14 @@ def test_a_training_over_generated_xrays_with_empty_parts_is_saved(training, fil
     only = replace(tiny, parts={"train": tiny.parts["train"]})
     training.dataset, kept = only, training.dataset
     try:
-        record = save_outcome(training, files)
+        record = save_training(training, files)
     finally:
         training.dataset = kept
     assert record.training.metrics.keys() == {"train"}
 
 
 @pytest.mark.usefixtures("finished")
-@pytest.mark.parametrize("stage", ["permutation", "calibrated", "scope.fitted"])
+@pytest.mark.parametrize("stage", ["permutation", "calibrate", "novelty.fit"])
 def test_a_stop_while_a_training_is_judged_leaves_the_former_model(
     training, files, monkeypatch, stage
 ):
@@ -288,9 +275,9 @@ def test_a_stop_while_a_training_is_judged_leaves_the_former_model(
     with monkeypatch.context() as patch:
         patch.setattr(f"toolkit.train.finish.{stage}", stopped)
         with pytest.raises(KeyboardInterrupt):
-            save_outcome(training, files)
+            save_training(training, files)
     assert {path.name: path.read_bytes() for path in files.folder.iterdir()} == before
-    save_outcome(training, files)
+    save_training(training, files)
     assert files.previous.checkpoint.read_bytes() == before["knee.pt"]
 
 
@@ -300,7 +287,7 @@ def test_a_fragment_never_takes_the_place_of_the_former_model(training, files):
     kept = files.checkpoint.read_bytes()
     keep_previous(files)
     files.checkpoint.write_bytes(b"a fragment")
-    save_outcome(training, files)
+    save_training(training, files)
     assert files.previous.checkpoint.read_bytes() == kept
     assert manifest.load(files.previous.manifest).export
     assert files.unfinished.read_bytes() == b"a fragment"
@@ -311,7 +298,7 @@ def test_a_fragment_never_takes_the_place_of_the_former_model(training, files):
 def test_renaming_that_was_killed_is_finished_by_the_next(training, files, monkeypatch, after):
     """Whatever was renamed or removed before: all of the one model is kept, none of another."""
     keep_previous(files)
-    save_outcome(training, files)
+    save_training(training, files)
     files.path("pipeline").write_bytes(b"of the second")
     kept = {path.name for path in files.folder.glob("knee.[!p]*")}
     kept = {name: (files.folder / name).read_bytes() for name in kept | {"knee.pt"}}

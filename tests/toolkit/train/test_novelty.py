@@ -57,7 +57,7 @@ def test_summaries_hold_the_mean_of_every_map_and_the_first_ones_from_top_to_bot
 
 
 def test_xrays_as_in_training_are_in_scope_and_what_is_none_is_not(network, drawn_xrays, tiny):
-    found, limit, within = novelties.fitted(network, PREPROCESSING, tiny)
+    found, limit, within = novelties.fit(network, PREPROCESSING, tiny)
     assert within >= novelties.PASSING
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (8, 224, 224), np.uint8)
@@ -70,22 +70,18 @@ def test_xrays_as_in_training_are_in_scope_and_what_is_none_is_not(network, draw
 @torch.no_grad()
 def novelty_of(found, network, pixels):
     image, edges = PREPROCESSING(torch.from_numpy(pixels))
-    maps = [
-        novelties.mapped(branch, inputs)[1]
-        for branch, inputs in (
-            (network.imagesClassifier, image),
-            (network.edgesClassifier, edges),
-        )
-    ]
+    _, maps = novelties.run_with_maps(network, image, edges)
     return found(maps)
 
 
-def test_maps_are_taken_on_the_way_to_the_very_same_features(network, drawn_xrays):
-    image, _ = PREPROCESSING(torch.from_numpy(drawn_xrays[:3]))
+def test_maps_are_taken_on_the_way_to_the_very_same_logits(network, drawn_xrays):
+    inputs = PREPROCESSING(torch.from_numpy(drawn_xrays[:3]))
     with torch.no_grad():
-        features, maps = novelties.mapped(network.imagesClassifier, image)
-        assert torch.equal(features, network.imagesClassifier(image))
-    assert [tuple(each.shape[1:]) for each in maps] == [(12, 31, 31), (12, 15, 15), (6, 7, 7)]
+        logits, maps = novelties.run_with_maps(network, *inputs)
+        assert torch.equal(logits, network(*inputs))
+    image, edges = ([tuple(each.shape[1:]) for each in branch] for branch in maps)
+    assert image == [(12, 31, 31), (12, 15, 15), (6, 7, 7)]
+    assert edges == [(12, 27, 27), (12, 13, 13), (6, 6, 6)]
 
 
 def test_a_network_that_gives_the_same_for_everything_has_a_finite_novelty(tiny):
@@ -93,13 +89,13 @@ def test_a_network_that_gives_the_same_for_everything_has_a_finite_novelty(tiny)
     with torch.no_grad():
         for each in dead.parameters():
             each.zero_()
-    found, limit, within = novelties.fitted(dead, PREPROCESSING, tiny)
+    found, limit, within = novelties.fit(dead, PREPROCESSING, tiny)
     assert limit == 0 and within == 1
     assert all(each.isfinite().all() for each in found.state_dict().values())
 
 
 def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(network, tiny, tmp_path):
-    found, limit, within = novelties.fitted(network, PREPROCESSING, tiny)
+    found, limit, within = novelties.fit(network, PREPROCESSING, tiny)
     files = ModelFiles(tmp_path, "m")
     record = ScopeRecord(novelties.save(found, files), "val", 1, limit, within)
     again = novelties.load(files, record)

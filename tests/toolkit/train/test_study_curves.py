@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from toolkit.train.curves import Curves
+from toolkit.train.tensorboard import Log
 from toolkit.train.training import Epoch
 
 SCRIPT = Path(__file__).resolve().parents[3] / "benchmarks/study_curves.py"
@@ -29,9 +29,9 @@ def draw(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def log(tmp_path):
-    with Curves(tmp_path / "log", 0) as curves:
+    with Log(tmp_path / "log", 0) as log:
         for epoch in range(5):
-            curves.add(Epoch(epoch, 0.5 + epoch / 100, 2.5, 0.25, 1.5, 0.1, 3.0 + epoch))
+            log.add_epoch(Epoch(epoch, 0.5 + epoch / 100, 2.5, 0.25, 1.5, 0.1, 3.0 + epoch))
     return tmp_path / "log"
 
 

@@ -7,8 +7,8 @@ from optuna.trial import TrialState
 
 from toolkit.errors import UsageError
 from toolkit.tune import ledger as ledgers
-from toolkit.tune.ledger import INTERRUPTED, LOST, opened
-from toolkit.tune.space import suggested
+from toolkit.tune.ledger import INTERRUPTED, LOST, open_ledger
+from toolkit.tune.space import suggest
 from toolkit.tune.storage import open_storage
 
 SETUP = {"preset": "default", "epochs": 3}
@@ -21,11 +21,11 @@ def journal(tmp_path):
 
 def ledger(journal, places=3, seed=0):
     """A ledger on a storage of its own, as in another process."""
-    return opened(open_storage(journal, make=True), "s", SETUP, places, seed)
+    return open_ledger(open_storage(journal, make=True), "s", SETUP, places, seed)
 
 
 def finish(mine, claim, value=0.5):
-    parameters = suggested(claim.trial)
+    parameters = suggest(claim.trial)
     mine.study.tell(claim.trial, value)
     return parameters
 
@@ -39,7 +39,7 @@ def run_all(mine):
     done = []
     while claim := mine.claim("w"):
         # A score that depends on the parameters alone.
-        parameters = suggested(claim.trial)
+        parameters = suggest(claim.trial)
         mine.study.tell(claim.trial, -parameters["reg_lambda"] - abs(parameters["dropout_main"]))
         done.append((parameters, claim.seed))
     return done
@@ -74,13 +74,13 @@ def test_many_that_claim_at_once_never_take_more_places_than_there_are(journal):
 def test_a_lost_trial_is_run_again_once_with_its_parameters_and_seed(journal):
     mine, other = ledger(journal), ledger(journal)
     lost = mine.claim("dead")
-    parameters = suggested(lost.trial)
+    parameters = suggest(lost.trial)
     assert other.give_up_worker("dead", LOST) == [0]
     retry = other.claim("w")
     assert finish(other, retry) == parameters
     assert retry.seed == lost.seed
     again = other.claim("dead")
-    suggested(again.trial)
+    suggest(again.trial)
     other.give_up_worker("dead", LOST)
     retried = other.claim("dead")
     other.give_up_worker("dead", LOST)
@@ -124,7 +124,7 @@ def test_an_interrupted_trial_is_run_again_however_often(journal):
     parameters = []
     for _ in range(4):
         claim = mine.claim("w")
-        parameters.append(suggested(claim.trial))
+        parameters.append(suggest(claim.trial))
         assert mine.give_up_worker("w", INTERRUPTED) == [claim.trial.number]
     parameters.append(finish(mine, mine.claim("w")))
     assert all(each == parameters[0] for each in parameters)
@@ -177,11 +177,11 @@ def test_an_interrupted_study_comes_to_the_trials_of_an_unbroken_one(journal, tm
         mine = ledger(broken, places=25)
         for _ in range(4):
             claim = mine.claim("w")
-            parameters = suggested(claim.trial)
+            parameters = suggest(claim.trial)
             value = -parameters["reg_lambda"] - abs(parameters["dropout_main"])
             mine.study.tell(claim.trial, value)
             resumed.append((parameters, claim.seed))
-        suggested(mine.claim("w").trial)
+        suggest(mine.claim("w").trial)
         mine.give_up_worker("w", INTERRUPTED)
     resumed += run_all(ledger(broken, places=25))
     assert resumed == unbroken
@@ -198,7 +198,7 @@ def test_a_study_does_not_go_on_with_another_setup(journal, change):
     ledger(journal)
     storage = open_storage(journal, make=True)
     with pytest.raises(UsageError, match=f"{next(iter(change))} was"):
-        opened(storage, "s", SETUP | change, 3, 0)
+        open_ledger(storage, "s", SETUP | change, 3, 0)
 
 
 def test_a_study_of_another_program_is_left_alone(journal):
@@ -214,7 +214,7 @@ def test_a_study_of_another_program_is_left_alone(journal):
 def test_an_unknown_study_is_named_with_those_that_are_there(journal):
     ledger(journal)
     with pytest.raises(UsageError, match="'nope': there are s"):
-        ledgers.existing(open_storage(journal, make=False), "nope")
+        ledgers.find_study(open_storage(journal, make=False), "nope")
 
 
 def test_the_sampler_is_the_studys():

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.tune.ledger import existing
+from toolkit.tune.ledger import find_study
 from toolkit.tune.objective import score
-from toolkit.tune.report import finished
+from toolkit.tune.report import finished_trials
 from toolkit.tune.storage import open_storage
 from toolkit.tune.trial import TRAINING_ACCURACY, VALIDATION_ACCURACY
 
@@ -22,7 +22,7 @@ def trials(tmp_path_factory):
     if not journal.is_file():
         pytest.skip("the repository holds no journal of trials")
     copy = shutil.copy(journal, tmp_path_factory.mktemp("journal"))
-    found = finished(existing(open_storage(str(copy), make=False), "study"))
+    found = finished_trials(find_study(open_storage(str(copy), make=False), "study"))
     if len(found) < TRIALS:
         pytest.skip(f"the journal has {len(found)} finished trials of {TRIALS}")
     return found

@@ -13,7 +13,7 @@ from PIL import Image
 from toolkit.errors import DataError, UsageError
 from toolkit.tune import report
 from toolkit.tune.figures import draw
-from toolkit.tune.ledger import FAILURE, opened
+from toolkit.tune.ledger import FAILURE, open_ledger
 from toolkit.tune.space import SPACE
 from toolkit.tune.storage import open_storage
 
@@ -38,7 +38,7 @@ def trial(score, **changes):
 def test_the_studys_two_best_trials_give_its_final_parameters(logged):
     best = report.best(logged, 2)
     assert [each.number for each in best] == [40, 32]
-    means = report.averaged(best)
+    means = report.mean_parameters(best)
     # What the study trained its final model with, as it rounded them; its decay it chose lower.
     assert means["layer_size"] == 28
     assert round(means["dropout_main"], 1) == 0.5
@@ -135,7 +135,7 @@ def test_no_finished_trial_draws_nothing(tmp_path):
 
 def test_equal_scores_are_told_by_number():
     study = report.study_of([trial(0.3), trial(0.5), trial(0.5)])
-    assert [each.number for each in report.finished(study)] == [1, 2, 0]
+    assert [each.number for each in report.finished_trials(study)] == [1, 2, 0]
 
 
 def test_a_score_that_is_not_finite_is_null_in_json():
@@ -180,18 +180,18 @@ def test_a_table_that_is_no_text_is_refused(tmp_path, content):
 
 def test_a_recipe_names_the_trials_that_it_came_from(tmp_path):
     storage = open_storage(str(tmp_path / "study.journal"), make=True)
-    study = opened(storage, "s", {"preset": "default", "epochs": 7, "seed": 5}, 9, 5).study
+    study = open_ledger(storage, "s", {"preset": "default", "epochs": 7, "seed": 5}, 9, 5).study
     study.add_trials([trial(0.1), trial(0.3, layer_size=20), trial(0.2, dropout_main=0.7)])
-    recipe, record = report.tuned(study, 2)
+    recipe, record = report.final_training(study, 2)
     assert (record.study, record.seed, record.trials, record.scores) == ("s", 5, (1, 2), (0.3, 0.2))
     assert (recipe.layer_size, recipe.dropout, recipe.epochs) == (15, 0.6, 7)
     assert record.parameters["layer_size"] == 15
     with pytest.raises(UsageError, match="has 3 finished trials, not 4"):
-        report.tuned(study, 4)
+        report.final_training(study, 4)
 
 
 def test_a_foreign_study_gives_no_recipe():
     study = optuna.create_study(direction="maximize")
     study.add_trial(trial(0.3))
     with pytest.raises(UsageError, match="not made by"):
-        report.tuned(study, 1)
+        report.final_training(study, 1)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 
 from toolkit.errors import MissingExtraError, UsageError
-from toolkit.tune.storage import open_storage, shown
+from toolkit.tune.storage import open_storage, public_name
 
 
 def study_in(path):
@@ -137,8 +137,8 @@ def test_a_database_url_that_makes_no_sense_is_refused():
 
 
 def test_a_storage_is_shown_without_user_and_password():
-    assert shown("postgresql://me:p@ss@host:5432/db?x=1") == "postgresql://host:5432/db"
-    assert shown("logs/study.journal") == "logs/study.journal"
+    assert public_name("postgresql://me:p@ss@host:5432/db?x=1") == "postgresql://host:5432/db"
+    assert public_name("logs/study.journal") == "logs/study.journal"
 
 
 def test_a_study_lies_behind_a_proxy_as_in_its_storage(free_port, tmp_path):
@@ -149,9 +149,9 @@ def test_a_study_lies_behind_a_proxy_as_in_its_storage(free_port, tmp_path):
     server = make_server(behind, "127.0.0.1", port)
     server.start()
     try:
-        from toolkit.tune.ledger import opened
+        from toolkit.tune.ledger import open_ledger
 
-        mine = opened(open_storage(f"grpc://127.0.0.1:{port}", make=True), "s", {}, 2, 0)
+        mine = open_ledger(open_storage(f"grpc://127.0.0.1:{port}", make=True), "s", {}, 2, 0)
         claim = mine.claim("w")
         claim.trial.suggest_float("x", 0, 1)
         mine.study.tell(claim.trial, 1.0)

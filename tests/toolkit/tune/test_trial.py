@@ -11,7 +11,7 @@ from optuna.trial import TrialState
 from toolkit.errors import TrainingError, UsageError
 from toolkit.train.training import Training
 from toolkit.tune import trial as trials
-from toolkit.tune.ledger import FAILURE, HEARTBEAT, opened
+from toolkit.tune.ledger import FAILURE, HEARTBEAT, open_ledger
 from toolkit.tune.objective import overfits, score
 from toolkit.tune.space import LAMBDA, SPACE, final_recipe, trial_recipe
 from toolkit.tune.storage import open_storage
@@ -24,7 +24,7 @@ PARAMETERS = {"layer_size": 9, "dropout_main": 0.4, "lr_decay_rate_100": 0.6, "r
 
 @pytest.fixture
 def ledger(tmp_path):
-    return opened(open_storage(str(tmp_path / "study.journal"), make=True), "s", {}, 3, 0)
+    return open_ledger(open_storage(str(tmp_path / "study.journal"), make=True), "s", {}, 3, 0)
 
 
 def plan(tmp_path, epochs=2, preset="default"):
@@ -65,7 +65,7 @@ def test_a_trial_is_scored_by_its_last_epoch_and_logged_for_hparams(ledger, tmp_
 
 def test_the_same_seed_gives_the_same_score(ledger, tmp_path, tiny):
     first = run(ledger, tmp_path, tiny)
-    again = opened(open_storage(str(tmp_path / "again.journal"), make=True), "s", {}, 3, 0)
+    again = open_ledger(open_storage(str(tmp_path / "again.journal"), make=True), "s", {}, 3, 0)
     assert run(again, tmp_path, tiny).value == first.value
 
 
@@ -127,13 +127,13 @@ def test_any_other_error_is_not_swallowed(ledger, tmp_path, tiny, monkeypatch):
 
 @pytest.mark.parametrize("moment", ["before its last epoch", "after it"])
 def test_a_trial_that_others_gave_up_leaves_no_score(ledger, tmp_path, tiny, monkeypatch, moment):
-    other = opened(open_storage(str(tmp_path / "study.journal"), make=True), "s", {}, 3, 0)
+    other = open_ledger(open_storage(str(tmp_path / "study.journal"), make=True), "s", {}, 3, 0)
 
     def lose(*_):
         other.give_up_worker("w", "lost with its worker")
 
     target = "advance" if moment == "before its last epoch" else "add_hparams"
-    owner = Training if target == "advance" else trials.Curves
+    owner = Training if target == "advance" else trials.Log
     original = getattr(owner, target)
     monkeypatch.setattr(owner, target, lambda *each: (lose(), original(*each))[1])
     trial = run(ledger, tmp_path, tiny)
@@ -193,12 +193,12 @@ def test_a_study_begun_with_dropout_in_every_epoch_does_not_go_on_without(tmp_pa
     storage = open_storage(str(tmp_path / "study.journal"), make=True)
     for preset in ("default", "study"):
         now = setup(tiny, plan(tmp_path, preset=preset), 0)
-        opened(storage, preset, {k: v for k, v in now.items() if k != "dropout_epochs"}, 3, 0)
+        open_ledger(storage, preset, {k: v for k, v in now.items() if k != "dropout_epochs"}, 3, 0)
         if preset == "study":
             with pytest.raises(UsageError, match="dropout_epochs was None, now 1"):
-                opened(storage, preset, now, 3, 0)
+                open_ledger(storage, preset, now, 3, 0)
         else:
-            opened(storage, preset, now, 3, 0)
+            open_ledger(storage, preset, now, 3, 0)
 
 
 def test_the_final_training_of_the_preset_study_is_the_studys():

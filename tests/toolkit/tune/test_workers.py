@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 
 from toolkit import cli
 from toolkit.errors import ToolkitError
-from toolkit.tune.ledger import FAILURE, LOST, placed
+from toolkit.tune.ledger import FAILURE, LOST, counted_trials
 from toolkit.tune.storage import open_storage
 
 TOOLKIT = Path(sys.executable).with_name("toolkit")
@@ -31,24 +31,6 @@ def xrays(tmp_path_factory):
     return folder
 
 
-def environment():
-    return os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def tune(xrays, folder, *arguments, **more):
-    """Run the command to its end."""
-    command = [TOOLKIT, "tune", "--data", xrays, *map(str, arguments)]
-    return subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment(),
-        timeout=240,
-        **more,
-    )
-
-
 @contextmanager
 def tuning(xrays, folder, *arguments):
     """Start the command in a group of processes of its own; whatever is left of it is ended."""
@@ -58,8 +40,10 @@ def tuning(xrays, folder, *arguments):
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=environment(),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
+        # Who starts the tests may ignore Ctrl-C, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         yield process
@@ -67,6 +51,13 @@ def tuning(xrays, folder, *arguments):
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
+
+
+def tune(xrays, folder, *arguments):
+    """Run the command to its end."""
+    with tuning(xrays, folder, *arguments) as process:
+        out, err = process.communicate(timeout=240)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
 def trials_of(folder, name="default"):
@@ -115,7 +106,7 @@ def test_four_workers_and_a_kill_lose_no_trial_and_count_none_twice(xrays, worke
     trials = trials_of(tmp_path)
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     assert len(done) == 6
-    assert states(placed(trials)) == [TrialState.COMPLETE] * 6
+    assert states(counted_trials(trials)) == [TrialState.COMPLETE] * 6
     lost = [trial for trial in trials if trial.user_attrs.get(FAILURE) == LOST]
     for each in lost:
         (retry,) = [t for t in done if t.user_attrs["seed"] == each.user_attrs["seed"]]
@@ -142,7 +133,7 @@ def test_killed_with_its_workers_it_goes_on_where_it_stopped(xrays, tmp_path):
     assert "trial 1 was lost with its worker" in done.stderr
     after = trials_of(tmp_path)
     assert after[0].value == before[0].value
-    assert states(placed(after)) == [TrialState.COMPLETE] * 3
+    assert states(counted_trials(after)) == [TrialState.COMPLETE] * 3
     assert json.loads(done.stdout)["finished"] == 3
 
 
@@ -155,7 +146,7 @@ def unbroken(xrays, tmp_path_factory):
 
 
 def outcomes(folder):
-    return [(trial.params, trial.value, trial.state) for trial in placed(trials_of(folder))]
+    return [(trial.params, trial.value, trial.state) for trial in counted_trials(trials_of(folder))]
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
@@ -189,8 +180,8 @@ def test_two_commands_on_one_journal_share_the_trials(xrays, tmp_path):
             _, err = process.communicate(timeout=PATIENCE)
             assert process.returncode == 0, err
     trials = trials_of(tmp_path)
-    assert states(placed(trials)) == [TrialState.COMPLETE] * 4
-    assert len({trial.user_attrs["worker"] for trial in placed(trials)}) == 2
+    assert states(counted_trials(trials)) == [TrialState.COMPLETE] * 4
+    assert len({trial.user_attrs["worker"] for trial in counted_trials(trials)}) == 2
 
 
 def test_no_trial_begins_once_the_time_is_over(xrays, tmp_path):

@@ -1,0 +1,275 @@
+"""The one thread of a worker that decodes X-rays and runs them, in the order in which they came."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from time import monotonic, perf_counter
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bento.worker.counters import Metrics
+from bento.worker.log import Log
+from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
+from toolkit.model.answer import Answer
+from toolkit.runtime.session import PROVIDERS, Predictor
+from toolkit.xray.reading import SIZE, decode
+
+T = TypeVar("T")
+
+MOST_WAITING = 64
+"""Requests that may wait for their turn, in each worker."""
+TURN = 4
+"""X-rays of one request that run in one turn: others' requests come in between."""
+_PROVE_AGAIN_S = 10.0
+# The longest that decoding a file or running the model may take: then it is not ready, and then it
+# is given up. Files are decoded in a second or two, and slow machines are to be spared.
+_SLOW_S, _STUCK_S = 30.0, 60.0
+_EIGHTHS = (SIZE // 8) ** 2
+# X-rays that wait already are run as one batch; none waits for others to come. A CPU gains a little
+# by it: its caches keep the network's weights from one X-ray to the next.
+_TOGETHER = {PROVIDERS["cpu"]: 4, PROVIDERS["cuda"]: 32}
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Files to answer for, or a function to run; where the result goes, and since when it waits."""
+
+    content: Sequence[bytes] | Callable[[Predictor], Any]
+    future: "asyncio.Future[Any]"
+    since: float
+
+
+Results = list[Any]
+"""Of some jobs, in order: each one's result or the exception that it ended in."""
+Observed = list[tuple[str, float]]
+"""What is to be counted, in which histogram."""
+
+
+class ModelThread:
+    """A model, opened and proven in a thread of its own, that answers in turn.
+
+    Args:
+        opener: opens the model and proves it, or raises a ToolkitError. It is tried again every
+            10 seconds until it does, and after a failure.
+        metrics: to count in.
+        log: to say there whether the model is ready.
+
+    Attributes:
+        predictor: the model; None before it was opened.
+    """
+
+    def __init__(self, opener: Callable[[], Predictor], metrics: Metrics, log: Log) -> None:
+        self.predictor: Predictor | None = None
+        self._reason = self._told = "starting"
+        # When the running step began, by the machine's clock.
+        self._step_since: float | None = None
+        self._opener = opener
+        self._metrics = metrics
+        self._log = log
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._waiting = 0
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tried: Future[None] = Future()
+
+    @property
+    def reason(self) -> str:
+        """Why the model does not answer; empty when it does."""
+        if not self._reason and self._step_s() > _SLOW_S:
+            return f"the model has been at one step for over {_SLOW_S:g} seconds"
+        return self._reason
+
+    def tell(self) -> None:
+        """Say in the metrics, and where it has changed in the log, how the model is."""
+        reason = self.reason
+        self._metrics.set("ready", float(not reason))
+        self._metrics.set("stuck", float(self._step_s() > _STUCK_S))
+        if reason and reason != self._told:
+            self._log.line("not ready", "error", reason=reason)
+        elif reason != self._told and self.predictor:
+            self._log.line("ready", model=self.predictor.name, provider=self.predictor.provider)
+        self._told = reason
+
+    def _step_s(self) -> float:
+        since = self._step_since
+        return 0.0 if since is None else monotonic() - since
+
+    async def start(self) -> None:
+        """Start the thread, and wait until it has opened the model or could not."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        await asyncio.wrap_future(self._tried)
+
+    def stop(self) -> None:
+        """End the thread once it has done what waits."""
+        self._jobs.put(None)
+        self._thread.join(1)
+
+    def check(self) -> None:
+        """Check that the model answers and that there is room for another request.
+
+        Raises:
+            RequestError: 503, it does not, or too many requests wait.
+        """
+        reason = self.reason
+        if reason:
+            raise _not_ready(reason)
+        if self._waiting > MOST_WAITING:
+            message = f"{MOST_WAITING} requests wait already: try again in a second"
+            raise RequestError(503, "overloaded", message, retry_after="1")
+
+    async def answers(self, contents: Sequence[bytes]) -> list[Answer | ImageError]:
+        """Return what is said of each file's X-ray, or why it is refused.
+
+        Raises:
+            RequestError: as `check` does; or the model failed.
+        """
+        result: list[Answer | ImageError] = await self._result(contents)
+        return result
+
+    async def run(self, function: Callable[[Predictor], T]) -> T:
+        """Return what a function makes of the model, in the model's thread and in turn.
+
+        Raises:
+            RequestError: as `check` does; or the model failed.
+        """
+        result: T = await self._result(function)
+        return result
+
+    async def _result(self, content: Sequence[bytes] | Callable[[Predictor], Any]) -> Any:
+        self.check()
+        assert self._loop
+        job = _Job(content, self._loop.create_future(), perf_counter())
+        self._waiting += 1
+        self._jobs.put(job)
+        try:
+            return await job.future
+        finally:
+            # An error's traceback would hold the job, which holds the error.
+            del job
+
+    def _work(self) -> None:
+        self._prove()
+        self._tried.set_result(None)
+        while jobs := self._next():
+            files = [job for job in jobs if not callable(job.content)]
+            for job in jobs:
+                if callable(job.content):
+                    self._attempt([job], self._call)
+            if files:
+                self._attempt(files, self._answer)
+            # Nothing of a request is held until the next one.
+            del jobs, files, job
+
+    def _prove(self) -> None:
+        self._step_since = monotonic()
+        try:
+            self.predictor = self._opener()
+        except Exception as error:  # whatever it is, this thread must live to try again
+            self._lost(error)
+        else:
+            self._reason = ""
+        self._step_since = None
+        self.tell()
+
+    def _lost(self, error: Exception) -> None:
+        self._reason = str(error) if isinstance(error, ToolkitError) else repr(error)
+        self.tell()
+
+    def _next(self) -> list[_Job]:
+        """Wait for the next job, and return it with those to run with it; none at the end."""
+        while True:
+            try:
+                job = self._jobs.get(timeout=_PROVE_AGAIN_S if self._reason else None)
+                break
+            except Empty:
+                self._prove()
+        jobs = []
+        most = _TOGETHER.get(self.predictor.provider, 1) if self.predictor else 1
+        while job is not None:
+            jobs.append(job)
+            if len(jobs) >= most or self._jobs.empty():
+                return jobs
+            job = self._jobs.get()
+        if jobs:
+            self._jobs.put(None)
+        return jobs
+
+    def _attempt(
+        self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], tuple[Results, Observed]]
+    ) -> None:
+        """Do the work of some jobs, and deliver what came of it."""
+        observed: Observed = []
+        self._step_since = monotonic()
+        if self._reason or self.predictor is None:
+            results: Results = [_not_ready(self._reason)] * len(jobs)
+        else:
+            try:
+                results, observed = work(self.predictor, jobs)
+            except ProviderError as error:
+                self._lost(error)
+                results = [_not_ready(self._reason)] * len(jobs)
+            except Exception as error:  # of these jobs alone
+                results = [error] * len(jobs)
+        self._step_since = None
+        assert self._loop
+        # At the very end of a worker, nobody is left to tell.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._deliver, jobs, results, observed)
+
+    def _call(self, predictor: Predictor, jobs: list[_Job]) -> tuple[Results, Observed]:
+        return [job.content(predictor) for job in jobs if callable(job.content)], []
+
+    def _answer(self, predictor: Predictor, jobs: list[_Job]) -> tuple[Results, Observed]:
+        """Give each job a list: an answer or an ImageError for each of its files."""
+        begun = perf_counter()
+        observed = [("queue_seconds", begun - job.since) for job in jobs]
+        decoded: list[NDArray[np.uint8] | ImageError] = []
+        for job in jobs:
+            for content in () if callable(job.content) else job.content:
+                self._step_since = monotonic()
+                decoded.append(_decode(content))
+                now = perf_counter()
+                observed.append(("decode_seconds", now - begun))
+                begun = now
+        xrays = [xray for xray in decoded if not isinstance(xray, ImageError)]
+        self._step_since = monotonic()
+        answers = iter(predictor.answers(xrays))
+        found = iter([xray if isinstance(xray, ImageError) else next(answers) for xray in decoded])
+        if xrays:
+            observed.append(("inference_seconds", perf_counter() - begun))
+            observed.append(("batch_size", len(xrays)))
+            # The mean grey level of every eighth pixel.
+            observed += [("brightness", int(xray[::8, ::8].sum()) / _EIGHTHS) for xray in xrays]
+        files = [job.content for job in jobs if not callable(job.content)]
+        return [[next(found) for _ in contents] for contents in files], observed
+
+    def _deliver(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
+        self._waiting -= len(jobs)
+        for job, result in zip(jobs, results, strict=True):
+            if job.future.done():
+                continue
+            if isinstance(result, Exception):
+                job.future.set_exception(result)
+            else:
+                job.future.set_result(result)
+        for name, value in observed:
+            self._metrics.observe(name, value)
+
+
+def _not_ready(reason: str) -> RequestError:
+    return RequestError(503, "not_ready", f"the model does not answer: {reason}", retry_after="5")
+
+
+def _decode(content: bytes) -> NDArray[np.uint8] | ImageError:
+    try:
+        return decode(content)
+    except ImageError as error:
+        # A new one: the traceback of this one would hold the file until it is collected.
+        return ImageError(error.code, str(error), error.status)

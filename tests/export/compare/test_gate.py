@@ -1,0 +1,47 @@
+"""The gate of lower precisions: X-rays keep their class, and nothing passes unjudged."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from export.compare.gate import NO_XRAYS, gate, gate_samples
+from toolkit.errors import DataError
+
+CLASSES = ("none", "minimal", "moderate", "severe")
+
+
+def _logits(classes):
+    return np.eye(4, dtype=np.float32)[np.asarray(classes)]
+
+
+def test_the_gate_counts_classes_recalls_and_kappa():
+    labels = np.repeat(np.arange(4), 250)
+    same = gate(_logits(labels), _logits(labels), labels, CLASSES)
+    assert same.failures == () and same.agreement == 1.0 and same.samples == 1000
+    moved = labels.copy()
+    moved[:4] = 3  # 0.4 % of all, 1.6 % of the first class
+    result = gate(_logits(labels), _logits(moved), labels, CLASSES)
+    assert result.agreement == 0.996
+    assert result.recall_points == pytest.approx((-1.6, 0, 0, 0))
+    said = "recall of none differs by -1.60 points"
+    assert any(line.startswith(said) for line in result.failures)
+    moved[:6] = 3
+    result = gate(_logits(labels), _logits(moved), labels, CLASSES)
+    assert "6 of 1000 graded X-rays change their class" in result.failures[0]
+    assert any(line.startswith("kappa differs by -") for line in result.failures)
+
+
+def test_the_gate_passes_nothing_that_it_cannot_judge():
+    labels = np.arange(4)
+    none = gate(_logits(labels)[:0], _logits(labels)[:0], labels[:0], CLASSES)
+    assert none.failures == (NO_XRAYS,)
+    spoiled = _logits(labels)
+    spoiled[0, 0] = np.nan
+    assert "not finite" in gate(_logits(labels), spoiled, labels, CLASSES).failures[0]
+
+
+def test_xrays_without_parts_to_judge_by_are_refused(small, png_folder):
+    flat = png_folder("0/1L", "2/1R", "3/1M")
+    with pytest.raises(DataError, match="to calibrate with, and of val or test"):
+        gate_samples(flat, replace(small.record, dataset=None))

@@ -1,0 +1,45 @@
+import msgspec
+import numpy as np
+import pytest
+
+from toolkit.model.answer import Meaning
+
+CLASSES = ("none", "minimal", "moderate", "severe")
+GRADES = ((0,), (2,), (3,), (4,))
+
+
+def row(*values):
+    return np.array(values, np.float32)
+
+
+def test_the_expected_grade_is_on_the_kellgren_lawrence_scale():
+    meaning = Meaning(CLASSES, GRADES)
+    assert meaning.answer(row(1, 0, 0, 0)).expected_grade == 0
+    assert meaning.answer(row(0, 1, 0, 0)).expected_grade == 2
+    assert meaning.answer(row(0, 0, 0, 1)).expected_grade == 4
+    assert meaning.answer(row(0.5, 0, 0.25, 0.25)).expected_grade == pytest.approx(1.75)
+
+
+def test_a_class_of_two_grades_stands_for_their_mean():
+    meaning = Meaning(("early", "late"), ((0, 1), (3, 4)))
+    assert meaning.answer(row(0.5, 0.5)).expected_grade == pytest.approx(2.0)
+
+
+def test_it_abstains_below_the_threshold_and_not_on_it():
+    meaning = Meaning(CLASSES, GRADES, abstain_below=0.5)
+    assert meaning.answer(row(0.49, 0.25, 0.13, 0.13)).abstain is True
+    assert meaning.answer(row(0.5, 0.25, 0.125, 0.125)).abstain is False
+
+
+def test_an_xray_is_in_scope_up_to_the_limit():
+    meaning = Meaning(CLASSES, GRADES, novelty_limit=1.5)
+    assert meaning.answer(row(1, 0, 0, 0), 1.5).in_scope is True
+    assert meaning.answer(row(1, 0, 0, 0), 1.51).in_scope is False
+    assert meaning.answer(row(1, 0, 0, 0), float("nan")).in_scope is False
+    assert meaning.answer(row(1, 0, 0, 0)).in_scope is None
+
+
+def test_what_is_not_known_is_not_said():
+    answer = Meaning(CLASSES).answer(row(0.1, 0.2, 0.3, 0.4))
+    assert set(msgspec.to_builtins(answer)) == {"class", "label", "probabilities"}
+    assert (answer.class_index, answer.label) == (3, "severe")

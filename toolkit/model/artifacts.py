@@ -1,0 +1,73 @@
+"""Whether the files of a model are those that its manifest says were found equal to PyTorch."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from toolkit.errors import ManifestError, ModelRefusedError
+from toolkit.files import sha256
+from toolkit.model import manifest
+from toolkit.model.files import LOWER, ModelFiles
+
+Arrays = Mapping[str, NDArray[Any]]
+_OPTIONS = {kind: f" --precision {kind} --data DIR" for kind in LOWER}
+
+
+def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = "pipeline") -> str:
+    """Hold one of a model's files against the equivalence record and return its hash.
+
+    Raises:
+        ManifestError: the manifest is of a model with another name.
+        ModelRefusedError: not exported, changed since, or not found equal to PyTorch.
+    """
+    path = files.path(kind)
+    if record.name != files.name:
+        raise ManifestError(
+            f"{files.manifest} describes {record.name!r}, not {files.name!r}: restore its name"
+        )
+    mend = f"run `toolkit export onnx {files.name}{_OPTIONS.get(kind, '')}`"
+    artifact = record.export.artifacts.get(kind) if record.export else None
+    if artifact is None or not path.is_file():
+        raise ModelRefusedError(f"{files.name} has no exported {kind} at {path}: {mend}")
+    leg = record.equivalence.legs.get(kind) if record.equivalence else None
+    if leg is None or record.equivalence is None:
+        raise ModelRefusedError(f"{files.name} has no equivalence verdict: {mend}")
+    if not (record.equivalence.passed and leg.passed):
+        raise ModelRefusedError(f"{files.name} was found not equal to PyTorch: {mend}")
+    digest = sha256(path)
+    if digest != artifact.sha256 or digest != leg.sha256 or leg.file != path.name:
+        raise ModelRefusedError(
+            f"{path} is not the file that was proven: its SHA-256 is {digest[:12]}..., the "
+            f"manifest's {leg.sha256[:12]}...; {mend}"
+        )
+    return digest
+
+
+def load_golden(files: ModelFiles, record: manifest.Manifest) -> Arrays:
+    """Return `xray`, uint8 (N, 224, 224), and PyTorch's outputs by name, (N, ...) each.
+
+    Raises:
+        ModelRefusedError: the model has none, or they are not the manifest's.
+    """
+    path, mend = files.path("golden"), f"run `toolkit export onnx {files.name}`"
+    if record.golden is None or not path.is_file():
+        raise ModelRefusedError(
+            f"{files.name} has no golden X-rays at {path} to prove itself by: {mend}"
+        )
+    try:
+        content = path.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != record.golden.sha256:
+            raise ModelRefusedError(
+                f"{path} is not the manifest's: its SHA-256 is {found[:12]}..., the manifest's "
+                f"{record.golden.sha256[:12]}...; {mend}"
+            )
+        with np.load(io.BytesIO(content), allow_pickle=False) as opened:
+            return {name: opened[name] for name in opened.files}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise ModelRefusedError(f"{path} cannot be read: {error}; {mend}") from error

@@ -1,0 +1,32 @@
+"""What the layers of a network take and give while it runs as it always does."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class LayerRun(NamedTuple):
+    """One layer's run: its name, what it took and what it gave."""
+
+    name: str
+    taken: Tensor
+    given: Tensor
+
+
+@contextmanager
+def recording(layers: Mapping[str, nn.Module]) -> Iterator[list[LayerRun]]:
+    """Yield a list that gathers every run of the named layers, in their order, until the end."""
+    runs: list[LayerRun] = []
+    names = {layer: name for name, layer in layers.items()}
+
+    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        runs.append(LayerRun(names[layer], inputs[0], output))
+
+    handles = [layer.register_forward_hook(record) for layer in names]
+    try:
+        yield runs
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,155 @@
+"""Worker processes: begun, watched, replaced where they die, and ended."""
+
+import multiprocessing
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, Self
+
+from toolkit.errors import WorkerError
+
+POLL_SECONDS = 0.5
+_STOP_SECONDS = 15.0
+_EARLY_DEATHS = 3
+
+READY = None
+"""What a worker sends once it is at work."""
+ENDED = object()
+"""What is heard of a worker that has ended."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """A process and the pipe to it.
+
+    Attributes:
+        index: its place among the workers, which its replacement takes.
+        process: it; its name is a word that no other worker has, on any machine.
+        pipe: the supervisor's end.
+        ready: whether it has said that it is at work.
+    """
+
+    index: int
+    process: SpawnProcess
+    pipe: Connection
+    ready: bool = False
+
+
+class Workers:
+    """Worker processes of this machine, begun on entry and ended on exit.
+
+    Args:
+        count: how many.
+        main: what each runs, as `main(pipe, index, *arguments)`; it sends `READY` once it is at
+            work. When the supervisor is gone, its end of the pipe is closed.
+        arguments: what can be pickled.
+    """
+
+    def __init__(self, count: int, main: Callable[..., None], *arguments: Any) -> None:
+        self._count = count
+        self._main = main
+        self._arguments = arguments
+        self._workers: list[Worker] = []
+        self._early_deaths = 0
+
+    def __enter__(self) -> Self:
+        for index in range(self._count):
+            self._start(index)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def __iter__(self) -> Iterator[Worker]:
+        return iter(self._workers)
+
+    def __len__(self) -> int:
+        return len(self._workers)
+
+    def listen(self) -> Iterator[tuple[Worker, Any]]:
+        """Wait half a second at most; yield each worker that spoke, and what it said.
+
+        One that has ended is yielded with `ENDED`, and is no longer among the workers.
+        """
+        workers = {worker.pipe: worker for worker in self._workers}
+        for pipe in wait(list(workers), POLL_SECONDS):
+            assert isinstance(pipe, Connection)
+            worker = workers[pipe]
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                pipe.close()
+                worker.process.join()
+                self._workers.remove(worker)
+                message = ENDED
+            if message is READY:
+                worker.ready = True
+            else:
+                yield worker, message
+
+    def replace(self, worker: Worker) -> None:
+        """Say how a worker ended, and begin another in its place.
+
+        Raises:
+            WorkerError: the third in a row that was never ready.
+        """
+        code = worker.process.exitcode or 0
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        print(f"a worker ended {how}; another takes its place", file=sys.stderr, flush=True)
+        self._early_deaths = 0 if worker.ready else self._early_deaths + 1
+        if self._early_deaths == _EARLY_DEATHS:
+            raise WorkerError("workers die as soon as they start: see what they said")
+        self._start(worker.index)
+
+    def end(self) -> None:
+        """Ask every worker to stop, and kill it if it does not."""
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(_STOP_SECONDS)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
+
+    def _start(self, index: int) -> None:
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.get_context("spawn").Process(
+            name=f"{index}-{os.uname().nodename}-{secrets.token_hex(4)}",
+            target=self._main,
+            args=(theirs, index, *self._arguments),
+            daemon=True,
+        )
+        with _interrupts_ignored():
+            process.start()
+        # With the only other end closed, the end of the process is heard as the end of the pipe.
+        theirs.close()
+        self._workers.append(Worker(index, process, ours))
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Have processes that start here ignore Ctrl-C, which reaches the whole group of processes.
+
+    The supervisor decides what comes of it; Python lets only the main thread set this.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
