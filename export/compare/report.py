@@ -43,12 +43,14 @@ class Equivalence:
         legs: the comparisons of this run, by kind; `service` for a running one.
         samples: the X-rays that went through.
         findings: what is wrong with the model itself.
+        unkept: why the record could not be saved; empty where it was.
     """
 
     record: Manifest
     legs: dict[str, Leg]
     samples: Samples
     findings: tuple[Finding, ...]
+    unkept: str = ""
 
     @property
     def passed(self) -> bool:

@@ -39,25 +39,18 @@ def verify(
     from export.compare.report import write_report
     from export.verify import verify as run
     from toolkit.files import require_writable
-    from toolkit.model import manifest
 
     console = Console(as_json)
     files = ModelFiles(models, name)
     if out:
         require_writable(out, "--out")
-    former = manifest.load(files.manifest)
     result = run(files, data, url)
     lines = result.failures
     failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
     if not as_json:
         console.result({}, failure or _text(name, result))
-    unwritten = []
+    unwritten = [f"the verdict is not kept: {result.unkept}"] if result.unkept else []
     report: Path | None = None
-    try:
-        if result.record != former:
-            manifest.save(result.record, files.manifest)
-    except UsageError as error:
-        unwritten.append(f"the verdict is not kept: {error}")
     try:
         report = write_report(result, files, out)
     except UsageError as error:
