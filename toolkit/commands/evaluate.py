@@ -62,6 +62,10 @@ def evaluate(
         console.notice(f"warning: {warning}")
     console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
     indices = part_indices(dataset, part.value)
+    if part is Part.ALL and record.dataset:
+        console.notice(
+            "warning: --part all takes every X-ray, those that the model was trained on too"
+        )
     pixels = dataset.pixels[indices].numpy()
     if kind in PIPELINES:
         predicted = _with_onnx(files, pixels, kind)

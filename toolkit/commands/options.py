@@ -65,6 +65,6 @@ StorageOption = Annotated[
         "--storage",
         envvar="TOOLKIT_STORAGE",
         metavar="PATH_OR_URL",
-        help=f"A journal's path (else {JOURNAL.name} in the logs), or postgresql://, mysql://, grpc://.",
+        help=f"A journal's path (else {JOURNAL} in the logs), or postgresql://, mysql://, grpc://.",
     ),
 ]

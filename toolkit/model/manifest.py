@@ -15,7 +15,7 @@ import msgspec
 from toolkit.errors import ManifestError
 from toolkit.files import write_bytes
 from toolkit.model.equivalence import EquivalenceRecord, ExportRecord, GoldenRecord
-from toolkit.model.files import SUFFIXES
+from toolkit.model.files import SUFFIXES, names_in
 from toolkit.xray.labels import LabelMap
 
 SCHEMA_VERSION = 1
@@ -218,8 +218,11 @@ def load(path: Path) -> Manifest:
     try:
         content = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
+        there = ", ".join(names_in(path.parent)) or "none"
         raise ManifestError(
-            f"no model here: {path} does not exist; train one with `toolkit train`"
+            f"no model here: {path} does not exist; models in {path.parent} are: {there}; "
+            "--models, or a service's TOOLKIT_MODELS, names another folder, and `toolkit train` "
+            "makes a model"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read as a manifest: {error}") from error
