@@ -15,7 +15,7 @@ from typing import Any
 from bentoml._internal.utils import circus  # noqa: TID253
 from circus import sockets as circus_sockets
 
-from bento.worker import counters
+from bento.worker import counters, lifeline
 from toolkit import bentoml_home
 from toolkit.errors import ToolkitError, UsageError
 
@@ -43,7 +43,7 @@ def _create(watchers: list[Any], *, threaded: bool = False, **options: Any) -> A
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    shared = counters.share()
+    shared = counters.share() | lifeline.share()
     for each in watchers:
         # What configures BentoML may ask for another number of workers than TOOLKIT_WORKERS does.
         each.env = _DEFAULTS | each.env | shared | {"TOOLKIT_WORKERS": str(each.numprocesses)}

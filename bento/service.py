@@ -23,6 +23,7 @@ from bento.http import connections
 from bento.http.app import Interface
 from bento.http.exchange import Asgi
 from bento.http.routes import NAMES
+from bento.worker import lifeline
 from bento.worker.assembly import Information, Worker, check
 from bento.worker.log import Log
 from bento.worker.settings import settings
@@ -34,6 +35,7 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]
 
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """Return the application of one worker."""
+        lifeline.follow()
         number = (bentoml.server_context.worker_index or 1) - 1
         worker = Worker(_information, NAMES, number, Log())
         return _application(super().to_asgi(is_main), Interface(worker))

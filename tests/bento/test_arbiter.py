@@ -1,4 +1,4 @@
-"""The process that minds the workers, and who may ask it for anything."""
+"""The process that minds the workers, whatever begins it, and its end however it comes."""
 
 import json
 import os
@@ -6,8 +6,10 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 NOBODY = 65534
@@ -82,3 +84,111 @@ def test_arbiter_listens_on_the_services_port_and_in_a_folder_of_its_own(service
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 0
     assert not folder.exists()
+
+
+def assert_none_is_left(processes):
+    """Wait until these processes have ended; kill what has not."""
+    end = time.monotonic() + 20
+    left = processes
+    while left and time.monotonic() < end:
+        time.sleep(0.05)
+        left = [each for each in left if is_running(each)]
+    for each in left:
+        os.kill(each, signal.SIGKILL)
+    assert not left
+
+
+def is_running(process):
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.parametrize("when", ["at work", "just begun"])
+def test_workers_end_when_their_parent_is_killed(
+    served, started, await_status, processes_below, tmp_path, when
+):
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process, url = started(served, tmp_path, None, out, out, TOOLKIT_WORKERS="2")
+    if when == "at work":
+        await_status(url, 200, process, log)
+    while len(tree := processes_below(process.pid)) < 3:
+        assert process.poll() is None, log.read_text()
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert_none_is_left(tree)
+
+
+@pytest.mark.parametrize("within", [(), ("nohup",)], ids=["of a terminal", "under nohup"])
+def test_hangup_ends_the_service_unless_nohup_began_it(
+    served, started, await_status, processes_below, tmp_path, within
+):
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        process, url = started(served, tmp_path, None, out, out, within, TOOLKIT_WORKERS="1")
+    await_status(url, 200, process, log)
+    tree = processes_below(process.pid)
+    try:
+        process.send_signal(signal.SIGHUP)
+        if within:
+            assert httpx.get(f"{url}/readyz").status_code == 200 and is_running(tree[-1])
+            # Of two that end it only one is heard: a hangup that does has ended it already.
+            time.sleep(1)
+            assert is_running(process.pid)
+            process.terminate()
+        assert process.wait(30) == 0, log.read_text()
+    finally:
+        process.kill()
+    assert_none_is_left(tree)
+
+
+IN_PYTHON = """
+import signal, sys
+import bentoml
+server = bentoml.serve("bento.service:XrayClassifier", host=sys.argv[2], port=int(sys.argv[4]))
+signal.sigwait([signal.SIGUSR1])
+server.stop()
+"""
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("-m", "bentoml", "serve"), ("-c", IN_PYTHON)],
+    ids=["python -m bentoml serve", "bentoml.serve()"],
+)
+def test_service_is_the_same_whatever_begins_it(
+    served, started, await_status, processes_below, encoded, xrays, tmp_path, command
+):
+    command, log = (sys.executable, *command), tmp_path / "log"
+    with log.open("wb") as out:
+        process, url = started(
+            served, tmp_path, None, out, out, command=command, TOOLKIT_WORKERS="2"
+        )
+    await_status(url, 200, process, log)
+    tree = processes_below(process.pid)
+    try:
+        for _ in range(8):
+            answer = httpx.post(f"{url}/predict", files={"xray": encoded(xrays[0])})
+            assert answer.status_code == 200, answer.text
+        counted = set()
+        for _ in range(8):
+            lines = httpx.get(f"{url}/metrics").text.splitlines()
+            counts = [line for line in lines if line.startswith("toolkit_predictions_total{")]
+            counted.add(sum(float(line.rpartition(" ")[2]) for line in counts))
+        assert counted == {8.0}
+        port = int(url.rpartition(":")[2])
+        assert tcp_ports_of(process.pid) == {port}
+        second, _ = started(
+            served, tmp_path, port, subprocess.PIPE, subprocess.PIPE, command=command
+        )
+        _, errors = second.communicate(timeout=60)
+        assert second.returncode == 2
+        assert errors.startswith("error: cannot listen on ") and errors.count("\n") == 1
+    finally:
+        process.kill()
+        process.wait()
+    assert_none_is_left(tree)
