@@ -20,6 +20,7 @@ from export.convert.torch_formats import export_pt2, export_torchscript
 from toolkit.errors import DataError, HealthError, ManifestError, UsageError
 from toolkit.files import held_signals
 from toolkit.model import manifest
+from toolkit.model.artifacts import is_changed
 from toolkit.model.equivalence import Artifact, ExportRecord, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
@@ -182,13 +183,18 @@ def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifes
 def _with(
     record: Manifest, artifacts: dict[str, Artifact], legs: dict[str, Leg], inputs: dict[str, int]
 ) -> Manifest:
-    """Return the manifest with these artifacts and their legs beside those of other kinds."""
+    """Return the manifest with these artifacts and their legs beside those of other kinds.
+
+    Other kinds that were proven under another manifest are left out.
+    """
+    if is_changed(record):
+        record = replace(record, export=None, equivalence=None)
     other_artifacts = record.export.artifacts if record.export else {}
     other_legs = record.equivalence.legs if record.equivalence else {}
     return replace(
         record,
         export=ExportRecord(other_artifacts | artifacts, current_versions()),
-        equivalence=equivalence_record(other_legs | legs, inputs),
+        equivalence=equivalence_record(record, other_legs | legs, inputs),
     )
 
 
@@ -202,7 +208,7 @@ def _without(record: Manifest, kinds: Iterable[str]) -> Manifest:
     return replace(
         record,
         export=replace(record.export, artifacts=artifacts),
-        equivalence=equivalence_record(legs, record.equivalence.inputs),
+        equivalence=equivalence_record(record, legs, record.equivalence.inputs),
     )
 
 

@@ -12,6 +12,7 @@ from export.convert.pipeline import load_pipeline
 from toolkit.errors import ModelRefusedError, UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest
+from toolkit.model.artifacts import is_changed
 from toolkit.model.equivalence import Artifact
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.train.health import health
@@ -31,7 +32,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
 
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
-        ModelRefusedError: nothing of it was exported.
+        ModelRefusedError: nothing of it was exported, or its manifest was changed since.
         CheckFailedError: the service cannot be reached.
     """
     record = manifest.load(files.manifest)
@@ -40,6 +41,11 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
         raise ModelRefusedError(
             f"{files.name} has no exported files with their equivalence: run `toolkit export onnx "
             f"{files.name}`"
+        )
+    if is_changed(record):
+        raise ModelRefusedError(
+            f"{files.manifest} was changed since its files were proven: restore it, or run "
+            f"`toolkit export onnx {files.name}`"
         )
     if url and "pipeline" not in artifacts:
         raise ModelRefusedError(
@@ -57,7 +63,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
             legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
     samples = reference.samples
     former, unkept = record, ""
-    record = replace(record, equivalence=equivalence_record(dict(legs), samples.counts()))
+    record = replace(record, equivalence=equivalence_record(record, dict(legs), samples.counts()))
     try:
         if record != former:
             manifest.save(record, files.manifest)

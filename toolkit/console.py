@@ -26,11 +26,6 @@ NAME = DEFAULT_NAME
 _SHOWN = 10
 
 
-def log_folder(logs: Path, name: str) -> Path:
-    """Return where the training of a model of that name leaves its TensorBoard logs."""
-    return logs / "hyperparameters_tunned" / ("final" if name == DEFAULT_NAME else name)
-
-
 class Console:
     """One command's output.
 

@@ -5,12 +5,16 @@ import hashlib
 import os
 import secrets
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from toolkit.errors import UsageError
+
+_LONGEST_OWNER = 200
 
 
 def sha256(path: Path) -> str:
@@ -59,6 +63,44 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path`, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+@contextmanager
+def sole_user(path: Path, what: str, otherwise: str) -> Iterator[None]:
+    """Keep other processes out of the block, by a file that is there as long as it runs.
+
+    Args:
+        path: of the file; it says which process is in the block.
+        what: is used, such as `the model 'm'`.
+        otherwise: what another process can do instead.
+
+    Raises:
+        UsageError: another process is in the block, or the file cannot be written.
+    """
+    import fcntl
+
+    whose = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
+    with ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(path.open("a+"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # One that another process removed as it left keeps nobody out.
+            if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
+                raise BlockingIOError
+            lock.truncate(0)
+            lock.write(whose)
+            lock.flush()
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read(_LONGEST_OWNER) or "another process"
+            raise UsageError(f"{what} is in use by {owner}: {otherwise}") from None
+        except OSError as error:
+            raise UsageError(
+                f"cannot write {path}: {error.strerror}; choose another folder"
+            ) from error
+        stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 @contextmanager

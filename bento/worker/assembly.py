@@ -12,7 +12,7 @@ from toolkit.errors import ModelRefusedError, RequestError
 from toolkit.extras import versions
 from toolkit.model import manifest
 from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_of
-from toolkit.model.artifacts import check_equivalence, load_golden
+from toolkit.model.artifacts import check_equivalence, check_words, load_golden
 from toolkit.model.manifest import Manifest
 from toolkit.runtime.golden import difference
 from toolkit.runtime.session import Predictor, open_explainer, open_model, open_session
@@ -128,7 +128,8 @@ def check(settings: Settings) -> Information:
     load_golden(files, record)
     if _has_explainer(settings, record):
         check_equivalence(files, record, "explainer")
-    open_session(files.path(settings.kind), settings.provider, threads=1)
+    session = open_session(files.path(settings.kind), settings.provider, threads=1)
+    check_words(session.get_modelmeta().custom_metadata_map, files, record, settings.kind)
     return Information(settings, record, digest, meaning_of(record))
 
 

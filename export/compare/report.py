@@ -13,6 +13,7 @@ from export.compare.measurement import HISTOGRAM_EDGES
 from export.compare.samples import Samples
 from toolkit.extras import versions
 from toolkit.files import write_bytes
+from toolkit.model.artifacts import answers_sha256
 from toolkit.model.equivalence import EquivalenceRecord, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
@@ -82,15 +83,18 @@ class Equivalence:
         return (self.record.equivalence.legs if self.record.equivalence else {}) | self.legs
 
 
-def equivalence_record(legs: dict[str, Leg], inputs: dict[str, int]) -> EquivalenceRecord:
+def equivalence_record(
+    record: Manifest, legs: dict[str, Leg], inputs: dict[str, int]
+) -> EquivalenceRecord:
     """Return what a manifest keeps: passed if no leg failed that a served model needs.
 
     Args:
+        record: the manifest that the legs were compared under.
         legs: by kind.
         inputs: how many X-rays of each kind went through.
     """
     passed = all(leg.passed for kind, leg in legs.items() if kind not in OPTIONAL)
-    return EquivalenceRecord(passed, legs, inputs, current_versions())
+    return EquivalenceRecord(passed, legs, inputs, current_versions(), answers_sha256(record))
 
 
 def current_versions() -> dict[str, str]:

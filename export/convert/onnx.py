@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 import logging
 import re
 import warnings
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from export.convert.pipeline import Pipeline, SplitPipeline
 from toolkit.errors import UsageError
 from toolkit.files import replacing
+from toolkit.model.artifacts import graph_words
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
@@ -82,18 +82,9 @@ def layer_of(node: NodeProto) -> str:
 
 def metadata(manifest: Manifest) -> dict[str, str]:
     """Return what an ONNX file says of itself; values other than text are JSON."""
-    constants = manifest.preprocessing
     return {
         "name": manifest.name,
-        "classes": json.dumps(manifest.labels.classes),
-        "grades": json.dumps(manifest.labels.grades),
-        "image_mean": json.dumps(constants.image_mean),
-        "image_std": json.dumps(constants.image_std),
-        "edge_threshold": json.dumps(constants.edge_threshold),
-        "edge_mean": json.dumps(constants.edge_mean),
-        "edge_std": json.dumps(constants.edge_std),
-        "temperature": json.dumps(manifest.temperature),
-        "checkpoint_sha256": manifest.training.checkpoint_sha256,
+        **graph_words(manifest),
         "toolkit_version": manifest.training.versions.get("toolkit", ""),
         "torch_version": torch.__version__,
         "licence": _LICENCE,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from toolkit.commands.options import Labels
-from toolkit.console import MODELS, Console, JsonOption, ModelsOption
+from toolkit.console import LOGS, MODELS, Console, JsonOption, LogsOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
 from toolkit.model.files import ModelFiles, checked_new_name
@@ -24,6 +24,7 @@ def import_(
         typer.Option(help="What its classes mean; study where there are 4, five where 5."),
     ] = None,
     models: ModelsOption = MODELS,
+    logs: LogsOption = LOGS,
     as_json: JsonOption = False,
 ) -> None:
     """Read the study's IntermediarySpaceModel as torch.save(model) wrote it; none of it is run."""
@@ -31,6 +32,7 @@ def import_(
     from toolkit.original.checkpoint import read_original
     from toolkit.original.model import choose_labels, known_record
     from toolkit.train.finish import save_model
+    from toolkit.train.log_folder import log_folder, sole_training
 
     console = Console(as_json)
     files = ModelFiles(models, _name(name, file))
@@ -44,7 +46,9 @@ def import_(
             "says otherwise"
         )
     known = known_record(original, label_map, file, files.name)
-    record, replaced = save_model(known, original.state, files)
+    log = log_folder(logs, files.name)
+    with sole_training(files, log):
+        record, replaced = save_model(known, original.state, files, log=log)
     if replaced:
         console.notice(f"the former {files.name} is kept as {files.previous.name}.*")
     console.result(

@@ -11,7 +11,6 @@ from toolkit.console import (
     JsonOption,
     LogsOption,
     ModelsOption,
-    log_folder,
 )
 from toolkit.errors import UsageError
 from toolkit.model.files import ModelFiles
@@ -26,20 +25,24 @@ def rename(
 ) -> None:
     """Rename a model: its files, the former one that is kept beside it, and its logs."""
     from toolkit.model.renaming import rename as run
+    from toolkit.train.log_folder import log_folder
 
-    former, later = log_folder(logs, old), log_folder(logs, new)
-    if former.exists() and later.exists():
-        raise UsageError(f"the logs {later} are there already: choose another name than {new!r}")
+    logs_of = (log_folder(logs, old).folders, log_folder(logs, new).folders)
+    moves = [(former, later) for former, later in zip(*logs_of, strict=True) if former.exists()]
+    taken = next((later for _, later in moves if later.exists()), None)
+    if taken:
+        raise UsageError(f"the logs {taken} are there already: choose another name than {new!r}")
     target = run(ModelFiles(models, old), new)
     content = {"name": new, "manifest": str(target.manifest)}
     lines = [f"{old} is {new} now", f"manifest  {target.manifest}"]
-    if former.exists():
+    for former, later in moves:
         try:
             former.rename(later)
         except OSError as error:
             raise UsageError(
                 f"{old} is {new} now, but its logs stay in {former}: {error.strerror}"
             ) from error
-        content["logs"] = str(later)
-        lines.append(f"logs      {later}")
+    if moves:
+        content["logs"] = str(moves[0][1])
+        lines.append(f"logs      {moves[0][1]}")
     Console(as_json).result(content, "\n".join(lines))

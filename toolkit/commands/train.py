@@ -28,7 +28,6 @@ from toolkit.console import (
     LogsOption,
     ModelsOption,
     NameOption,
-    log_folder,
 )
 from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
@@ -36,6 +35,7 @@ from toolkit.model.files import ModelFiles, checked_new_name
 
 if TYPE_CHECKING:
     from toolkit.model.manifest import Manifest, TuningRecord
+    from toolkit.train.log_folder import LogFolder
     from toolkit.train.recipes import Recipe
     from toolkit.train.tensorboard import Log
     from toolkit.train.training import Training
@@ -84,10 +84,9 @@ def train(
     require("torch", "train")
     require("tensorboard", "train")
     from toolkit.commands.data_option import load
-    from toolkit.train.finish import save_training
     from toolkit.train.health import training_health
+    from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
-    from toolkit.train.tensorboard import Log, final_figures
     from toolkit.train.training import Training, device_of
     from toolkit.xray.patients import PatientRule
 
@@ -105,25 +104,16 @@ def train(
         precision=precision,
     )
     rule = PatientRule(patients, groups)
-    dataset = load(data, labels, split, recipe.preset, rule, allow_conflicts, console)
-    training = Training(dataset, recipe, seed, device_of(device))
-    if resume:
-        training.load(files.resume)
-        console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
-    folder = log_folder(logs, name)
-    with Log(folder, training.epoch) as log:
-        try:
-            _run(training, files.resume, log)
-        except KeyboardInterrupt:
-            raise InterruptedRunError(
-                f"stopped after epoch {training.epoch} of {recipe.epochs}: the same command with "
-                "--resume goes on"
-            ) from None
-        replaced = files.manifest.exists()
-        manifest = save_training(training, files, tuning)
-        if replaced:
-            console.notice(f"the former {name} is kept as {files.previous.name}.*")
-        log.add_hparams(manifest.training.recipe, final_figures(manifest))
+    log = log_folder(logs, name)
+    with sole_training(files, log):
+        dataset = load(data, labels, split, recipe.preset, rule, allow_conflicts, console)
+        training = Training(dataset, recipe, seed, device_of(device))
+        if resume:
+            training.load(files.resume)
+            console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
+        manifest, replaced = _train(training, files, tuning, log)
+    if replaced:
+        console.notice(f"the former {name} is kept as {files.previous.name}.*")
     findings = training_health(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
@@ -138,7 +128,7 @@ def train(
             "name": name,
             "checkpoint": str(files.checkpoint),
             "manifest": str(files.manifest),
-            "logs": str(folder),
+            "logs": str(log.path),
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
@@ -146,7 +136,7 @@ def train(
             "skipped": list(dataset.skipped),
             "warnings": [*dataset.warnings, *warnings],
         },
-        _text(manifest, files, folder),
+        _text(manifest, files, log.path),
     )
 
 
@@ -169,6 +159,28 @@ def _start(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"
         )
     return found, record
+
+
+def _train(
+    training: "Training", files: ModelFiles, tuning: "TuningRecord | None", folder: "LogFolder"
+) -> "tuple[Manifest, bool]":
+    """Train to the end and save; return the manifest, and whether there was a former model."""
+    from toolkit.train.finish import judge, save_training
+    from toolkit.train.tensorboard import Log, final_figures
+
+    try:
+        with Log(folder.unfinished, training.epoch) as log:
+            _run(training, files.resume, log)
+            judged = judge(training, files.name, tuning)
+            record, _ = judged
+            log.add_hparams(record.training.recipe, final_figures(record))
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"stopped after epoch {training.epoch} of {training.recipe.epochs}: the same command "
+            "with --resume goes on"
+        ) from None
+    # The log is closed: TensorBoard writes by name, and the folder is renamed.
+    return save_training(training, judged, files, folder)
 
 
 def _run(training: "Training", state: Path, log: "Log") -> None:

@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import json
 import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,8 @@ def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = 
 
     Raises:
         ManifestError: the manifest is of a model with another name.
-        ModelRefusedError: not exported, changed since, or not found equal to PyTorch.
+        ModelRefusedError: not exported, not found equal to PyTorch, or the file or the manifest was
+            changed since.
     """
     path = files.path(kind)
     if record.name != files.name:
@@ -39,6 +42,11 @@ def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = 
         raise ModelRefusedError(f"{files.name} has no equivalence verdict: {mend}")
     if not (record.equivalence.passed and leg.passed):
         raise ModelRefusedError(f"{files.name} was found not equal to PyTorch: {mend}")
+    if is_changed(record):
+        raise ModelRefusedError(
+            f"{files.manifest} is not as it was proven: its classes, figures or limits were "
+            f"changed since; restore it, or {mend}"
+        )
     digest = sha256(path)
     if digest != artifact.sha256 or digest != leg.sha256 or leg.file != path.name:
         raise ModelRefusedError(
@@ -46,6 +54,60 @@ def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = 
             f"manifest's {leg.sha256[:12]}...; {mend}"
         )
     return digest
+
+
+def answers_sha256(record: manifest.Manifest) -> str:
+    """Return the SHA-256 of all that a manifest says before its export: answers depend on it."""
+    content = asdict(record)
+    for name in ("name", "schema_version", "export", "equivalence", "golden"):
+        del content[name]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_changed(record: manifest.Manifest) -> bool:
+    """Return whether a manifest says something else than when its files were proven."""
+    proven = record.equivalence.answers_sha256 if record.equivalence else ""
+    # Former versions did not write it: their graphs' own words are held against the manifest.
+    return bool(proven) and proven != answers_sha256(record)
+
+
+def check_words(
+    words: Mapping[str, str], files: ModelFiles, record: manifest.Manifest, kind: str
+) -> None:
+    """Hold what a graph says of itself against the manifest.
+
+    Args:
+        words: the graph's metadata; what it does not speak of is passed over.
+        files: of the model.
+        record: its manifest.
+        kind: of the graph.
+
+    Raises:
+        ModelRefusedError: they say different things.
+    """
+    for name, value in graph_words(record).items():
+        if words.get(name, value) != value:
+            raise ModelRefusedError(
+                f"{files.manifest} is not as it was proven: its {name} differs from that of "
+                f"{files.path(kind)}; restore it, or run `toolkit export onnx {files.name}"
+                f"{_OPTIONS.get(kind, '')}`"
+            )
+
+
+def graph_words(record: manifest.Manifest) -> dict[str, str]:
+    """Return what an exported file repeats of the manifest; values other than text are JSON."""
+    constants = record.preprocessing
+    return {
+        "classes": json.dumps(record.labels.classes),
+        "grades": json.dumps(record.labels.grades),
+        "image_mean": json.dumps(constants.image_mean),
+        "image_std": json.dumps(constants.image_std),
+        "edge_threshold": json.dumps(constants.edge_threshold),
+        "edge_mean": json.dumps(constants.edge_mean),
+        "edge_std": json.dumps(constants.edge_std),
+        "temperature": json.dumps(record.temperature),
+        "checkpoint_sha256": record.training.checkpoint_sha256,
+    }
 
 
 def load_golden(files: ModelFiles, record: manifest.Manifest) -> Arrays:

@@ -130,12 +130,18 @@ class Leg:
 
 @dataclass(frozen=True)
 class EquivalenceRecord:
-    """Whether every artifact is equal to PyTorch, how each was compared, and on what."""
+    """Whether every artifact is equal to PyTorch, how each was compared, and on what.
+
+    Attributes:
+        answers_sha256: of what the manifest says that answers depend on; empty in records of
+            former versions.
+    """
 
     passed: bool
     legs: dict[str, Leg]
     inputs: dict[str, int]
     versions: dict[str, str]
+    answers_sha256: str = ""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from toolkit.extras import GPU_FILES, require_onnxruntime
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.answer import Answer, Meaning, meaning_of
-from toolkit.model.artifacts import check_equivalence
+from toolkit.model.artifacts import check_equivalence, check_words
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 from toolkit.processes import cores
 
@@ -55,6 +55,7 @@ class Predictor:
         sha256: of the pipeline file.
         outputs: names of what it gives.
         provider: the execution provider that runs it.
+        words: what the file says of itself, by name.
 
     Examples:
         >>> from pathlib import Path
@@ -81,6 +82,7 @@ class Predictor:
         self.outputs = [each.name for each in self._session.get_outputs()]
         self._answered = [name for name in self.outputs if name != "edge_map"]
         self.provider: str = self._session.get_providers()[0]
+        self.words: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def run(self, names: list[str], xrays: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Return some of `outputs` of X-rays, uint8 (N, 224, 224), each (N, ...).
@@ -131,7 +133,9 @@ def open_model(
     record = manifest.load(files.manifest)
     digest = check_equivalence(files, record, kind)
     path = files.path(kind)
-    return Predictor(record.name, meaning_of(record), path, digest, provider, threads)
+    predictor = Predictor(record.name, meaning_of(record), path, digest, provider, threads)
+    check_words(predictor.words, files, record, kind)
+    return predictor
 
 
 def open_explainer(

@@ -22,23 +22,21 @@ from toolkit.train import checkpoint, novelty
 from toolkit.train.calibration import calibrate
 from toolkit.train.dataset import Dataset
 from toolkit.train.evaluation import permutation, predict
+from toolkit.train.log_folder import LogFolder
 from toolkit.train.training import Training
 
 
-def save_training(
-    training: Training, files: ModelFiles, tuning: manifest.TuningRecord | None = None
-) -> manifest.Manifest:
-    """Write NAME.pt, NAME.scope.pt and NAME.json; remove the state that resuming would need.
-
-    All is worked out before anything is written; a former model is kept as NAME.previous.*.
+def judge(
+    training: Training, name: str, tuning: manifest.TuningRecord | None = None
+) -> tuple[manifest.Manifest, novelty.Novelty | None]:
+    """Return what a finished training came to, and the novelty of X-rays where it has a `val`.
 
     Args:
         training: a finished one.
-        files: of the model.
+        name: of the model.
         tuning: the study that the recipe came from, if any.
 
     Raises:
-        UsageError: the folder cannot be written.
         TrainingError: the network's output is not finite.
     """
     dataset, recipe = training.dataset, training.recipe
@@ -47,7 +45,7 @@ def save_training(
     settings = asdict(recipe)
     del settings["constants"]
     record = manifest.Manifest(
-        name=files.name,
+        name=name,
         labels=dataset.label_map,
         preprocessing=recipe.constants,
         dataset=dataset.record(),
@@ -70,9 +68,37 @@ def save_training(
         measure, limit, within = novelty.fit(network, preprocessing, dataset)
         scope = manifest.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
         record = replace(record, calibration=calibration, scope=scope)
-    record, _ = save_model(record, network.state_dict(), files, measure)
-    files.resume.unlink(missing_ok=True)
-    return record
+    return record, measure
+
+
+def save_training(
+    training: Training,
+    judged: tuple[manifest.Manifest, novelty.Novelty | None],
+    files: ModelFiles,
+    log: LogFolder | None = None,
+) -> tuple[manifest.Manifest, bool]:
+    """Write NAME.pt, NAME.scope.pt and NAME.json; remove the state that resuming would need.
+
+    Args:
+        training: a finished one.
+        judged: what `judge` says of it.
+        files: of the model.
+        log: of the model, if any; that of the training takes its place.
+
+    Returns:
+        The manifest, and whether there was a former model; it is kept as NAME.previous.*, and its
+        log likewise.
+
+    Raises:
+        UsageError: a folder cannot be written.
+    """
+    record, measure = judged
+    with held_signals():
+        saved = save_model(record, training.result.state_dict(), files, measure, log)
+        if log:
+            log.replace()
+        files.resume.unlink(missing_ok=True)
+    return saved
 
 
 def save_model(
@@ -80,6 +106,7 @@ def save_model(
     state: dict[str, Tensor],
     files: ModelFiles,
     measure: novelty.Novelty | None = None,
+    log: LogFolder | None = None,
 ) -> tuple[manifest.Manifest, bool]:
     """Write a model's files, all or none; a former model is kept as NAME.previous.*.
 
@@ -89,6 +116,7 @@ def save_model(
         state: the weights.
         files: of the model.
         measure: of the novelty of X-rays, where the record has a `scope`.
+        log: of the model, if any; it goes with the former model.
 
     Returns:
         The manifest, and whether there was a former model.
@@ -111,6 +139,8 @@ def save_model(
         else:
             files.path("scope").unlink(missing_ok=True)
         manifest.save(record, files.manifest)
+        if replaced and log:
+            log.keep_previous()
     return record, replaced
 
 

@@ -111,7 +111,10 @@ def test_a_manifest_of_a_fresh_training_comes_back_as_it_was(full, tmp_path):
 def test_the_shipped_manifest_is_saved_with_the_content_that_it_was_loaded_with(tmp_path):
     shipped = Path(__file__).parents[3] / "saved_models/model_saved.json"
     manifest.save(manifest.load(shipped), tmp_path / "m.json")
-    assert json.loads((tmp_path / "m.json").read_text()) == json.loads(shipped.read_text())
+    expected = json.loads(shipped.read_text())
+    # Former versions did not write it.
+    expected["equivalence"].setdefault("answers_sha256", "")
+    assert json.loads((tmp_path / "m.json").read_text()) == expected
 
 
 def test_a_kind_of_file_that_there_is_not_is_named(full, tmp_path):

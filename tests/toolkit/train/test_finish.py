@@ -19,7 +19,7 @@ from toolkit.networks.study import IntermediarySpaceModel, initialise
 from toolkit.train import checkpoint, novelty
 from toolkit.train.calibration import calibrate
 from toolkit.train.evaluation import permutation, predict
-from toolkit.train.finish import keep_previous, save_training
+from toolkit.train.finish import judge, keep_previous, save_training
 from toolkit.train.recipes import recipe
 from toolkit.train.training import Training
 
@@ -40,7 +40,7 @@ def files(tmp_path):
 @pytest.fixture
 def finished(training, files):
     """A model with every kind of file, as an export leaves it."""
-    record = save_training(training, files)
+    record = save(training, files)
     artifacts, legs = {}, {}
     for kind in ("network", "pipeline"):
         path = files.path(kind)
@@ -53,13 +53,18 @@ def finished(training, files):
     return record
 
 
+def save(training, files):
+    record, _ = save_training(training, judge(training, files.name), files)
+    return record
+
+
 def present(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_training_leaves_a_checkpoint_and_a_manifest_that_agree(training, files, tiny):
     files.folder.joinpath("knee.resume.pt").write_bytes(b"state")
-    returned = save_training(training, files)
+    returned = save(training, files)
     assert present(files.folder) == ["knee.json", "knee.pt", "knee.scope.pt"]
     record = manifest.load(files.manifest)
     assert record == returned
@@ -78,7 +83,7 @@ def test_a_training_leaves_a_checkpoint_and_a_manifest_that_agree(training, file
 
 
 def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(training, files, tiny):
-    record = save_training(training, files)
+    record = save(training, files)
     network = checkpoint.load_network(files.checkpoint, record.network, 4)
     assert record.training.metrics.keys() == tiny.parts.keys()
     found = permutation(training.result, training.preprocessing, tiny)
@@ -96,7 +101,7 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
 def test_the_manifests_scope_is_that_of_the_network_and_its_file_that_of_the_manifest(
     training, files, tiny
 ):
-    record = save_training(training, files).scope
+    record = save(training, files).scope
     found, limit, within = novelty.fit(training.result, training.preprocessing, tiny)
     assert (record.part, record.n) == ("val", len(tiny.parts["val"]))
     assert (record.limit, record.within) == (limit, within)
@@ -139,7 +144,7 @@ def test_an_input_that_alone_decides_is_worth_all_that_is_right_beyond_chance(ti
 def test_training_over_a_finished_name_keeps_its_files_as_previous(training, files):
     before = {kind: sha256(files.path(kind)) for kind in ("checkpoint", "network", "pipeline")}
     assert keep_previous(files)
-    save_training(training, files)
+    save(training, files)
     former = files.previous
     assert present(files.folder) == sorted(
         [
@@ -175,7 +180,7 @@ def test_the_formers_manifest_speaks_of_its_new_name_so_that_it_can_be_served(fi
 @pytest.mark.usefixtures("finished")
 def test_a_second_time_the_older_former_makes_room(training, files):
     keep_previous(files)
-    save_training(training, files)
+    save(training, files)
     second = sha256(files.checkpoint)
     assert keep_previous(files)
     # This one was never exported: nothing of the older former may stand for it.
@@ -228,7 +233,7 @@ def test_a_corrupt_former_manifest_does_not_lose_the_training(training, files, d
     content = damage(json.loads(files.manifest.read_text()))
     files.manifest.write_bytes(content)
     assert keep_previous(files)
-    record = save_training(training, files)
+    record = save(training, files)
     assert manifest.load(files.manifest) == record
     assert files.previous.manifest.exists()
     assert files.previous.checkpoint.exists()
@@ -256,7 +261,7 @@ def test_a_training_over_generated_xrays_with_empty_parts_is_saved(training, fil
     only = replace(tiny, parts={"train": tiny.parts["train"]})
     training.dataset, kept = only, training.dataset
     try:
-        record = save_training(training, files)
+        record = save(training, files)
     finally:
         training.dataset = kept
     assert record.training.metrics.keys() == {"train"}
@@ -275,9 +280,9 @@ def test_a_stop_while_a_training_is_judged_leaves_the_former_model(
     with monkeypatch.context() as patch:
         patch.setattr(f"toolkit.train.finish.{stage}", stopped)
         with pytest.raises(KeyboardInterrupt):
-            save_training(training, files)
+            save(training, files)
     assert {path.name: path.read_bytes() for path in files.folder.iterdir()} == before
-    save_training(training, files)
+    save(training, files)
     assert files.previous.checkpoint.read_bytes() == before["knee.pt"]
 
 
@@ -287,7 +292,7 @@ def test_a_fragment_never_takes_the_place_of_the_former_model(training, files):
     kept = files.checkpoint.read_bytes()
     keep_previous(files)
     files.checkpoint.write_bytes(b"a fragment")
-    save_training(training, files)
+    save(training, files)
     assert files.previous.checkpoint.read_bytes() == kept
     assert manifest.load(files.previous.manifest).export
     assert files.unfinished.read_bytes() == b"a fragment"
@@ -298,7 +303,7 @@ def test_a_fragment_never_takes_the_place_of_the_former_model(training, files):
 def test_renaming_that_was_killed_is_finished_by_the_next(training, files, monkeypatch, after):
     """Whatever was renamed or removed before: all of the one model is kept, none of another."""
     keep_previous(files)
-    save_training(training, files)
+    save(training, files)
     files.path("pipeline").write_bytes(b"of the second")
     kept = {path.name for path in files.folder.glob("knee.[!p]*")}
     kept = {name: (files.folder / name).read_bytes() for name in kept | {"knee.pt"}}

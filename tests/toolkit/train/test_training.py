@@ -9,13 +9,12 @@ from torch import nn
 from torch.nn import functional
 
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, UsageError
-from toolkit.model.files import ModelFiles
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint
 from toolkit.train.dataset import class_weights, load_folder
 from toolkit.train.evaluation import predict
-from toolkit.train.finish import save_training
+from toolkit.train.finish import judge
 from toolkit.train.optimiser import lr_factor
 from toolkit.train.recipes import recipe
 from toolkit.train.training import Training, device_of
@@ -358,7 +357,7 @@ def test_broken_weights_are_not_kept_where_no_val_part_shows_them(tiny, tmp_path
     chosen = small("study", lr=1e6, epochs=1, batch_size=1000)
     training = trained(alone, tmp_path, chosen)
     with pytest.raises(TrainingError, match=r"'train' is not finite.*--lr"):
-        save_training(training, ModelFiles(tmp_path, "broken"))
+        judge(training, "broken")
     assert not (tmp_path / "broken.pt").exists()
 
 

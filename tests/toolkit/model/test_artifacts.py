@@ -1,0 +1,74 @@
+"""The verdict covers what the manifest says, as well as the files."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toolkit.errors import ManifestError, ModelRefusedError
+from toolkit.model import manifest
+from toolkit.model.answer import meaning_of
+from toolkit.model.artifacts import check_equivalence
+from toolkit.model.files import ModelFiles
+
+SHIPPED = ModelFiles(Path(__file__).parents[3] / "saved_models", "model_saved")
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    for kind in ("manifest", "pipeline"):
+        shutil.copy(SHIPPED.path(kind), tmp_path)
+    return ModelFiles(tmp_path, SHIPPED.name)
+
+
+@pytest.mark.parametrize("part", ["labels", "preprocessing", "calibration", "scope", "network"])
+def test_one_flipped_bit_in_what_answers_depend_on_is_refused(copied, part):
+    record = manifest.load(copied.manifest)
+    kept = copied.manifest.read_bytes()
+    start = kept.index(f'\n  "{part}"'.encode()) + len(part) + 6
+    end = kept.find(b"\n  }", start) if kept[start:].lstrip(b": ")[:1] == b"{" else start + 4
+    served = []
+    for place in range(start, end):
+        content = bytearray(kept)
+        content[place] ^= 1
+        copied.manifest.write_bytes(content)
+        try:
+            found = manifest.load(copied.manifest)
+            check_equivalence(copied, found)
+        except (ManifestError, ModelRefusedError):
+            continue
+        # A blank or the last digit of a float can change without changing what is read.
+        assert found == record
+        served.append(place)
+    assert len(served) < (end - start) / 20
+
+
+def test_a_changed_manifest_is_refused_with_what_mends_it(copied):
+    record = manifest.load(copied.manifest)
+    scope = replace(record.scope, limit=record.scope.limit * 2)
+    manifest.save(replace(record, scope=scope), copied.manifest)
+    with pytest.raises(ModelRefusedError, match=r"not as it was proven.*toolkit export onnx"):
+        check_equivalence(copied, manifest.load(copied.manifest))
+
+
+@pytest.mark.parametrize("part", ["labels", "training", "calibration", "preprocessing"])
+def test_a_manifest_of_a_former_version_is_held_against_the_graphs_own_words(shipped, part):
+    from toolkit.runtime.session import open_model
+
+    content = json.loads(shipped.manifest.read_bytes())
+    content["equivalence"].pop("answers_sha256", None)
+    shipped.manifest.write_text(json.dumps(content))
+    predictor = open_model(shipped.folder, shipped.name, "cpu")
+    assert predictor.meaning == meaning_of(manifest.load(SHIPPED.manifest))
+    changes = {
+        "labels": {"classes": ["none", "minimal", "moderatf", "severe"]},
+        "training": {"checkpoint_sha256": "0" * 64},
+        "calibration": {"temperature": 1.5},
+        "preprocessing": {"edge_threshold": 11},
+    }
+    content[part] |= changes[part]
+    shipped.manifest.write_text(json.dumps(content))
+    with pytest.raises(ModelRefusedError, match=r"not as it was proven.*toolkit export onnx"):
+        open_model(shipped.folder, shipped.name, "cpu")
