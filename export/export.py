@@ -125,8 +125,8 @@ def _refuse(findings: list[Finding], dead_input: DeadInput) -> None:
     for finding in findings:
         if finding.kind == "dead_input" and dead_input is DeadInput.REFUSE:
             raise HealthError(
-                f"{finding.text}: train the model again, or export it as it is with "
-                "--allow-dead-input"
+                f"{finding.text}: train the model again, export it without its dead branch with "
+                "--drop-dead, or as it is with --allow-dead-input"
             )
         if finding.kind == "not_finite":
             raise HealthError(f"{finding.text}: train the model again")

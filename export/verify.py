@@ -9,7 +9,7 @@ from export.compare.artifact import compare_file, reference_of
 from export.compare.report import Equivalence, equivalence_record
 from export.compare.service import compare_service
 from export.convert.pipeline import load_pipeline
-from toolkit.errors import ModelRefusedError
+from toolkit.errors import ModelRefusedError, UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.artifacts import is_changed
@@ -21,8 +21,9 @@ from toolkit.train.health import health
 def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
-    The record in the manifest on disk is replaced. A file of lower precision keeps its leg where
-    there is no `data` to judge it by, if it is still the file that was judged.
+    The record in the manifest on disk is replaced where it can be written. A file of lower
+    precision keeps its leg where there is no `data` to judge it by, if it is still the file that
+    was judged.
 
     Args:
         files: the model.
@@ -61,13 +62,18 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
         elif kind not in LOWER or reference.gate_samples:
             legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
     samples = reference.samples
+    former, unkept = record, ""
     record = replace(record, equivalence=equivalence_record(record, dict(legs), samples.counts()))
-    manifest.save(record, files.manifest)
+    try:
+        if record != former:
+            manifest.save(record, files.manifest)
+    except UsageError as error:
+        unkept = str(error)
     if url:
         legs["service"] = compare_service(url, pipeline, samples, artifacts["pipeline"].sha256)
     xrays = torch.from_numpy(samples.pixels)
     findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
-    return Equivalence(record, legs, samples, tuple(findings))
+    return Equivalence(record, legs, samples, tuple(findings), unkept)
 
 
 def _changed(path: Path, artifact: Artifact) -> str:

@@ -237,16 +237,18 @@ def workers_of():
 def started(free_port):
     """Return a function that starts `bentoml serve` on a model: its process and its address.
 
-    `within` is a command that runs it.
+    `within` is a command that runs it; `command` takes the place of `bentoml serve`.
     """
+    serve = (Path(sys.executable).with_name("bentoml"), "serve")
 
-    def start(files, home, port=None, stdout=None, stderr=None, within=(), **environment):
+    def start(
+        files, home, port=None, stdout=None, stderr=None, within=(), command=serve, **environment
+    ):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "BENTOML_"))}
         names = {"TOOLKIT_MODELS": str(files.folder), "TOOLKIT_MODEL": files.name}
         port = port or free_port()
-        command = [Path(sys.executable).with_name("bentoml"), "serve", "--host", "127.0.0.1"]
         process = subprocess.Popen(
-            [*within, *command, "--port", str(port)],
+            [*within, *command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=ROOT,
             env=clean | ({"BENTOML_HOME": str(home)} if home else {}) | names | environment,
             stdout=stdout,

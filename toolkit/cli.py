@@ -1,10 +1,12 @@
 """The command line: puts the commands together and turns errors into one line and an exit code."""
 
+import errno
 import io
 import json
 import os
+import select
 import sys
-from contextlib import suppress
+from typing import Any, TextIO
 
 import typer
 from typer.exceptions import TyperException
@@ -18,8 +20,10 @@ from toolkit.commands import (
     explain,
     export,
     import_,
+    list_,
     package,
     predict,
+    rename,
     train,
     tune,
     verify,
@@ -27,6 +31,9 @@ from toolkit.commands import (
 from toolkit.errors import InterruptedRunError, ToolkitError, printable
 
 INTERRUPTED = InterruptedRunError.exit_code
+_STDOUT, _STDERR = 1, 2
+UNREAD = 141
+"""The exit code where the reader of stdout went away: as a shell counts a death by SIGPIPE."""
 
 app = typer.Typer(
     name="toolkit",
@@ -38,6 +45,8 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.add_typer(tune.app, name="tune")
 app.command("import")(import_.import_)
+app.command("list")(list_.list_)
+app.command("rename")(rename.rename)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
@@ -54,16 +63,23 @@ app.add_typer(data_app, name="data")
 
 
 def main() -> None:
-    """Run the command line and exit: 0, 1 for a failed check, 2 for wrong use or bad input."""
+    """Run the command line and exit.
+
+    0, 1 for a failed check, 2 for wrong use or bad input; `UNREAD` where all went well, but
+    nobody read the result.
+    """
     # Dependencies read these when they are imported; nobody is told what runs here.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
-    # Not every terminal has every letter.
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     code = _run(sys.argv[1:])
-    _flush_stdout()
+    sys.stdout.flush()
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    failure = raw.failure if isinstance(raw, _Outlet) else None
+    if failure and failure.errno != errno.EPIPE:
+        _tell(f"cannot write the result: {failure.strerror}")
+    if failure and code == 0:
+        code = UNREAD if failure.errno == errno.EPIPE else 2
     sys.exit(code)
 
 
@@ -75,10 +91,11 @@ def _run(arguments: list[str]) -> int:
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _failed(f"{message} (see --help)", 2, arguments)
-    except BrokenPipeError:
-        return _failed("the reader of the output went away", 2, [])
     except OSError as error:
         return _failed(f"cannot go on: {error}", 2, arguments)
+    except SystemExit as ended:
+        # Typer ends so, with the code of a failed check, wherever a pipe breaks.
+        return _failed(f"cannot go on: {ended.__context__ or ended}", 2, arguments)
     if result == INTERRUPTED:
         # Typer turns Ctrl-C into this exit code and prints nothing.
         return _failed("stopped", INTERRUPTED, arguments)
@@ -86,19 +103,59 @@ def _run(arguments: list[str]) -> int:
 
 
 def _failed(message: str, code: int, arguments: list[str]) -> int:
-    line = printable(message)
-    print(f"error: {line}", file=sys.stderr)
+    line = _tell(message)
     if "--json" in arguments:
-        # Stdout may be a file on the disk that is full.
-        with suppress(OSError):
-            print(json.dumps({"error": line}), flush=True)
+        print(json.dumps({"error": line}), flush=True)
     return code
 
 
-def _flush_stdout() -> None:
-    # Python exits with 120 if it cannot write what is left in the buffer: to a full disk, or a
-    # closed pipe.
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _tell(message: str) -> str:
+    line = printable(message)
+    print(f"error: {line}", file=sys.stderr)
+    return line
+
+
+class _Outlet(io.FileIO):
+    """Stdout or stderr, which takes everything; after a first failure it drops the rest.
+
+    Attributes:
+        failure: the first one; None as long as all was written.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        size = memoryview(data).nbytes
+        if self.failure:
+            return size
+        try:
+            # None is said by a pipe that is full and was made not to block.
+            while (count := super().write(data)) is None:
+                select.select([], [self], [])
+        except OSError as error:
+            self.failure = error
+            return size
+        return count
+
+
+def _open_streams() -> None:
+    """Make stdout and stderr such that no write to them raises, even where they are closed."""
+    # Else the next file that is opened would be taken for the one that is closed.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    # Whoever calls `main` from Python may have put something else in their place.
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _stream(sys.stdout, _STDOUT)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _stream(sys.stderr, _STDERR)
+
+
+def _stream(stream: TextIO | None, descriptor: int) -> TextIO:
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Outlet(descriptor, "w", closefd=False)),
+        encoding=stream.encoding if stream else None,
+        # Not every terminal has every letter.
+        errors="backslashreplace",
+        line_buffering=descriptor == _STDERR or os.isatty(descriptor),
+    )

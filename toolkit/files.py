@@ -1,5 +1,6 @@
 """Files written whole or not at all, and the hash that identifies them."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -32,10 +33,16 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
 
     The temporary file keeps the suffix, is flushed to disk before the rename, and is removed
-    when the block raises. A full disk or a read-only folder is a `UsageError`.
+    when the block raises. Where `path` is a link it stays one, and what it leads to is replaced. A
+    full disk, a read-only folder and a link to a write-protected file are a `UsageError`.
     """
+    # Unlike pathlib's, these two raise for no name, however long, and for no circle of links.
+    named, path = path, Path(os.path.realpath(path)) if os.path.islink(path) else path
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
+        # Stores of large files keep what their links lead to so, under its hash.
+        if path != named and path.exists() and not path.stat().st_mode & 0o222:
+            raise PermissionError(errno.EACCES, "it is a link to a write-protected file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as stream:
@@ -44,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(
-            f"cannot write {path}: {reason}; free some space or choose another folder"
+            f"cannot write {named}: {reason}; free some space or choose another folder"
         ) from error
     finally:
         # Where the folder is a file or the name too long, there is nothing to remove.
@@ -117,8 +124,12 @@ def held_signals() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, option: str = "--logs") -> None:
     """Check that files can be made in a folder, or in the one that it would be made in.
+
+    Args:
+        folder: that is to be written to.
+        option: of the command line that names another.
 
     Raises:
         UsageError: they cannot.
@@ -130,5 +141,5 @@ def require_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise UsageError(
-            f"cannot write to {folder}: {error.strerror}; choose another folder with --logs"
+            f"cannot write to {folder}: {error.strerror}; choose another folder with {option}"
         ) from error

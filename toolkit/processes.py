@@ -1,5 +1,6 @@
 """Worker processes: begun, watched, replaced where they die, and ended."""
 
+import math
 import multiprocessing
 import os
 import secrets
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from pathlib import Path
 from typing import Any, Self
 
 from toolkit.errors import WorkerError
@@ -150,6 +152,60 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(root: Path = Path("/")) -> int:
+    """Return how many cores this process may use: by its affinity and its cgroups' quotas.
+
+    Args:
+        root: under which `proc` and `sys` lie.
+    """
+    able = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min([able, *_quotas(root)])))
+
+
+def _quotas(root: Path) -> Iterator[float]:
+    """Yield the cores that each cgroup of this process, and each above it, leaves it."""
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount, inside = _mount(root, controllers)
+        if mount is None:
+            continue
+        # In a container the path may be the host's, of which only the end is mounted.
+        group = Path(path)
+        below = group.relative_to(inside) if group.is_relative_to(inside) else Path()
+        for folder in (mount / below, *(mount / each for each in below.parents)):
+            if controllers:
+                quota, period = (
+                    _text(folder / f"cpu.cfs_{each}_us") for each in ("quota", "period")
+                )
+            else:
+                quota, _, period = _text(folder / "cpu.max").partition(" ")
+            # No quota is "max", or -1.
+            if quota.strip().isdecimal() and period.strip().isdecimal() and int(period):
+                yield int(quota) / int(period)
+
+
+def _mount(root: Path, controllers: str) -> tuple[Path | None, Path]:
+    """Return where the cgroups of these controllers are mounted, and which of them is its root."""
+    for line in _lines(root / "proc/self/mountinfo"):
+        before, _, after = line.partition(" - ")
+        inside, mount = before.split(" ")[3:5]
+        kind, _, options = after.split(" ", 2)
+        if (kind == "cgroup" and controllers and "cpu" in options.split(",")) or (
+            kind == "cgroup2" and not controllers
+        ):
+            return root / mount.lstrip("/"), Path(inside)
+    return None, Path("/")
+
+
+def _lines(path: Path) -> list[str]:
+    # A path in them may hold what Python too takes for the end of a line.
+    return [line for line in _text(path).split("\n") if line]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (OSError, UnicodeError):
+        return ""

@@ -1,5 +1,6 @@
 """The HTTP interface: one ASGI callable, so that little lies between a socket and the model."""
 
+import errno
 import secrets
 import traceback
 from asyncio import CancelledError, Lock, sleep
@@ -14,6 +15,7 @@ from bento.worker.assembly import Worker
 from toolkit.errors import ImageError, RequestError
 
 _HELD_BACK_S = 0.07
+_LACKING = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
 
 
 class Interface:
@@ -33,7 +35,7 @@ class Interface:
         self.document = in_json(document(worker.information.meaning))
         self.reading = Lock()
         token = worker.information.settings.token
-        self._authorization = None if token is None else b"Bearer " + token
+        self._token = token
         self._memory = Memory()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +68,7 @@ class Interface:
 
     async def _reply(self, call: Call, route: Route | None, name: str) -> Reply:
         try:
-            if self._authorization is not None and not (route and route.is_open):
+            if self._token is not None and not (route and route.is_open):
                 self._check_token(call)
             if route is None:
                 raise RequestError(404, "no_such_route", "no such route: /docs.json lists them")
@@ -74,8 +76,11 @@ class Interface:
                 allowed = ", ".join(route.methods)
                 message = f"{call.method} is not answered here: use {allowed}"
                 raise RequestError(405, "wrong_method", message, allow=allowed)
-            return await route.handler(self, call)
+            reply = await route.handler(self, call)
+            call.body.give_way(len(reply.body))
+            return reply
         except CancelledError:
+            call.noted["code"] = "cancelled"
             raise
         except Exception as error:
             if not isinstance(error, ImageError | RequestError):
@@ -89,6 +94,10 @@ class Interface:
             return refusal(error, by_protocol=name == "v2")
 
     def _unexpected(self, error: Exception, call: Call) -> RequestError:
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _LACKING:
+            call.noted["lacks"] = type(error).__name__
+            message = "the machine lacks memory or another resource for it: try again later"
+            return RequestError(503, "overloaded", message, retry_after="5")
         self.worker.log.line(
             "error",
             "error",
@@ -98,12 +107,12 @@ class Interface:
         return RequestError(500, "internal", "this should not have happened; the log says more")
 
     def _check_token(self, call: Call) -> None:
-        assert self._authorization is not None
-        given = call.headers.get(b"authorization", b"")
-        if not secrets.compare_digest(given, self._authorization):
-            raise RequestError(
-                401,
-                "unauthorized",
-                "give the service's token as `Authorization: Bearer TOKEN`",
-                www_authenticate="Bearer",
-            )
+        assert self._token is not None
+        scheme, _, given = call.headers.get(b"authorization", b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not given:
+            message = "give the service's token as `Authorization: Bearer TOKEN`"
+        elif not secrets.compare_digest(given.strip(b" "), self._token):
+            message = "the token that came is not the service's"
+        else:
+            return
+        raise RequestError(401, "unauthorized", message, www_authenticate="Bearer")

@@ -2,18 +2,22 @@
 
 A head must be whole within 10 seconds and 64 KiB, and so must what is between parts of a body and
 after it; what comes after an early answer is thrown away for 5 seconds; an ending worker waits for
-at most 10 seconds. A wish for another protocol, such as WebSocket, is passed over. What is no HTTP
+at most 10 seconds. An answer of which nothing is taken for 10 seconds is given up with its
+connection. A client that ended its side gets what it asked for; work for one that is gone is
+cancelled. A wish for another protocol, such as WebSocket, is passed over. What is no HTTP
 gets a problem document as everything else does.
 """
 
 import asyncio
 import secrets
+import select
 import signal
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
 from bento.http.accepting import Acceptor
+from bento.http.exchange import AT_ONCE
 from bento.http.reply import refusal
 from bento.worker.counters import Metrics
 from toolkit.errors import RequestError
@@ -22,6 +26,9 @@ _HEAD_S = 10.0
 _HEAD_BYTES = 64 * 1024
 _DISCARD_S = 5.0
 _IDLE_S = 65
+_UNREAD_S = 10.0
+_PROBES, _PROBE_S = 2, 0.5
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _DRAIN_S = 10
 
 
@@ -86,10 +93,67 @@ def _protocol(base: type[Any]) -> type[Any]:
         in_message = False
         # Bytes that came since the last piece of a body, or the last whole head or request.
         between = 0
+        # Bytes to be written when that was looked at last, and since when none of them go.
+        unread = 0
+        unread_since: float | None = None
+        # The client has ended its side.
+        is_half = False
+        is_lost = False
+        task: "asyncio.Task[Any] | None" = None
+
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**arguments)
+            self.application = self.app
+            self.app = self.run
+
+        async def run(self, *arguments: Any) -> None:
+            """Answer one request, in a task that ends early where the client is gone."""
+            self.task = task = asyncio.current_task()
+            try:
+                await self.application(*arguments)
+            except asyncio.CancelledError:
+                if not self.is_lost:
+                    raise
+            finally:
+                if self.task is task:
+                    self.task = None
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            transport.set_write_buffer_limits(AT_ONCE)
             self.head_since = self.loop.time()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            super().connection_lost(error)
+            self.is_lost = True
+            # Reading a body tells of its end by itself.
+            if self.task and (self.pipeline or not self.in_message):
+                self.task.cancel()
+
+        def eof_received(self) -> bool:  # type: ignore[override]
+            """Leave the connection open where whole requests are to be answered."""
+            self.is_half = True
+            self.head_since = None
+            self.loop.call_later(_PROBE_S, self.probe, _PROBES)
+            return not self.in_message and self.is_answering()
+
+        def is_answering(self) -> bool:
+            """Whether the last whole request is not answered yet."""
+            return self.cycle is not None and not self.cycle.response_complete
+
+        def probe(self, times: int) -> None:
+            """Write something harmless, which fails where the client has ended both sides."""
+            if not times or self.transport.is_closing() or not self.is_answering():
+                return
+            version = self.cycle.scope["http_version"]
+            if version == "1.1" and not self.pipeline and not self.cycle.response_started:
+                self.transport.write(_CONTINUE)
+            self.loop.call_later(_PROBE_S, self.probe, times - 1)
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            if self.is_half and not self.is_answering():
+                self.transport.close()
 
         def on_message_begin(self) -> None:
             self.head_since = self.loop.time()
@@ -121,6 +185,9 @@ def _protocol(base: type[Any]) -> type[Any]:
             self.in_message = False
             self.discarding_since = None
             super().on_message_complete()
+            if not self.pipeline:
+                # A large body's last piece leaves it paused, and the client's end unseen.
+                self.flow.resume_reading()
 
         def data_received(self, data: bytes) -> None:
             self._unset_keepalive_if_required()
@@ -170,7 +237,18 @@ def _protocol(base: type[Any]) -> type[Any]:
             return not last.response_started or (last.response_complete and not self.in_message)
 
         def check(self, now: float) -> None:
-            """End the connection where it has been too slow."""
+            """End the connection where it has been too slow, or broke while nothing is read."""
+            before, self.unread = self.unread, self.transport.get_write_buffer_size()
+            if not self.unread or self.unread < before:
+                self.unread_since = None
+            else:
+                self.unread_since = self.unread_since or now
+                if now - self.unread_since > _UNREAD_S:
+                    self.transport.abort()
+                    return
+            if self.flow.read_paused and self.is_broken():
+                self.transport.abort()
+                return
             if self.head_since is not None and now - self.head_since > _HEAD_S:
                 self.head_since = None
                 self.refuse(RequestError(408, "too_slow", "the head came too slowly"))
@@ -179,6 +257,12 @@ def _protocol(base: type[Any]) -> type[Any]:
                 if now - self.discarding_since > _DISCARD_S:
                     self.transport.abort()
 
+        def is_broken(self) -> bool:
+            """Whether the client has reset the connection: only reading would tell."""
+            looking = select.poll()
+            looking.register(self.transport.get_extra_info("socket").fileno(), 0)
+            return bool(looking.poll(0))
+
     return Connection
 
 
@@ -186,9 +270,7 @@ def _whole_answer(error: RequestError) -> bytes:
     reply = refusal(error)
     lines = [
         b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode()),
-        b"content-type: " + reply.kind,
-        b"content-length: %d" % len(reply.body),
-        b"x-request-id: " + secrets.token_hex(16).encode(),
+        *(b"%s: %s" % header for header in reply.all_headers(secrets.token_hex(16).encode())),
         b"connection: close",
     ]
     return b"\r\n".join(lines) + b"\r\n\r\n" + reply.body

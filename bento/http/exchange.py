@@ -14,6 +14,8 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+AT_ONCE = 16 * 1024
+"""The largest answer, bytes, that is not waited for until the client has taken it."""
 _SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 # A request's own id: unlike any other's, and cheap.
 _PREFIX = secrets.token_hex(8).encode()
@@ -40,19 +42,16 @@ class Call:
         given = self.headers.get(b"x-request-id", b"")
         sane = _SANE_ID.fullmatch(given) is not None
         self.id = given if sane else b"%s%016x" % (_PREFIX, next(_COUNT))
-        self.body = Body(
-            receive,
-            self.headers.get(b"content-type", b""),
-            self.headers.get(b"content-length", b""),
-            memory,
-        )
+        self.body = Body(receive, self.headers, memory)
         self.noted: dict[str, Any] = {}
 
     async def answer(self, send: Send, reply: Reply) -> None:
         """Send an answer, with the request's id on it."""
-        headers = [(b"content-type", reply.kind), (b"x-request-id", self.id), *reply.headers]
-        if reply.status != 304:
-            headers.append((b"content-length", str(len(reply.body)).encode()))
+        headers = reply.all_headers(self.id)
         start = {"type": "http.response.start", "status": reply.status, "headers": headers}
         await send(start)
+        if len(reply.body) > AT_ONCE:
+            # What is sent next waits until this was taken; till then it counts as memory.
+            await send({"type": "http.response.body", "body": reply.body, "more_body": True})
+            reply = Reply(reply.status, b"")
         await send({"type": "http.response.body", "body": reply.body})

@@ -83,7 +83,9 @@ async def readyz(interface: "Interface", _: Call) -> Reply:
 
 async def metrics(interface: "Interface", _: Call) -> Reply:
     """Give the counters of all workers."""
-    return Reply(200, interface.worker.metrics.text().encode(), CONTENT_TYPE.encode())
+    return Reply(
+        200, interface.worker.metrics.text().encode(errors="replace"), CONTENT_TYPE.encode()
+    )
 
 
 async def docs(interface: "Interface", _: Call) -> Reply:

@@ -7,8 +7,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from bento.http.form import FIELD, MAX_FILES
 from bento.http.routes import ROUTES, Route
-from bento.http.upload import FIELD, MAX_BATCH_BYTES, MAX_FILES, RAW_TYPES
+from bento.http.upload import MAX_BATCH_BYTES, RAW_TYPES
 from bento.v2.tensors import INPUT, MAX_BATCH, MAX_BODY
 from toolkit import __version__
 from toolkit.model.answer import (

@@ -9,6 +9,9 @@ from toolkit.errors import ImageError, RequestError
 from toolkit.model.answer import Problem, ProtocolProblem
 
 Headers = list[tuple[bytes, bytes]]
+NO_SNIFFING = (b"x-content-type-options", b"nosniff")
+NO_CONTENT = b"default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""The content-security-policy of what is no page, whatever a browser takes it for."""
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,27 @@ class Reply:
         body: its bytes.
         kind: the header content-type.
         headers: further ones; names in lower case.
+        policy: the header content-security-policy.
     """
 
     status: int
     body: bytes
     kind: bytes = b"application/json"
     headers: Headers = field(default_factory=list)
+    policy: bytes = NO_CONTENT
+
+    def all_headers(self, identity: bytes) -> Headers:
+        """Return every header of the answer to a request of this id."""
+        headers = [
+            (b"content-type", self.kind),
+            (b"x-request-id", identity),
+            (b"content-security-policy", self.policy),
+            NO_SNIFFING,
+            *self.headers,
+        ]
+        if self.status != HTTPStatus.NOT_MODIFIED:
+            headers.append((b"content-length", b"%d" % len(self.body)))
+        return headers
 
 
 def in_json(content: object) -> Reply:

@@ -5,17 +5,18 @@ never looked at, so that nothing is fetched.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
+from bento.http import form
+from bento.http.form import FIELD, MAX_FILES
 from toolkit.errors import ImageError, RequestError
 from toolkit.xray.reading import MAX_BYTES
 
-FIELD = "xray"
 RAW_TYPES = (b"image/jpeg", b"image/png", b"application/dicom", b"application/octet-stream")
 """Media types of a body that is the file itself."""
-MAX_FILES = 64
-"""Most files in one batch."""
+# What else they are called.
+_ALIASES = (b"image/jpg", b"image/pjpeg", b"image/x-png", b"image/dicom", b"image/dcm")
 MAX_BATCH_BYTES = 64_000_000
 """Largest batch, bytes."""
 # Room for the boundaries and headers of a multipart body around the largest file.
@@ -24,14 +25,12 @@ _MULTIPART = b"multipart/form-data"
 _PROGRESS_S = 10.0
 _WHOLE_S = 30.0
 _HELD = 256_000_000
-# A body up to this many bytes is parsed faster than another thread is woken.
-_AT_ONCE = 128 * 1024
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
 
 class Memory:
-    """How many bytes a worker holds for bodies, and for the copies that reading them makes."""
+    """How many bytes a worker holds for bodies, their copies, and answers until they are taken."""
 
     def __init__(self, most: int = _HELD) -> None:
         self.held = 0
@@ -45,7 +44,7 @@ class Memory:
         """
         if self.held + count > self._most:
             raise RequestError(
-                503, "overloaded", "too many bodies at once: try again in a second", retry_after="1"
+                503, "overloaded", "too much at once: try again in a second", retry_after="1"
             )
         self.held += count
 
@@ -55,17 +54,18 @@ class Body:
 
     Args:
         receive: ASGI's.
-        kind: the header content-type, as it came.
-        declared: the header content-length, as it came.
+        headers: of the request; names in lower case.
         memory: of the worker; `release` gives back what this body took.
     """
 
-    def __init__(self, receive: Receive, kind: bytes, declared: bytes, memory: Memory) -> None:
-        self.kind = kind
-        self.media = kind.partition(b";")[0].strip().lower()
+    def __init__(self, receive: Receive, headers: Mapping[bytes, bytes], memory: Memory) -> None:
+        self.kind = headers.get(b"content-type", b"")
+        self.media = self.kind.partition(b";")[0].strip().lower()
         self.limit = MAX_BYTES
         self.size = 0
         self._counted = 0
+        self._coding = headers.get(b"content-encoding", b"").strip().lower()
+        declared = headers.get(b"content-length", b"")
         self._declared = int(declared) if declared.isdigit() else 0
         self._receive = receive
         self._memory = memory
@@ -79,15 +79,15 @@ class Body:
 
         Raises:
             ImageError: another media type (415), too many bytes (413), or not one file.
-            RequestError: too slow (408), cut off (400), or no room for it (503).
+            RequestError: compressed (415), too slow (408), cut off (400), or no room for it (503).
         """
-        if self.media in RAW_TYPES:
+        if self.media in RAW_TYPES + _ALIASES:
             return await self.read(MAX_BYTES)
         if self.media != _MULTIPART:
             raise ImageError(
                 "unsupported_media_type",
-                f"send the file as image/png, image/jpeg or application/dicom, or in the field "
-                f"{FIELD!r} of multipart/form-data",
+                f"send the file as image/png, image/jpeg, application/dicom or "
+                f"application/octet-stream, or in the field {FIELD!r} of multipart/form-data",
                 415,
             )
         files = await self._files(MAX_BYTES, 2)
@@ -116,6 +116,9 @@ class Body:
     async def read(self, limit: int) -> bytes:
         """Return the whole body, at most `limit` bytes; raises what `xray` does."""
         self.limit = limit
+        if self._coding not in (b"", b"identity"):
+            # Little can become very much, and X-rays hardly become smaller.
+            raise RequestError(415, "compressed", "the body is compressed: send it as it is")
         if self._declared > limit:
             raise self._too_large()
         chunks: list[bytes] = []
@@ -151,8 +154,18 @@ class Body:
         self._ended = not message.get("more_body", False)
         return message
 
+    def give_way(self, size: int) -> None:
+        """Count the answer, of `size` bytes, in this body's place.
+
+        Raises:
+            RequestError: 503, there is no room for it.
+        """
+        self.release()
+        self._memory.take(size)
+        self._counted = size
+
     def release(self) -> None:
-        """Give back the memory that the body was counted for."""
+        """Give back the memory that the body, or the answer in its place, was counted for."""
         self._memory.held -= self._counted
         self._counted = 0
 
@@ -161,36 +174,4 @@ class Body:
 
     async def _files(self, limit: int, most: int) -> list[bytes | ImageError]:
         """Return at least one entry of the field `xray`."""
-        body = await self.read(limit + _OVERHEAD)
-        if len(body) <= _AT_ONCE:
-            return await _parsed(body, self.kind, most)
-        return await asyncio.to_thread(lambda: asyncio.run(_parsed(body, self.kind, most)))
-
-
-async def _parsed(body: bytes, kind: bytes, most: int) -> list[bytes | ImageError]:
-    from starlette.datastructures import Headers, UploadFile
-    from starlette.formparsers import MultiPartException, MultiPartParser
-
-    headers = Headers(raw=[(b"content-type", kind)])
-    parser = MultiPartParser(headers, _once(body), max_files=most, max_fields=MAX_FILES)
-    # Larger parts than this would go to a temporary file.
-    parser.spool_max_size = len(body) + 1
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:
-        raise ImageError(
-            "bad_multipart", f"the multipart body cannot be read: {error}", 400
-        ) from error
-    entries = form.getlist(FIELD)
-    if not entries:
-        raise ImageError("no_xray", f"no field {FIELD!r} in the form: put the file there")
-    return [
-        await each.read()
-        if isinstance(each, UploadFile)
-        else ImageError("not_a_file", f"{FIELD!r} holds text: send the file itself")
-        for each in entries
-    ]
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
+        return form.files(await self.read(limit + _OVERHEAD), self.kind, most)

@@ -18,22 +18,24 @@ _KINDS = {
 START = "index.html"
 FILES = sorted(path.name for path in _FOLDER.iterdir() if path.suffix in _KINDS.keys() - {".html"})
 """The names of the files that the page at `START` asks for."""
+_POLICY = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 _HEADERS = [
     (b"cache-control", b"no-cache"),
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-        b"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
     (b"permissions-policy", b"camera=(), display-capture=(), geolocation=(), microphone=()"),
     (b"referrer-policy", b"no-referrer"),
-    (b"x-content-type-options", b"nosniff"),
 ]
 
 
-async def to_the_page(*_: Any) -> Reply:
-    """Lead to the page, wherever the service lies."""
-    return Reply(307, b"", b"text/plain", [(b"location", b"app")])
+def leading(to: bytes) -> Callable[[Any, Call], Awaitable[Reply]]:
+    """Return a handler that leads to the page, by a way that holds wherever the service lies."""
+
+    async def answer(*_: Any) -> Reply:
+        return Reply(307, b"", b"text/plain", [(b"location", to)])
+
+    return answer
 
 
 def file(name: str) -> Callable[[Any, Call], Awaitable[Reply]]:
@@ -46,7 +48,7 @@ def file(name: str) -> Callable[[Any, Call], Awaitable[Reply]]:
     async def answer(_: Any, call: Call) -> Reply:
         known = call.headers.get(b"if-none-match", b"").split(b",")
         if tag in map(bytes.strip, known):
-            return Reply(304, b"", kind, headers)
-        return Reply(200, content, kind, headers)
+            return Reply(304, b"", kind, headers, _POLICY)
+        return Reply(200, content, kind, headers, _POLICY)
 
     return answer

@@ -40,11 +40,12 @@ function clear() {
   byId("choose").focus();
 }
 
-/** A field of a CSV file that no spreadsheet takes for a formula. */
+/** A field of a CSV file that no spreadsheet takes for a formula, whatever stands before that. */
 function field(value) {
   const text = String(value ?? "");
-  const safe = typeof value === "string" && /^[=+\-@\t\r]/.test(text) ? `'${text}` : text;
-  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+  const formula = /^\s|^[^\p{L}\p{N}]*[=+\-\u2212@]/u;
+  const safe = typeof value === "string" && formula.test(text.normalize("NFKC")) ? `'${text}` : text;
+  return `"${safe.replaceAll('"', '""')}"`;
 }
 
 function csv() {

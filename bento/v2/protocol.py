@@ -4,8 +4,9 @@ A model's version is the first 12 digits of the SHA-256 of the pipeline that was
 """
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from msgspec import Struct
@@ -15,6 +16,7 @@ from bento.http.exchange import Call
 from bento.http.reply import Reply, in_json
 from bento.v2.tensors import HEADER_LENGTH, INPUT, MAX_BODY, OUTPUT_TYPES, parse, render
 from bento.worker.model_thread import TURN
+from bento.worker.waiting import to_its_end
 from toolkit import __version__
 from toolkit.errors import RequestError
 from toolkit.runtime.session import Predictor
@@ -23,6 +25,8 @@ from toolkit.xray.reading import SIZE
 if TYPE_CHECKING:
     from bento.http.app import Interface
     from bento.worker.assembly import Worker
+
+T = TypeVar("T")
 
 
 class Ready(Struct, frozen=True, omit_defaults=True):
@@ -81,21 +85,22 @@ async def infer(interface: "Interface", call: Call) -> Reply:
     worker = interface.worker
     _check_name(worker, call)
     _check_ready(worker)
-    if call.headers.get(b"content-encoding", b"identity").lower() != b"identity":
-        # Little can become very much, and X-rays hardly become smaller.
-        raise RequestError(415, "compressed", "the body is compressed: send it as it is")
     body = await call.body.read(MAX_BODY)
     length = call.headers.get(HEADER_LENGTH.encode())
     text = None if length is None else length.decode("latin-1")
     async with interface.reading:
-        asked = await asyncio.to_thread(parse, body, text, _outputs(worker))
+        asked = await _in_thread(parse, body, text, _outputs(worker))
     values = await _run(worker, asked.xrays, list(asked.outputs))
     name, version = worker.information.record.name, _version(worker)
-    content, head_length = await asyncio.to_thread(render, asked, name, version, values)
+    content, head_length = await _in_thread(render, asked, name, version, values)
     if head_length is None:
         return Reply(200, content)
     headers = [(HEADER_LENGTH.encode(), str(head_length).encode())]
     return Reply(200, content, b"application/octet-stream", headers)
+
+
+async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:
+    return await to_its_end(asyncio.ensure_future(asyncio.to_thread(function, *arguments)))
 
 
 async def _run(

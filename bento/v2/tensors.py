@@ -3,6 +3,7 @@
 Everything here is a pure function; `bento/v2/protocol.py` answers requests with them.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -29,7 +30,11 @@ _XRAY_BYTES = SIZE * SIZE
 # could otherwise become half a gigabyte of empty lists.
 _MAX_MARKS = MAX_BATCH * (_XRAY_BYTES + 2 * SIZE + 2) + 10_000
 _STORAGE = {"FP32": "<f4", "UINT8": "|u1"}
+_NULL = b"null"
+# What makes a float of a whole number: some clients write every number so.
+_FRACTION = re.compile(rb"(?<=[0-9])\.0+(?=[\s,\]])")
 
+_Whole = int | float
 _Grey = Annotated[int, Meta(ge=0, le=255)]
 _Flat = list[_Grey]
 _Row = Annotated[list[_Grey], Meta(min_length=SIZE, max_length=SIZE)]
@@ -37,15 +42,19 @@ _Nested = list[Annotated[list[_Row], Meta(min_length=SIZE, max_length=SIZE)]]
 
 
 class _InputParameters(Struct, frozen=True):
-    binary_data_size: int | None = None
+    binary_data_size: _Whole | None = None
 
 
 class _Input(Struct, frozen=True):
     name: str
     datatype: str
-    shape: Annotated[list[int], Meta(min_length=3, max_length=3)]
-    data: Raw = Raw()
-    parameters: _InputParameters = _InputParameters()
+    shape: Annotated[list[_Whole], Meta(min_length=3, max_length=3)]
+    data: Raw = Raw(_NULL)
+    parameters: _InputParameters | None = None
+
+    @property
+    def binary_size(self) -> _Whole | None:
+        return self.parameters.binary_data_size if self.parameters else None
 
 
 # Triton's `classification` would change what the answer means: what is not known is refused.
@@ -55,17 +64,17 @@ class _OutputParameters(Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Output(Struct, frozen=True):
     name: str
-    parameters: _OutputParameters = _OutputParameters()
+    parameters: _OutputParameters | None = None
 
 
 class _Parameters(Struct, frozen=True):
-    binary_data_output: bool = False
+    binary_data_output: bool | None = None
 
 
 class _Request(Struct, frozen=True):
     inputs: Annotated[list[_Input], Meta(min_length=1, max_length=1)]
     outputs: list[_Output] | None = None
-    parameters: _Parameters = _Parameters()
+    parameters: _Parameters | None = None
     id: Annotated[str, Meta(max_length=256)] | None = None
 
 
@@ -107,11 +116,11 @@ def parse(body: bytes, header_length: str | None, known: Sequence[str]) -> Infer
         found = f"{_short(tensor.name)} of {_short(tensor.datatype)}"
         raise _refused(f"no input is {found}: it is {INPUT}, of UINT8")
     count, *sides = tensor.shape
-    if sides != [SIZE, SIZE] or not 1 <= count <= MAX_BATCH:
+    if sides != [SIZE, SIZE] or count not in range(1, MAX_BATCH + 1):
         shape = f"[N, {SIZE}, {SIZE}] with N from 1 to {MAX_BATCH}"
         raise _refused(f"shape of {INPUT} is {_short(tensor.shape)}, not {shape}")
-    read = _listed if tensor.parameters.binary_data_size is None else _sized
-    return Inference(read(tensor, count, raw), _outputs(request, known), request.id)
+    read = _listed if tensor.binary_size is None else _sized
+    return Inference(read(tensor, int(count), raw), _outputs(request, known), request.id)
 
 
 def render(
@@ -171,8 +180,8 @@ def _decode(text: bytes, kind: type[T], what: str) -> T:
 
 def _sized(tensor: _Input, count: int, raw: bytes) -> NDArray[np.uint8]:
     """Return the X-rays that follow the JSON as raw bytes."""
-    size = tensor.parameters.binary_data_size
-    if bytes(tensor.data):
+    size = tensor.binary_size
+    if bytes(tensor.data) != _NULL:
         raise _refused(f"{INPUT} has both data and binary_data_size")
     if not size == len(raw) == count * _XRAY_BYTES:
         raise _refused(
@@ -186,12 +195,14 @@ def _listed(tensor: _Input, count: int, raw: bytes) -> NDArray[np.uint8]:
     """Return the X-rays that are in the JSON as a list, flat or nested."""
     if raw:
         raise _refused(f"{len(raw)} bytes after the JSON, and no binary_data_size")
-    text = bytes(tensor.data)
+    text = (
+        _FRACTION.sub(b"", bytes(tensor.data)) if b"." in bytes(tensor.data) else bytes(tensor.data)
+    )
     what = f"data of {INPUT}"
     if text[:1] + text[1:50].lstrip()[:1] == b"[[":
         pixels = b"".join(bytes(row) for xray in _decode(text, _Nested, what) for row in xray)
     else:
-        pixels = bytes(_decode(text or b"null", _Flat, what))
+        pixels = bytes(_decode(text, _Flat, what))
     if len(pixels) != count * _XRAY_BYTES:
         raise _refused(
             f"{what} has {len(pixels)} values: {count} X-rays have {count * _XRAY_BYTES}"
@@ -200,7 +211,7 @@ def _listed(tensor: _Input, count: int, raw: bytes) -> NDArray[np.uint8]:
 
 
 def _outputs(request: _Request, known: Sequence[str]) -> dict[str, bool]:
-    all_raw = request.parameters.binary_data_output
+    all_raw = bool(request.parameters and request.parameters.binary_data_output)
     if not request.outputs:
         return dict.fromkeys(DEFAULT_OUTPUTS, all_raw)
     found: dict[str, bool] = {}
@@ -210,7 +221,7 @@ def _outputs(request: _Request, known: Sequence[str]) -> dict[str, bool]:
             raise _refused(f"no output is called {_short(output.name)}: there is {names}")
         if output.name in found:
             raise _refused(f"output {output.name} is asked for twice")
-        binary = output.parameters.binary_data
+        binary = output.parameters.binary_data if output.parameters else None
         found[output.name] = all_raw if binary is None else binary
     return found
 

@@ -198,18 +198,15 @@ class Metrics:
         yield f"{name}_count {counts[-1]}"
 
 
-def share() -> None:
-    """Make memory that the processes started after this one share, and tell them by environment.
-
-    It has no name on any disk.
-    """
+def share() -> dict[str, str]:
+    """Make memory without a name on any disk; return the environment of those that share it."""
     if hasattr(os, "memfd_create"):
         place = os.memfd_create("toolkit-metrics")
     else:
         with tempfile.TemporaryFile() as file:
             place = os.dup(file.fileno())
     os.set_inheritable(place, True)
-    os.environ[_MEMORY] = str(place)
+    return {_MEMORY: str(place)}
 
 
 def _shared(

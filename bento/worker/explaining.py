@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bento.worker.waiting import to_its_end
 from toolkit.errors import RequestError, ToolkitError
 from toolkit.model.answer import Explanation
 from toolkit.runtime.heat_picture import draw
@@ -65,8 +66,11 @@ class Explainer:
         self.check()
         self._waiting += 1
         loop = asyncio.get_running_loop()
+        # Emptied where nobody waits any more: then nothing is explained.
+        files = [content]
         try:
-            return await loop.run_in_executor(self._threads, self._explanation, predictor, content)
+            work = loop.run_in_executor(self._threads, self._explanation, predictor, files)
+            return await to_its_end(work, files.clear)
         finally:
             self._waiting -= 1
 
@@ -74,8 +78,8 @@ class Explainer:
         """End the thread after what it is at."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _explanation(self, predictor: Predictor, content: bytes) -> tuple[Explanation, bytes]:
-        xray = decode(content)
+    def _explanation(self, predictor: Predictor, files: list[bytes]) -> tuple[Explanation, bytes]:
+        xray = decode(files.pop())
         try:
             classify = self._open()
             found = predictor.run(["logits", "edge_map"], xray[None])

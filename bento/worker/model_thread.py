@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bento.worker.counters import Metrics
 from bento.worker.log import Log
+from bento.worker.waiting import to_its_end
 from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
 from toolkit.model.answer import Answer
 from toolkit.runtime.session import PROVIDERS, Predictor
@@ -36,13 +37,20 @@ _EIGHTHS = (SIZE // 8) ** 2
 _TOGETHER = {PROVIDERS["cpu"]: 4, PROVIDERS["cuda"]: 32}
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Job:
-    """Files to answer for, or a function to run; where the result goes, and since when it waits."""
+    """Files to answer for, or a function to run; where the result goes, and since when it waits.
+
+    One that is `dropped` before it is in hand is not done.
+    """
 
     content: Sequence[bytes] | Callable[[Predictor], Any]
     future: "asyncio.Future[Any]"
     since: float
+    dropped: bool = False
+
+    def drop(self) -> None:
+        self.dropped = True
 
 
 Results = list[Any]
@@ -149,7 +157,7 @@ class ModelThread:
         self._waiting += 1
         self._jobs.put(job)
         try:
-            return await job.future
+            return await to_its_end(job.future, job.drop)
         finally:
             # An error's traceback would hold the job, which holds the error.
             del job
@@ -157,15 +165,18 @@ class ModelThread:
     def _work(self) -> None:
         self._prove()
         self._tried.set_result(None)
-        while jobs := self._next():
-            files = [job for job in jobs if not callable(job.content)]
-            for job in jobs:
-                if callable(job.content):
-                    self._attempt([job], self._call)
-            if files:
-                self._attempt(files, self._answer)
+        while (jobs := self._next()) is not None:
+            self._do(jobs)
             # Nothing of a request is held until the next one.
-            del jobs, files, job
+            del jobs
+
+    def _do(self, jobs: list[_Job]) -> None:
+        for job in jobs:
+            if callable(job.content):
+                self._attempt([job], self._call)
+        files = [job for job in jobs if not callable(job.content)]
+        if files:
+            self._attempt(files, self._answer)
 
     def _prove(self) -> None:
         self._step_since = monotonic()
@@ -182,23 +193,30 @@ class ModelThread:
         self._reason = str(error) if isinstance(error, ToolkitError) else repr(error)
         self.tell()
 
-    def _next(self) -> list[_Job]:
-        """Wait for the next job, and return it with those to run with it; none at the end."""
+    def _next(self) -> list[_Job] | None:
+        """Wait for the next job, and return it with those to run with it; None at the end.
+
+        Those that were dropped are left out, be it all of them.
+        """
         while True:
             try:
                 job = self._jobs.get(timeout=_PROVE_AGAIN_S if self._reason else None)
                 break
             except Empty:
                 self._prove()
-        jobs = []
+        jobs: list[_Job] = []
         most = _TOGETHER.get(self.predictor.provider, 1) if self.predictor else 1
         while job is not None:
-            jobs.append(job)
+            if job.dropped:
+                self._hand_over([job], [None], [])
+            else:
+                jobs.append(job)
             if len(jobs) >= most or self._jobs.empty():
                 return jobs
             job = self._jobs.get()
-        if jobs:
-            self._jobs.put(None)
+        if not jobs:
+            return None
+        self._jobs.put(None)
         return jobs
 
     def _attempt(
@@ -218,6 +236,9 @@ class ModelThread:
             except Exception as error:  # of these jobs alone
                 results = [error] * len(jobs)
         self._step_since = None
+        self._hand_over(jobs, results, observed)
+
+    def _hand_over(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
         assert self._loop
         # At the very end of a worker, nobody is left to tell.
         with suppress(RuntimeError):

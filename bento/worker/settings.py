@@ -7,6 +7,7 @@ from pathlib import Path
 
 from toolkit.errors import UsageError
 from toolkit.model.files import DEFAULT_NAME, ModelFiles
+from toolkit.processes import cores
 from toolkit.runtime.session import PROVIDERS
 
 KINDS = {"fp32": "pipeline", "fp16": "fp16", "int8": "int8"}
@@ -46,7 +47,7 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     folder = Path(environment.get("TOOLKIT_MODELS", "saved_models"))
     return Settings(
         ModelFiles(folder, environment.get("TOOLKIT_MODEL", _only_model(folder))),
-        _workers(environment.get("TOOLKIT_WORKERS", str(os.cpu_count() or 1))),
+        _workers(environment.get("TOOLKIT_WORKERS", str(cores()))),
         _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
         _one_of(environment, "TOOLKIT_PRECISION", tuple(KINDS)),
         _token(environment.get("TOOLKIT_TOKEN")),

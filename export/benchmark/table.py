@@ -113,6 +113,7 @@ def benchmark(
     data: Path | None,
     threads: Sequence[int],
     batches: Sequence[int],
+    rounds: Iterable[int] = range(ROUNDS),
 ) -> tuple[list[Row], list[str]]:
     """Return a model's table on X-rays of `data` or drawn ones, and what was left out and why.
 
@@ -125,7 +126,7 @@ def benchmark(
         judgements, left_out = judge(every, xrays)
         if all(contender.format != "reference path" for contender, _ in judgements):
             left_out.append("no reference path: it needs OpenCV, pip install 'toolkit[dev]'")
-        return measure(judgements, xrays, threads, batches), left_out
+        return measure(judgements, xrays, threads, batches, rounds), left_out
 
 
 def xrays_of(data: Path, record: Manifest) -> Xrays:
@@ -175,10 +176,11 @@ def measure(
     xrays: Xrays,
     threads: Sequence[int],
     batches: Sequence[int],
+    rounds: Iterable[int] = range(ROUNDS),
 ) -> list[Row]:
-    """Time contenders, the first of which is PyTorch, in turn over five rounds."""
+    """Time contenders, the first of which is PyTorch, in turn over some rounds."""
     times: dict[tuple[int, int, int], list[float]] = {}
-    for _ in range(ROUNDS):
+    for _ in rounds:
         for place, (contender, _) in enumerate(judgements):
             for count in threads if contender.provider == "cpu" else (0,):
                 classify = contender.open(count)
@@ -187,10 +189,10 @@ def measure(
                     times.setdefault((count, batch, place), []).append(ms / batch)
     scores = [_scores(classes, judgements[0][1], xrays.gate) for _, classes in judgements]
     rows = []
-    for (count, batch, place), rounds in sorted(times.items()):
+    for (count, batch, place), found in sorted(times.items()):
         about = asdict(judgements[place][0])
         del about["open"]
-        ms = statistics.median(rounds)
+        ms = statistics.median(found)
         rows.append(
             Row(
                 threads=count,

@@ -14,6 +14,7 @@ from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
 from toolkit.train.dataset import load_folder
 from toolkit.train.recipes import SPLITS
+from toolkit.xray.patients import PatientRule
 
 AGREEMENT = 0.995
 POINTS = 0.5
@@ -47,7 +48,15 @@ def gate_samples(data: Path, record: Manifest) -> GateSamples:
     """
     split = record.dataset.split if record.dataset else None
     seed = record.training.seed or 0
-    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed)
+    rule = PatientRule(record.dataset.patient_pattern if record.dataset else None)
+    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed, rule)
+    if record.dataset and record.dataset.patient_table and split == "patient":
+        here = {part: dataset.part_sha256(part) for part in dataset.parts}
+        if here != record.dataset.part_sha256:
+            raise DataError(
+                f"{record.name} was trained with --groups, without which {data} is split another "
+                "way: a lower precision needs patients that names, folders or --patients show"
+            )
     part = next((part for part in ("val", "test") if part in dataset.parts), None)
     if part is None or "train" not in dataset.parts:
         raise DataError(

@@ -44,12 +44,14 @@ class Equivalence:
         legs: the comparisons of this run, by kind; `service` for a running one.
         samples: the X-rays that went through.
         findings: what is wrong with the model itself.
+        unkept: why the record could not be saved; empty where it was.
     """
 
     record: Manifest
     legs: dict[str, Leg]
     samples: Samples
     findings: tuple[Finding, ...]
+    unkept: str = ""
 
     @property
     def passed(self) -> bool:
@@ -101,12 +103,13 @@ def current_versions() -> dict[str, str]:
     return {"torch": torch.__version__} | found
 
 
-def write_report(result: Equivalence, files: ModelFiles) -> Path:
-    """Write both files beside the model, and return the path of the page.
+def write_report(result: Equivalence, files: ModelFiles, folder: Path | None = None) -> Path:
+    """Write both files into `folder`, else beside the model; return the path of the page.
 
     Raises:
         UsageError: the folder cannot be written.
     """
+    files = ModelFiles(folder or files.folder, files.name)
     content = json.dumps(result.as_dict(), indent=2, allow_nan=False)
     write_bytes(files.path("report"), f"{content}\n".encode())
     page = files.path("page")

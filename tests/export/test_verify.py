@@ -1,6 +1,8 @@
 """`toolkit verify` compares what lies on disk, and what a service answers, with PyTorch."""
 
 import json
+import resource
+import sys
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from export import verify as verifying
 from export.compare.report import write_report
 from export.verify import verify
+from toolkit import cli
 from toolkit.errors import ManifestError, ModelRefusedError
 from toolkit.model import manifest
 from toolkit.runtime.session import open_model
@@ -28,6 +31,63 @@ def test_verification_passes_and_is_kept_in_manifest_and_report(copied):
             assert sum(output["histogram"]) > 0
     text = page.read_text()
     assert "passed" in text and "http" not in text, "nothing is loaded from outside"
+
+
+@pytest.fixture
+def command(copied, monkeypatch, capsys):
+    """Return a function that runs `toolkit verify` of the model: its exit code and what it says."""
+
+    def run(*arguments):
+        line = ["toolkit", "verify", copied.name, "--models", str(copied.folder)]
+        monkeypatch.setattr(sys, "argv", [*line, *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_verdict_is_printed_where_nothing_can_be_written(copied, command, passed):
+    if not passed:
+        copied.path("network").write_bytes(b"changed")
+    before = {path: path.read_bytes() for path in copied.folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        code, out, err = command()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    verdict = "is equal to PyTorch" if passed else "is not equal to PyTorch: network: "
+    assert out.startswith(f"{copied.name} {verdict}") and code == (0 if passed else 1)
+    assert "there is no report: cannot write" in err
+    assert "the verdict is not kept: cannot write" in err
+    assert {path: path.read_bytes() for path in copied.folder.iterdir()} == before
+
+
+def test_the_report_goes_where_it_is_asked_for_and_links_stay_links(copied, command, tmp_path):
+    store = tmp_path / "store"
+    copied.folder.rename(store)
+    copied.folder.mkdir()
+    for path in store.iterdir():
+        (copied.folder / path.name).symlink_to(path)
+    copied.manifest.resolve().chmod(0o644)
+    linked = sorted(path.name for path in copied.folder.iterdir())
+    record = manifest.load(copied.manifest)
+    former = replace(record, equivalence=replace(record.equivalence, versions={}))
+    manifest.save(former, copied.manifest)
+    code, out, err = command("--json", "--out", tmp_path / "report")
+    assert code == 0, err
+    page = tmp_path / "report" / f"{copied.name}.equivalence.html"
+    assert json.loads(out)["report"] == str(page) and page.is_file()
+    assert sorted(path.name for path in copied.folder.iterdir()) == linked
+    assert all(path.is_symlink() for path in copied.folder.iterdir())
+    assert manifest.load(copied.manifest).equivalence.versions
+
+    (tmp_path / "file").write_text("")
+    code, out, err = command("--json", "--out", tmp_path / "file")
+    assert code == 2 and "choose another folder with --out" in json.loads(out)["error"]
 
 
 @pytest.mark.parametrize("kind", ["network", "pipeline"])

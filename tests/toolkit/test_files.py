@@ -74,6 +74,22 @@ def test_a_name_that_is_too_long_is_one_clear_line(tmp_path):
         write_bytes(tmp_path / ("x" * 300), b"new")
 
 
+def test_a_link_stays_one_and_what_is_write_protected_behind_it_stays_as_it_is(tmp_path):
+    (tmp_path / "store").mkdir()
+    stored, link = tmp_path / "store" / "hash", tmp_path / "model.json"
+    stored.write_bytes(b"old")
+    link.symlink_to(stored)
+    write_bytes(link, b"new")
+    assert link.is_symlink() and stored.read_bytes() == b"new"
+    stored.chmod(0o444)
+    with pytest.raises(UsageError, match=r"cannot write .*model\.json: .*write-protected"):
+        write_bytes(link, b"newer")
+    stored.unlink()
+    write_bytes(link, b"again")
+    assert link.is_symlink() and stored.read_bytes() == b"again"
+    assert names(tmp_path) == ["model.json", "store"] and names(tmp_path / "store") == ["hash"]
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     path = tmp_path / "model.json"
     path.write_bytes(b"old")

@@ -1,5 +1,7 @@
 """`toolkit benchmark`: every format and precision of a model, side by side."""
 
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +28,9 @@ def benchmark(
     ] = None,
     threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of threads.")] = "1,2",
     batch: Annotated[str, typer.Option(metavar="N,N", help="Batch sizes.")] = "1,8,32",
+    rounds: Annotated[
+        int, typer.Option(metavar="N", min=1, max=1000, help="Rounds; a time is their median.")
+    ] = 5,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
@@ -43,12 +48,25 @@ def benchmark(
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
     pipeline = load_pipeline(files, record)
-    console.notice(f"timing {name} in {table.ROUNDS} rounds; keep the machine quiet")
-    rows, left_out = table.benchmark(pipeline, record, data, counts, batches)
+    console.notice(f"timing {name} in {rounds} rounds; keep the machine quiet")
+    rows, left_out = table.benchmark(
+        pipeline, record, data, counts, batches, _told(rounds, console)
+    )
     for line in left_out:
         console.notice(line)
     result, picture = report.write_report(rows, name, logs / "benchmark")
     console.result(result | {"picture": str(picture)}, f"{report.text(rows)}\npicture  {picture}")
+
+
+def _told(rounds: int, console: Console) -> Iterator[int]:
+    """Yield the rounds, and say where each begins and how long all may take."""
+    start = time.monotonic()
+    for done in range(rounds):
+        left = (time.monotonic() - start) / done * (rounds - done) if done else None
+        console.notice(
+            f"round {done + 1} of {rounds}" + (f", about {left:.0f} s left" if left else "")
+        )
+        yield done
 
 
 def _numbers(text: str, option: str) -> list[int]:

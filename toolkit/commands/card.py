@@ -23,6 +23,6 @@ def card(
     record = manifest.load(path)
     try:
         text = figures(record, part)
-    except (KeyError, TypeError) as error:
+    except (LookupError, TypeError, ValueError) as error:
         raise ManifestError(f"{path} lacks figures of a card: {error!r}") from error
     Console(as_json).result({"name": name, "part": part, "markdown": text}, text)

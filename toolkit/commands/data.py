@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from toolkit.commands.options import GroupsOption, PatientsOption
 from toolkit.console import Console, JsonOption
 from toolkit.errors import DataError, ImageError
 from toolkit.xray.labels import GRADES
@@ -22,7 +23,8 @@ def generate(
 ) -> None:
     """Draw knee X-rays of grades 0, 2, 3 and 4 as PNG files, a patient's knees in one part."""
     from toolkit.files import write_bytes
-    from toolkit.xray.folders import PARTS, patient_of, patient_part
+    from toolkit.xray.folders import PARTS, patient_part
+    from toolkit.xray.patients import by_name
     from toolkit.xray.pictures import encode
     from toolkit.xray.synthetic import generate as draw
 
@@ -30,8 +32,9 @@ def generate(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is not empty: give a new folder")
     counts: Counter[str] = Counter()
-    for xray in draw(count, seed=seed):
-        part = patient_part(patient_of(xray.name))
+    xrays = list(draw(count, seed=seed))
+    for xray, patient in zip(xrays, by_name([xray.name for xray in xrays]).keys, strict=True):
+        part = patient_part(patient)
         write_bytes(folder / part / str(xray.grade) / f"{xray.name}.png", encode(xray.pixels))
         counts[part] += 1
     shown = ", ".join(f"{part} {counts[part]}" for part in PARTS)
@@ -43,28 +46,45 @@ def generate(
 
 def inspect(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Graded X-rays.")],
+    patients: PatientsOption = None,
+    groups: GroupsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count X-rays and patients; name unreadable files, and patients in several parts."""
-    from toolkit.xray.folders import crossing_patients, read_files, scan
+    """Count X-rays and patients; name what is left out, unreadable, contradictory or copied."""
+    from toolkit.xray.copies import copies, differing, picture_key
+    from toolkit.xray.folders import crossing_patients, left_out_lines, read_files, scan
+    from toolkit.xray.patients import PatientRule, identify_patients
 
     console = Console(as_json)
+    rule = PatientRule(patients, groups)
     counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(GRADES))
-    patients: dict[str, list[str]] = defaultdict(list)
+    files: list[XrayFile] = []
+    pictures: list[bytes] = []
     unreadable: list[dict[str, str]] = []
     for file, result in read_files(scan(folder)):
         if isinstance(result, ImageError):
             unreadable.append({"file": str(file.path), "error": str(result)})
             continue
         counts[_part(file)][file.grade] += 1
-        patients[_part(file)].append(file.patient)
-    crossing = sorted(crossing_patients(patients))
+        files.append(file)
+        pictures.append(picture_key(result))
+    found = identify_patients(files, folder, rule)
+    same = copies(pictures)
+
+    def pairs(values: list[Any]) -> list[list[str]]:
+        return [[str(files[place].path) for place in pair] for pair in differing(same, values)]
+
     content: dict[str, Any] = {
         "folder": str(folder),
         "counts": counts,
-        "xrays": sum(map(sum, counts.values())),
-        "patients": len(set().union(*patients.values())),
-        "crossing_patients": crossing,
+        "xrays": len(files),
+        "patients": found.count,
+        "told_apart": found.description(),
+        "warnings": [warning] if (warning := found.warning()) else [],
+        "crossing_patients": sorted(crossing_patients(map(_part, files), found.keys)),
+        "conflicts": pairs([file.grade for file in files]),
+        "copies_in_other_parts": pairs([file.part for file in files]),
+        "left_out": left_out_lines(folder),
         "unreadable": unreadable,
     }
     console.result(content, _text(content))
@@ -80,12 +100,24 @@ def _text(content: dict[str, Any]) -> str:
         f"{part:7}" + "".join(f"{count:9d}" for count in row)
         for part, row in content["counts"].items()
     ]
-    lines.append(f"{content['xrays']} X-rays of {content['patients']} patients")
+    lines.append(f"{content['xrays']} X-rays of {content['told_apart']}")
+    lines += [f"warning: {warning}" for warning in content["warnings"]]
     crossing = content["crossing_patients"]
     if crossing:
-        shown = ", ".join(crossing[:10]) + (", ..." if len(crossing) > 10 else "")
-        lines.append(f"{len(crossing)} patients are in more than one part: {shown}")
-    lines += [f"unreadable: {each['file']}: {each['error']}" for each in content["unreadable"]]
+        lines.append(f"{len(crossing)} patients are in more than one part: {_some(crossing)}")
+    conflicts = [" and ".join(pair) for pair in content["conflicts"]]
+    lines += [f"under two grades: {pair}" for pair in conflicts]
+    if conflicts:
+        lines.append(f"{len(conflicts)} X-rays are there under two grades")
+    copied = [" and ".join(pair) for pair in content["copies_in_other_parts"]]
+    if copied:
+        lines.append(f"{len(copied)} X-rays have copies in another part: {_some(copied)}")
+    lines += content["left_out"]
+    lines += [f"unreadable: {each['error']}" for each in content["unreadable"]]
     if content["unreadable"]:
         lines.append(f"{len(content['unreadable'])} files cannot be read")
     return "\n".join(lines)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")

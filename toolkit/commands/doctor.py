@@ -42,7 +42,7 @@ def doctor(
     findings = [_image(image, driver)] if image else _machine(name, models, logs)
     errors = sum(each.status is Status.ERROR for each in findings)
     warnings = sum(each.status is Status.WARNING for each in findings)
-    summary = f"{errors} errors, {warnings} warnings"
+    summary = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
     content = {"passed": errors == 0, "findings": [asdict(each) for each in findings]}
     Console(as_json).result(content, "\n".join([*map(_line, findings), summary]))
     return CheckFailedError.exit_code if errors else 0
@@ -102,7 +102,7 @@ def _docker() -> Diagnosis:
 def _model(name: str, models: Path) -> Diagnosis:
     from toolkit.model import manifest
     from toolkit.model.artifacts import check_equivalence
-    from toolkit.model.files import ModelFiles
+    from toolkit.model.files import ModelFiles, names_in
 
     try:
         files = ModelFiles(models, name)
@@ -114,8 +114,16 @@ def _model(name: str, models: Path) -> Diagnosis:
             check_equivalence(files, record, kind)
     except ToolkitError as error:
         mend = f"toolkit export onnx {name} --models {models}, or name another model"
+        if not ModelFiles(models, name).manifest.exists():
+            there = ", ".join(names_in(models))
+            mend = f"name one of {there}" if there else f"toolkit train --models {models}"
+            mend += ", or another folder with --models or TOOLKIT_MODELS"
         return Diagnosis("model", Status.ERROR, str(error), mend)
     return Diagnosis("model", Status.OK, f"{name}: proven and unchanged are {', '.join(kinds)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _line(finding: Diagnosis) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toolkit.commands.options import GroupsOption
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
@@ -37,6 +38,7 @@ def evaluate(
     ],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Graded X-rays.")],
     part: Annotated[Part, typer.Option(help="Which part of them.")] = Part.TEST,
+    groups: GroupsOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -55,11 +57,15 @@ def evaluate(
     console = Console(as_json)
     files = located(model, models)
     record = manifest.load(files.manifest)
-    dataset = load_as_trained(data, record, part.value)
+    dataset = load_as_trained(data, record, part.value, groups)
     for warning in dataset.warnings:
         console.notice(f"warning: {warning}")
     console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
     indices = part_indices(dataset, part.value)
+    if part is Part.ALL and record.dataset:
+        console.notice(
+            "warning: --part all takes every X-ray, those that the model was trained on too"
+        )
     pixels = dataset.pixels[indices].numpy()
     if kind in PIPELINES:
         predicted = _with_onnx(files, pixels, kind)

@@ -1,5 +1,6 @@
 """`toolkit export`: a checkpoint to files that are served, with their proof."""
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,12 +51,14 @@ def export(
     from export.convert.onnx import OPSET
     from export.export import DeadInput, Options
     from export.export import export as run
+    from toolkit.files import require_writable
 
     if opset is not None and format_name != "onnx":
         raise UsageError(f"{format_name} has no opset: leave --opset out")
     console = Console(as_json)
     source = ModelFiles(models, name)
     target = ModelFiles(out or models, name)
+    require_writable(target.folder, "--out")
     console.notice(f"exporting {name} to {_TITLES[format_name]} and comparing it with PyTorch")
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
@@ -70,6 +73,7 @@ def export(
         console.notices(result.failures, f"nothing was exported; the report is {page}")
         what = f"{name} in {_TITLES[format_name]}"
         raise EquivalenceError(f"{what} is not equal to PyTorch: {result.failures[0]}")
+    samples = len(result.samples.kinds)
     text = [
         f"{kind:9} {artifacts[kind]}  {output.output}: max {output.max_abs:.2g}, mean "
         f"{output.mean_abs:.2g} (allowed {output.allowed})"
@@ -100,5 +104,12 @@ def export(
                 for kind, leg in legs.items()
             },
         },
-        "\n".join([*text, f"equal on {len(result.samples.kinds)} X-rays; next: bentoml serve"]),
+        "\n".join([*text, f"equal on {samples} X-rays; next: {_serving(target)}"]),
     )
+
+
+def _serving(files: ModelFiles) -> str:
+    """Return the command that serves these files."""
+    settings = [("TOOLKIT_MODELS", str(files.folder.absolute())), ("TOOLKIT_MODEL", files.name)]
+    given = [f"{key}={shlex.quote(value)}" for key, value in settings]
+    return " ".join([*given[files.folder == MODELS :], "bentoml serve"])

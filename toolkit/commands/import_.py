@@ -7,8 +7,9 @@ import typer
 
 from toolkit.commands.options import Labels
 from toolkit.console import LOGS, MODELS, Console, JsonOption, LogsOption, ModelsOption
+from toolkit.errors import UsageError
 from toolkit.extras import require
-from toolkit.model.files import ModelFiles
+from toolkit.model.files import ModelFiles, checked_new_name
 
 
 def import_(
@@ -34,7 +35,7 @@ def import_(
     from toolkit.train.log_folder import log_folder, sole_training
 
     console = Console(as_json)
-    files = ModelFiles(models, name if name is not None else file.stem)
+    files = ModelFiles(models, _name(name, file))
     original = read_original(file)
     label_map = choose_labels(labels, original.classes)
     for line in original.notices:
@@ -70,3 +71,12 @@ def import_(
             ]
         ),
     )
+
+
+def _name(given: str | None, file: Path) -> str:
+    if given is not None:
+        return checked_new_name(given)
+    try:
+        return checked_new_name(file.stem)
+    except UsageError as error:
+        raise UsageError(f"{error}; --name gives it") from error

@@ -42,6 +42,22 @@ SplitOption = Annotated[
         "--split", help="study under preset study, else published if there, else patient."
     ),
 ]
+PatientsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--patients",
+        metavar="REGEX",
+        help=r"Its one group finds the patient in an X-ray's name, such as '^(\d+)_'.",
+    ),
+]
+GroupsOption = Annotated[
+    Path | None,
+    typer.Option("--groups", metavar="FILE.csv", help="A table of the columns file and patient."),
+]
+ConflictsOption = Annotated[
+    bool,
+    typer.Option("--allow-conflicts", help="Go on though an X-ray is there under two grades."),
+]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to train.")]
 StorageOption = Annotated[
     str | None,
@@ -49,6 +65,6 @@ StorageOption = Annotated[
         "--storage",
         envvar="TOOLKIT_STORAGE",
         metavar="PATH_OR_URL",
-        help=f"A journal's path (else {JOURNAL.name} in the logs), or postgresql://, mysql://, grpc://.",
+        help=f"A journal's path (else {JOURNAL} in the logs), or postgresql://, mysql://, grpc://.",
     ),
 ]

@@ -1,5 +1,6 @@
 """`toolkit predict`: classes of X-ray files, with ONNX Runtime here or from a running service."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,6 +9,7 @@ import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import ImageError, ServiceError, UsageError
+from toolkit.model.files import SUFFIXES, kind_of
 
 if TYPE_CHECKING:
     from toolkit.client import Client, Prediction
@@ -50,6 +52,7 @@ def predict(
 ) -> int:
     """Print class and probabilities of each X-ray; exit 2 if any file was refused."""
     console = Console(as_json)
+    _require_model(model, out is not None)
     if out:
         from toolkit.commands.predict_batch import predict_batch
 
@@ -65,6 +68,29 @@ def predict(
     results = content["results"]
     console.result(content, "\n".join(_line(each, classes) for each in results))
     return 2 if any("error" in each for each in results) else 0
+
+
+def _require_model(model: str, writes_rows: bool) -> None:
+    """Refuse what is neither a name, a pipeline file nor an address, and say what was meant.
+
+    Raises:
+        UsageError: see there.
+    """
+    from toolkit.transport import is_address
+
+    if is_address(model):
+        if writes_rows:
+            raise UsageError(
+                f"--out runs a model here, and {model} is a service: give NAME or FILE.onnx"
+            )
+    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?", model):
+        raise UsageError(f"{model} is no name of a model: a service is given as http://{model}")
+    elif not model.endswith(".onnx") and (kind := kind_of(model)):
+        name = Path(model).name.removesuffix(SUFFIXES[kind])
+        raise UsageError(
+            f"{model} takes no X-rays: give {name} --models {Path(model).parent}, or the path of a "
+            ".pipeline.onnx"
+        )
 
 
 def _local(
@@ -89,7 +115,7 @@ def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
     try:
         xray = read_xray(Path(file))
     except ImageError as error:
-        return {"file": file, "error": str(error)}
+        return _refused(file, error)
     return {"file": file, **msgspec.to_builtins(predictor.answer(xray))}
 
 
@@ -124,16 +150,20 @@ def _answers(client: "Client", files: list[str]) -> "list[Prediction | ImageErro
 
 def _answer(file: str, answer: "Prediction | ImageError") -> dict[str, Any]:
     if isinstance(answer, ImageError):
-        return {"file": file, "error": str(answer)}
+        return _refused(file, answer)
     from toolkit.model.answer import Answer
 
     said = {name: getattr(answer, name) for name in Answer.__struct_fields__}
     return {"file": file, **msgspec.to_builtins(Answer(**said))}
 
 
+def _refused(file: str, error: ImageError) -> dict[str, Any]:
+    return {"file": file, "error": str(error), "code": error.code}
+
+
 def _line(result: dict[str, Any], classes: list[str]) -> str:
     if "error" in result:
-        return f"{result['file']}  error: {result['error']}"
+        return f"{result['file']}  refused: {result['error']}"
     pairs = zip(classes, result["probabilities"], strict=True)
     shares = "  ".join(f"{name} {value:.1%}" for name, value in pairs)
     unsure = "  unsure" if result.get("abstain") else ""

@@ -8,9 +8,12 @@ import typer
 
 from toolkit.commands.options import (
     JOURNAL,
+    ConflictsOption,
     DataOption,
     DeviceOption,
+    GroupsOption,
     LabelsOption,
+    PatientsOption,
     Precision,
     Preset,
     SplitOption,
@@ -28,7 +31,7 @@ from toolkit.console import (
 )
 from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
-from toolkit.model.files import ModelFiles
+from toolkit.model.files import ModelFiles, checked_new_name
 
 if TYPE_CHECKING:
     from toolkit.model.manifest import Manifest, TuningRecord
@@ -69,6 +72,9 @@ def train(
         int, typer.Option(help="Of weights, order and augmentation.", min=0, max=MAX_SEED)
     ] = 0,
     split: SplitOption = None,
+    patients: PatientsOption = None,
+    groups: GroupsOption = None,
+    allow_conflicts: ConflictsOption = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
@@ -82,9 +88,11 @@ def train(
     from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
     from toolkit.train.training import Training, device_of
+    from toolkit.xray.patients import PatientRule
 
     console = Console(as_json)
-    files = ModelFiles(models, name)
+    # A training that was begun under a former rule goes on.
+    files = ModelFiles(models, name if resume else checked_new_name(name))
     start, tuning = _start(preset, from_study, top, storage or str(logs / JOURNAL))
     recipe = change(
         start,
@@ -95,9 +103,10 @@ def train(
         batch_size=batch_size,
         precision=precision,
     )
+    rule = PatientRule(patients, groups)
     log = log_folder(logs, name)
     with sole_training(files, log):
-        dataset = load(data, labels, split, recipe.preset, console)
+        dataset = load(data, labels, split, recipe.preset, rule, allow_conflicts, console)
         training = Training(dataset, recipe, seed, device_of(device))
         if resume:
             training.load(files.resume)
@@ -108,6 +117,9 @@ def train(
     findings = training_health(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
+    warnings = _doubts(manifest)
+    for warning in warnings:
+        console.notice(f"warning: {warning}")
     repeated = faults(recipe, dataset.split) if recipe.preset == "study" else []
     for fault in repeated:
         console.notice(f"warning: fault of the study, repeated by its preset: {fault}")
@@ -121,6 +133,8 @@ def train(
             "metrics": manifest.training.metrics,
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
+            "skipped": list(dataset.skipped),
+            "warnings": [*dataset.warnings, *warnings],
         },
         _text(manifest, files, log.path),
     )
@@ -192,7 +206,21 @@ def _run(training: "Training", state: Path, log: "Log") -> None:
         training.run(state, on_epoch)
 
 
-def _text(manifest: "Manifest", files: ModelFiles, log_folder: Path) -> str:
+def _doubts(manifest: "Manifest") -> list[str]:
+    """Return what is doubtful about a temperature at an end of the range that is searched."""
+    from toolkit.train.calibration import COLDEST, HOTTEST
+
+    known = manifest.calibration
+    if known is None or 1.001 * COLDEST < known.temperature < HOTTEST / 1.001:
+        return []
+    return [
+        f"the temperature {known.temperature:.3g} is at the end of its range, {COLDEST:g} to "
+        f"{HOTTEST:g}: the {known.n} X-rays of {known.part!r} do not tell how sure the model may "
+        "be; give it more of them, or train it otherwise"
+    ]
+
+
+def _text(manifest: "Manifest", files: ModelFiles, folder: Path) -> str:
     lines = [
         f"{part}: accuracy {result['accuracy']:.1%}, balanced {result['balanced_accuracy']:.1%} "
         f"over {result['n']} X-rays"
@@ -203,7 +231,7 @@ def _text(manifest: "Manifest", files: ModelFiles, log_folder: Path) -> str:
             *lines,
             f"checkpoint  {files.checkpoint}",
             f"manifest    {files.manifest}",
-            f"logs        {log_folder}",
+            f"logs        {folder}",
             f"next        toolkit export onnx {files.name}",
         ]
     )

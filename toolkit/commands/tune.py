@@ -10,9 +10,12 @@ import typer
 from toolkit.commands.options import (
     JOURNAL,
     TUNING,
+    ConflictsOption,
     DataOption,
     DeviceOption,
+    GroupsOption,
     LabelsOption,
+    PatientsOption,
     Preset,
     SplitOption,
     StorageOption,
@@ -66,6 +69,9 @@ def tune(
     ] = None,
     labels: LabelsOption = "study",
     split: SplitOption = None,
+    patients: PatientsOption = None,
+    groups: GroupsOption = None,
+    allow_conflicts: ConflictsOption = False,
     device: DeviceOption = "auto",
     stale_after: Annotated[
         float,
@@ -86,12 +92,14 @@ def tune(
     from toolkit.train.training import device_of
     from toolkit.tune.trial import TrialPlan
     from toolkit.tune.workers import Tuning, setup
+    from toolkit.xray.patients import PatientRule
 
     console = Console(as_json)
     name = checked_name(study or preset)
     chosen_device = device_of(device).type
     require_writable(logs / TUNING / name)
-    dataset = load(data, labels, split, preset, console)
+    rule = PatientRule(patients, groups)
+    dataset = load(data, labels, split, preset, rule, allow_conflicts, console)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
     plan = TrialPlan(preset, max_epochs, logs / TUNING / name, stale_after)

@@ -1,14 +1,17 @@
 """`toolkit verify`: every file of a model, and a running service, against PyTorch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
-from toolkit.errors import EquivalenceError
+from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
 from toolkit.model.files import ModelFiles
+
+if TYPE_CHECKING:
+    from export.compare.report import Equivalence
 
 
 def verify(
@@ -19,31 +22,57 @@ def verify(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real X-rays to compare on as well.")
     ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the report goes; else beside the model."),
+    ] = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
-    """Compare NAME's files with PyTorch again; writes NAME.equivalence.json and .html."""
+    """Compare NAME's files with PyTorch again, and print the verdict.
+
+    Writes the report NAME.equivalence.html and .json, and the verdict into NAME.json; where they
+    cannot be written it says so, and the verdict stands.
+    """
     require("torch", "train")
     require_onnxruntime()
     from export.compare.report import write_report
     from export.verify import verify as run
+    from toolkit.files import require_writable
 
     console = Console(as_json)
     files = ModelFiles(models, name)
+    if out:
+        require_writable(out, "--out")
     result = run(files, data, url)
-    written = write_report(result, files)
-    for finding in result.findings:
-        console.notice(f"warning: {finding.text}")
-    if not result.passed:
-        console.notices(result.failures, f"the report is {written}")
-        raise EquivalenceError(f"{name} is not equal to PyTorch: {result.failures[0]}")
-    text = [
-        f"{kind:12} {output.output:14} max {output.max_abs:.2g}  mean {output.mean_abs:.2g}  "
-        f"99 % below {output.p99_abs:.2g}  ULP {output.max_ulp:.0f}  ({leg.provider})"
-        for kind, leg in result.legs.items()
-        for output in leg.outputs
-    ]
-    console.result(
-        result.as_dict() | {"report": str(written)},
-        "\n".join([*text, f"equal to PyTorch; the report is {written}"]),
+    lines = result.failures
+    failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
+    if not as_json:
+        console.result({}, failure or _text(name, result))
+    unwritten = [f"the verdict is not kept: {result.unkept}"] if result.unkept else []
+    report: Path | None = None
+    try:
+        report = write_report(result, files, out)
+    except UsageError as error:
+        unwritten.append(f"there is no report: {error} with --out")
+    for warning in [finding.text for finding in result.findings] + unwritten:
+        console.notice(f"warning: {warning}")
+    console.notices(lines, f"{len(lines)} failures")
+    if report and not as_json:
+        console.result({}, f"the report is {report}")
+    if failure:
+        raise EquivalenceError(failure)
+    if as_json:
+        console.result(result.as_dict() | {"report": report and str(report)}, "")
+
+
+def _text(name: str, result: "Equivalence") -> str:
+    return "\n".join(
+        [f"{name} is equal to PyTorch"]
+        + [
+            f"{kind:12} {output.output:14} max {output.max_abs:.2g}  mean {output.mean_abs:.2g}  "
+            f"99 % below {output.p99_abs:.2g}  ULP {output.max_ulp:.0f}  ({leg.provider})"
+            for kind, leg in result.legs.items()
+            for output in leg.outputs
+        ]
     )

@@ -1,6 +1,9 @@
 """The figures of a model as Markdown, straight from its manifest, for its model card."""
 
-from toolkit.errors import ManifestError
+import html
+import re
+
+from toolkit.errors import ManifestError, printable
 from toolkit.model.manifest import CalibrationRecord, Manifest, ScopeRecord
 
 _FIGURES = {
@@ -34,7 +37,7 @@ def figures(record: Manifest, part: str = "val") -> str:
             f"{record.name} has no figures of the part {part!r}: train it on data that has one"
         )
     lines = [
-        f"| {part}, {evaluation['n']} X-rays | | 95 % interval |",
+        f"| {_escaped(part)}, {evaluation['n']:d} X-rays | | 95 % interval |",
         "|---|---|---|",
         *(
             f"| {title} | {_number(evaluation[name])} | "
@@ -42,14 +45,14 @@ def figures(record: Manifest, part: str = "val") -> str:
             for name, title in _FIGURES.items()
         ),
         *(
-            f"| accuracy lost with another X-ray's {name} | {_number(lost)} | |"
+            f"| accuracy lost with another X-ray's {_escaped(name)} | {_number(lost)} | |"
             for name, lost in (record.training.permutation if part == "val" else {}).items()
         ),
         *_rows(record.calibration, _CALIBRATION),
         *_rows(record.scope, _SCOPE),
         "",
         "| class | X-rays | recall | 95 % interval | precision | predicted as "
-        + ", ".join(record.labels.classes)
+        + ", ".join(map(_escaped, record.labels.classes))
         + " |",
         "|---|---|---|---|---|---|",
     ]
@@ -57,7 +60,7 @@ def figures(record: Manifest, part: str = "val") -> str:
     for index, name in enumerate(record.labels.classes):
         row = evaluation["confusion_matrix"][index]
         lines.append(
-            f"| {name} | {sum(row)} | {_number(evaluation['recall'][index])} | "
+            f"| {_escaped(name)} | {sum(row)} | {_number(evaluation['recall'][index])} | "
             f"{_interval(intervals[index])} | {_number(evaluation['precision'][index])} | "
             f"{', '.join(map(str, row))} |"
         )
@@ -68,6 +71,11 @@ def _rows(known: CalibrationRecord | ScopeRecord | None, titles: dict[str, str])
     if known is None:
         return []
     return [f"| {title} | {getattr(known, name):.3f} | |" for name, title in titles.items()]
+
+
+def _escaped(text: str) -> str:
+    """Return a text as Markdown that shows it: no markup of its own, no cell that it ends."""
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(printable(text)))
 
 
 def _interval(bounds: list[float] | None) -> str:

@@ -8,6 +8,8 @@ from toolkit.errors import UsageError
 
 DEFAULT_NAME = "model_saved"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
+_NEW_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
+_LONGEST_NEW = 50
 _RESERVED = re.compile(
     r"\.((pipeline|explainer|scope|resume|unfinished|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
 )
@@ -47,6 +49,31 @@ def checked_name(name: str) -> str:
     return name
 
 
+def checked_new_name(name: str) -> str:
+    """Return `name` if a new model can have it: its image is called by it.
+
+    Raises:
+        UsageError: it cannot name a model, or no registry of images takes it.
+    """
+    checked_name(name)
+    if not _NEW_NAME.fullmatch(name) or len(name) > _LONGEST_NEW:
+        raise UsageError(
+            f"{name!r} cannot name a new model, as no image can be called so: give at most "
+            f"{_LONGEST_NEW} small letters and digits, with single '.', '_' and '-' between them"
+        )
+    return name
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names of the models whose manifests lie in a folder, sorted."""
+    names = (
+        path.name.removesuffix(SUFFIXES["manifest"])
+        for path in folder.glob(f"*{SUFFIXES['manifest']}")
+        if kind_of(path.name) == "manifest"
+    )
+    return sorted(name for name in names if _NAME.fullmatch(name) and not _RESERVED.search(name))
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """The paths of one model's files in `folder`, whether or not they exist."""
@@ -56,6 +83,12 @@ class ModelFiles:
 
     def __post_init__(self) -> None:
         checked_name(self.name)
+
+    def present(self) -> dict[str, Path]:
+        """Return the files that exist, by kind: a key of `SUFFIXES`, `resume` or `unfinished`."""
+        paths = {kind: self.path(kind) for kind in SUFFIXES}
+        paths |= {"resume": self.resume, "unfinished": self.unfinished}
+        return {kind: path for kind, path in paths.items() if path.exists()}
 
     def path(self, kind: str) -> Path:
         """Return the path of one kind of file: a key of `SUFFIXES`."""

@@ -15,7 +15,7 @@ import msgspec
 from toolkit.errors import ManifestError
 from toolkit.files import write_bytes
 from toolkit.model.equivalence import EquivalenceRecord, ExportRecord, GoldenRecord
-from toolkit.model.files import SUFFIXES
+from toolkit.model.files import SUFFIXES, names_in
 from toolkit.xray.labels import LabelMap
 
 SCHEMA_VERSION = 1
@@ -53,6 +53,8 @@ class DatasetRecord:
         skipped: files that could not be read.
         patients: how many there are.
         crossing_patients: how many have X-rays in more than one part.
+        patient_pattern: the regular expression that told them apart, if one did.
+        patient_table: whether a table did.
     """
 
     source: str
@@ -63,6 +65,8 @@ class DatasetRecord:
     skipped: int
     patients: int
     crossing_patients: int
+    patient_pattern: str | None = None
+    patient_table: bool = False
 
 
 @dataclass(frozen=True)
@@ -214,8 +218,11 @@ def load(path: Path) -> Manifest:
     try:
         content = msgspec.json.decode(path.read_bytes())
     except FileNotFoundError:
+        there = ", ".join(names_in(path.parent)) or "none"
         raise ManifestError(
-            f"no model here: {path} does not exist; train one with `toolkit train`"
+            f"no model here: {path} does not exist; models in {path.parent} are: {there}; "
+            "--models, or a service's TOOLKIT_MODELS, names another folder, and `toolkit train` "
+            "makes a model"
         ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ManifestError(f"{path} cannot be read as a manifest: {error}") from error
@@ -265,5 +272,10 @@ def save(manifest: Manifest, path: Path) -> None:
     Raises:
         UsageError: the folder cannot be written.
     """
-    text = json.dumps(asdict(manifest), indent=2, allow_nan=False)
+    content = asdict(manifest)
+    if dataset := content["dataset"]:  # older manifests have neither
+        for name in ("patient_pattern", "patient_table"):
+            if not dataset[name]:
+                del dataset[name]
+    text = json.dumps(content, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())

@@ -5,7 +5,6 @@
 
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -19,14 +18,12 @@ from toolkit.extras import require
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.artifacts import check_equivalence, load_golden
-from toolkit.model.files import DEFAULT_NAME, ModelFiles
+from toolkit.model.files import DEFAULT_NAME, ModelFiles, checked_new_name
 from toolkit.package import provenance
 
 BENTOFILE = Path("bentofile.yaml")
 _MODELS = Path("saved_models")
 _SERVED = ("pipeline", "explainer", "fp16", "int8")
-_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
-_LONGEST = 50
 
 
 @dataclass(frozen=True)
@@ -86,11 +83,10 @@ def bento_name(model: str) -> str:
     Raises:
         UsageError: registries do not take such a name.
     """
-    if not _NAME.fullmatch(model) or len(model) > _LONGEST:
-        raise UsageError(
-            f"{model!r} cannot name an image: train or import the model under a name of at most "
-            f"{_LONGEST} small letters and digits, with single '.', '_' and '-' between them"
-        )
+    try:
+        checked_new_name(model)
+    except UsageError as error:
+        raise UsageError(f"{error}; `toolkit rename {model} NEW` gives it another") from error
     return f"toolkit-{model}"
 
 
@@ -139,12 +135,13 @@ def _proven_hashes(files: ModelFiles, record: manifest.Manifest) -> dict[str, st
 def _fill(stage: Path, root: Path, files: ModelFiles) -> None:
     """Copy what the patterns name into an empty folder, with the model's files as its own."""
     shipped, own = (f"{_MODELS}/{name}." for name in (DEFAULT_NAME, files.name))
+    known = set(filter(None, (_git(root, "ls-files", "-z") or "").split("\0")))
     for pattern in patterns_of(root):
         if pattern.startswith(shipped):
             source = files.folder / pattern.replace(shipped, own).removeprefix(f"{_MODELS}/")
             sources = {_MODELS / source.name: source} if source.is_file() else {}
         else:
-            found = (each for each in root.glob(pattern) if _is_source(each))
+            found = (each for each in root.glob(pattern) if _is_source(each, root, known))
             sources = {each.relative_to(root): each for each in found}
         for target, source in sources.items():
             (stage / target).parent.mkdir(parents=True, exist_ok=True)
@@ -153,8 +150,18 @@ def _fill(stage: Path, root: Path, files: ModelFiles) -> None:
     (stage / BENTOFILE).write_text(text.replace(shipped, own), encoding="utf-8")
 
 
-def _is_source(path: Path) -> bool:
-    return path.is_file() and path.suffix != ".pyc"
+def _is_source(path: Path, root: Path, known: set[str]) -> bool:
+    """Return whether a file goes into a bento: one that git knows, or any where git knows none.
+
+    Raises:
+        PackagingError: it is a link, or lies behind one.
+    """
+    place = path.relative_to(root)
+    if not path.is_file() or path.suffix == ".pyc" or (known and place.as_posix() not in known):
+        return False
+    if path.resolve() != root.resolve() / place:
+        raise PackagingError(f"{path} is a link, which a bento does not follow: put the file there")
+    return True
 
 
 def _digests(folder: Path) -> dict[str, str]:

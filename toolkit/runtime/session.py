@@ -20,6 +20,7 @@ from toolkit.model import manifest
 from toolkit.model.answer import Answer, Meaning, meaning_of
 from toolkit.model.artifacts import check_equivalence, check_words
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
+from toolkit.processes import cores
 
 if TYPE_CHECKING:
     from toolkit.runtime.occlusion import TwoInputModel
@@ -208,7 +209,7 @@ def open_session(
     Args:
         model: the ONNX file, or its content.
         provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
-        threads: for one operator; 0 is one for each core.
+        threads: for one operator; 0 is one for each core that this process may use.
         optimised: whether ONNX Runtime may rewrite the graph before it runs it.
         cuda: options of the CUDA provider.
 
@@ -222,7 +223,9 @@ def open_session(
     onnxruntime.set_default_logger_severity(4)
     wanted = _providers(onnxruntime, provider, cuda)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    # By itself ONNX Runtime takes the machine's cores, whatever this process may use of them.
+    may_use = cores()
+    options.intra_op_num_threads = threads or (may_use if may_use < (os.cpu_count() or 1) else 0)
     options.log_severity_level = 3
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

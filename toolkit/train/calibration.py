@@ -11,7 +11,7 @@ from toolkit.model.manifest import CalibrationRecord
 
 BINS = 15
 ALLOWED_ERROR = 0.05
-_COLDEST, _HOTTEST = 0.05, 20.0
+COLDEST, HOTTEST = 0.05, 20.0
 _GOLDEN = (5**0.5 - 1) / 2
 _FEWEST = 0.1
 
@@ -46,7 +46,7 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.integer]) -
         of_truth = probabilities[np.arange(len(labels)), labels]
         return float(-np.log(np.maximum(of_truth, np.finfo(np.float64).tiny)).mean())
 
-    low, high = float(np.log(_COLDEST)), float(np.log(_HOTTEST))
+    low, high = float(np.log(COLDEST)), float(np.log(HOTTEST))
     while high - low > 1e-7:
         left, right = high - _GOLDEN * (high - low), low + _GOLDEN * (high - low)
         if loss(left) <= loss(right):

@@ -13,20 +13,23 @@ from torch import Tensor
 from toolkit.errors import DataError, ImageError, UsageError
 from toolkit.files import name_bytes
 from toolkit.model.manifest import DatasetRecord
+from toolkit.xray.copies import copies, differing, picture_key, unite
 from toolkit.xray.folders import (
     FRACTIONS,
     PARTS,
     XrayFile,
     crossing_patients,
-    patient_of,
+    left_out_lines,
     patient_part,
     read_files,
     scan,
 )
 from toolkit.xray.labels import LabelMap
+from toolkit.xray.patients import BY_FILES, PatientRule, Patients, by_name, identify_patients
 from toolkit.xray.synthetic import generate
 
 STUDY_COUNT = 6765
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -37,23 +40,31 @@ class Dataset:
         pixels: uint8 (N, 224, 224).
         labels: class indices, int64 (N,).
         names: N names such as 9003175L.
+        patients: whose they are.
         label_map: what the class indices mean.
         source: `folder` or `generated`.
         split: how `parts` came about.
         parts: for each part the indices of its X-rays, int64.
         skipped: the files that were refused, with the reason.
+        left_out: the folders that were not understood.
+        conflicts: X-rays with the same pixels in two classes.
         warnings: what the user should know of the split.
+        rule: what the user said of how patients are told apart.
     """
 
     pixels: Tensor
     labels: Tensor
     names: tuple[str, ...]
+    patients: Patients
     label_map: LabelMap
     source: str
     split: str
     parts: dict[str, Tensor]
     skipped: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    conflicts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    rule: PatientRule = BY_FILES
 
     def counts(self, part: str) -> tuple[int, ...]:
         """Return the number of X-rays of each class in a part."""
@@ -62,7 +73,6 @@ class Dataset:
 
     def record(self) -> DatasetRecord:
         """Return what the manifest keeps of this dataset."""
-        patients = {part: self._patients(indices) for part, indices in self.parts.items()}
         return DatasetRecord(
             source=self.source,
             split=self.split,
@@ -70,8 +80,10 @@ class Dataset:
             part_sha256={part: self.part_sha256(part) for part in self.parts},
             content_sha256=self._content_sha256(),
             skipped=len(self.skipped),
-            patients=len({patient_of(name) for name in self.names}),
-            crossing_patients=len(crossing_patients(patients)),
+            patients=self.patients.count,
+            crossing_patients=len(_crossing(self.parts, self.patients)),
+            patient_pattern=self.rule.pattern,
+            patient_table=self.rule.groups is not None,
         )
 
     def identity(self) -> dict[str, Any]:
@@ -89,16 +101,19 @@ class Dataset:
         rows = sorted(f"{self.names[i]} {int(self.labels[i])}" for i in self.parts[part].tolist())
         return hashlib.sha256(name_bytes("\n".join(rows))).hexdigest()
 
-    def _patients(self, indices: Tensor) -> list[str]:
-        return [patient_of(self.names[index]) for index in indices.tolist()]
-
     def _content_sha256(self) -> str:
         digest = hashlib.sha256(name_bytes("\n".join(self.names)))
         digest.update(self.pixels.numpy().tobytes())
         return digest.hexdigest()
 
 
-def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int = 0) -> Dataset:
+def load_folder(
+    folder: Path,
+    label_map: LabelMap,
+    split: str | None,
+    seed: int = 0,
+    rule: PatientRule = BY_FILES,
+) -> Dataset:
     """Read a folder of graded X-rays; a file that is refused is left out and named.
 
     Args:
@@ -106,6 +121,7 @@ def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int 
         split: one of `toolkit.train.recipes.SPLITS`; None takes `published` where the folder has
             parts, else `patient`.
         seed: of the `patient` split.
+        rule: how patients are told apart, where the user says so.
 
     Raises:
         DataError: no X-ray can be used, or `published` is asked of a flat folder.
@@ -124,18 +140,25 @@ def load_folder(folder: Path, label_map: LabelMap, split: str | None, seed: int 
             kept.append(file)
     if not kept:
         raise DataError(f"no X-ray in {folder} can be used with the labels {label_map.name!r}")
-    names = tuple(file.name for file in kept)
-    parts, notes = _split(split, names, [file.part for file in kept], seed)
+    patients = identify_patients(kept, folder, rule)
+    labels = [label_map.class_of(file.grade) for file in kept]
+    found = copies(picture_key(xray) for xray in pixels[: len(kept)])
+    parts, notes = _split(split, patients, found, [file.part for file in kept], seed)
+    paths = [file.path.relative_to(folder).as_posix() for file in kept]
     return Dataset(
         pixels=torch.from_numpy(pixels[: len(kept)]),
-        labels=torch.tensor([label_map.class_of(file.grade) for file in kept]),
-        names=names,
+        labels=torch.tensor(labels),
+        names=tuple(file.name for file in kept),
+        patients=patients,
         label_map=label_map,
         source="folder",
         split=split,
         parts=parts,
         skipped=tuple(skipped),
-        warnings=tuple(notes),
+        left_out=tuple(left_out_lines(folder)),
+        conflicts=tuple(f"{paths[a]} and {paths[b]}" for a, b in differing(found, labels)),
+        warnings=tuple(notes + _copies_warning(parts, found, paths)),
+        rule=rule,
     )
 
 
@@ -149,11 +172,13 @@ def generated(count: int, label_map: LabelMap, split: str | None = None, seed: i
     grades = tuple(grade for grades in label_map.grades for grade in grades)
     xrays = generate(count, seed=seed, grades=grades)
     names = tuple(xray.name for xray in xrays)
-    parts, notes = _split(split, names, [None] * len(xrays), seed)
+    patients = by_name(names)
+    parts, notes = _split(split, patients, [], [None] * len(xrays), seed)
     return Dataset(
         pixels=torch.from_numpy(np.stack([xray.pixels for xray in xrays])),
         labels=torch.tensor([label_map.class_of(xray.grade) for xray in xrays]),
         names=names,
+        patients=patients,
         label_map=label_map,
         source="generated",
         split=split,
@@ -182,19 +207,25 @@ def study_split(count: int) -> dict[str, Tensor]:
 
 
 def _split(
-    split: str, names: tuple[str, ...], folders: list[str | None], seed: int
+    split: str,
+    patients: Patients,
+    found: list[tuple[int, ...]],
+    folders: list[str | None],
+    seed: int,
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Return each part's indices, and warnings."""
+    """Return each part's indices, and warnings; copies, `found`, go where the first one goes."""
     if split == "study":
-        return _study_parts(names)
+        return _study_parts(patients)
     if split == "patient":
-        return _indices_by_part([patient_part(patient_of(name), seed) for name in names]), []
+        return _indices_by_part(
+            [patient_part(key, seed) for key in unite(patients.keys, found)]
+        ), []
     if None in folders:
         raise DataError(
             "the published split needs folders train, val and test: use --split patient"
         )
     parts = _indices_by_part([str(folder) for folder in folders])
-    return parts, _crossing_warning(parts, names)
+    return parts, _crossing_warning(parts, patients)
 
 
 def _indices_by_part(part_of: list[str]) -> dict[str, Tensor]:
@@ -205,22 +236,71 @@ def _indices_by_part(part_of: list[str]) -> dict[str, Tensor]:
     }
 
 
-def _study_parts(names: tuple[str, ...]) -> tuple[dict[str, Tensor], list[str]]:
-    parts = study_split(len(names))
+def _study_parts(patients: Patients) -> tuple[dict[str, Tensor], list[str]]:
+    count = len(patients.keys)
+    parts = study_split(count)
     notes = []
-    if len(names) != STUDY_COUNT:
+    if count != STUDY_COUNT:
         notes.append(
-            f"this is not the study's split: it has {STUDY_COUNT} X-rays, here are {len(names)}"
+            f"this is not the study's split: it has {STUDY_COUNT} X-rays, here are {count}"
         )
-    return parts, notes + _crossing_warning(parts, names)
+    return parts, notes + _crossing_warning(parts, patients)
 
 
-def _crossing_warning(parts: dict[str, Tensor], names: tuple[str, ...]) -> list[str]:
-    patients = {part: [patient_of(names[i]) for i in ids.tolist()] for part, ids in parts.items()}
-    crossing = len(crossing_patients(patients))
+def _crossing(parts: dict[str, Tensor], patients: Patients) -> set[str]:
+    places = [(part, index) for part, indices in parts.items() for index in indices.tolist()]
+    return crossing_patients(
+        [part for part, _ in places], [patients.keys[index] for _, index in places]
+    )
+
+
+def _crossing_warning(parts: dict[str, Tensor], patients: Patients) -> list[str]:
+    crossing = len(_crossing(parts, patients))
     if not crossing:
         return []
     return [f"{crossing} patients have X-rays in more than one part: figures will flatter"]
+
+
+def _copies_warning(
+    parts: dict[str, Tensor], found: list[tuple[int, ...]], paths: list[str]
+) -> list[str]:
+    part_of = {index: part for part, ids in parts.items() for index in ids.tolist()}
+    pairs = differing(found, [part_of[index] for index in range(len(paths))])
+    if not pairs:
+        return []
+    first, other = pairs[0]
+    return [
+        f"{len(pairs)} X-rays have copies in another part, figures will flatter: such as "
+        f"{paths[first]} and {paths[other]}"
+    ]
+
+
+def require_patients(dataset: Dataset) -> None:
+    """Check that X-rays are of more than one patient.
+
+    Raises:
+        DataError: they are all of one.
+    """
+    if dataset.patients.count == 1:
+        raise DataError(
+            f"all {len(dataset.names)} X-rays are taken for those of one patient, told apart by "
+            f"{', '.join(dataset.patients.sources)}: say whose they are with --patients REGEX or "
+            "--groups FILE.csv"
+        )
+
+
+def require_agreement(dataset: Dataset) -> None:
+    """Check that no picture is in two classes.
+
+    Raises:
+        DataError: some are; the first few are listed.
+    """
+    if dataset.conflicts:
+        raise DataError(
+            f"{len(dataset.conflicts)} X-rays are there under two grades: "
+            f"{'; '.join(dataset.conflicts[:SHOWN])}{'; ...' * (len(dataset.conflicts) > SHOWN)}; "
+            "keep one of each (toolkit data inspect lists them), or give --allow-conflicts"
+        )
 
 
 def require_classes(dataset: Dataset, part: str) -> None:

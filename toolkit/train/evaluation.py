@@ -13,6 +13,7 @@ from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.dataset import Dataset, load_folder
 from toolkit.xray.folders import scan
+from toolkit.xray.patients import PatientRule
 
 ALL = "all"
 _BATCH = 128
@@ -64,7 +65,9 @@ def permutation(
     return lost
 
 
-def load_as_trained(folder: Path, record: Manifest, part: str) -> Dataset:
+def load_as_trained(
+    folder: Path, record: Manifest, part: str, groups: Path | None = None
+) -> Dataset:
     """Return graded X-rays, split as a model's training split them, as far as they allow.
 
     Where that is not known, or they are others, parts are taken by folder; its warnings say so.
@@ -73,6 +76,7 @@ def load_as_trained(folder: Path, record: Manifest, part: str) -> Dataset:
         folder: as `toolkit.xray.folders.scan` takes it.
         record: the model's manifest.
         part: that is asked for, or `ALL`.
+        groups: the table of patients, where the training had one.
 
     Raises:
         DataError: no X-ray can be used, or the part cannot be told.
@@ -96,7 +100,8 @@ def load_as_trained(folder: Path, record: Manifest, part: str) -> Dataset:
         return replace(dataset, warnings=(note,))
     if known.split == "published" and not has_parts:
         raise not_its_own
-    dataset = load_folder(folder, record.labels, known.split, seed)
+    rule = PatientRule(None if groups else known.patient_pattern, groups)
+    dataset = load_folder(folder, record.labels, known.split, seed, rule)
     here = {name: dataset.part_sha256(name) for name in dataset.parts}
     if known.split == "published" or here == known.part_sha256:
         return replace(dataset, warnings=())

@@ -15,6 +15,7 @@ from toolkit.extras import versions
 from toolkit.files import held_signals, sha256
 from toolkit.model import manifest, metrics
 from toolkit.model.files import SUFFIXES, ModelFiles
+from toolkit.model.renaming import renamed
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint, novelty
@@ -198,26 +199,8 @@ def keep_previous(files: ModelFiles) -> bool:
         # A manifest that cannot be read, or that names other files, is kept as it is: it must not
         # cost a finished training.
         with suppress(ManifestError, KeyError):
-            _rename(former)
+            manifest.save(renamed(manifest.load(former.manifest), former), former.manifest)
     return bool(found)
-
-
-def _rename(files: ModelFiles) -> None:
-    """Make the manifest of `files` speak of them by their new name; hashes stay as they are."""
-    record = replace(manifest.load(files.manifest), name=files.name)
-    if record.export:
-        artifacts = {
-            kind: replace(artifact, file=files.path(kind).name)
-            for kind, artifact in record.export.artifacts.items()
-        }
-        record = replace(record, export=replace(record.export, artifacts=artifacts))
-    if record.equivalence:
-        legs = {
-            kind: replace(leg, file=files.path(kind).name)
-            for kind, leg in record.equivalence.legs.items()
-        }
-        record = replace(record, equivalence=replace(record.equivalence, legs=legs))
-    manifest.save(record, files.manifest)
 
 
 def _device_name(device: torch.device) -> str:

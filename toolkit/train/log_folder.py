@@ -33,6 +33,11 @@ class LogFolder:
         """The log of the model that is kept as NAME.previous."""
         return self.path.with_name(f"{self.path.name}.previous")
 
+    @property
+    def folders(self) -> tuple[Path, Path, Path]:
+        """All of them: the finished model's log, the former model's, the unfinished one."""
+        return self.path, self.previous, self.unfinished
+
     def keep_previous(self) -> None:
         """Make the log that of the former model; a former model without one has none.
 

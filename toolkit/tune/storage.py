@@ -81,7 +81,8 @@ def _journal(path: Path, make: bool) -> BaseStorage:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = JournalFileOpenLock(str(path))
-        if path.exists():
+        # Whoever only reads need not be able to write.
+        if path.exists() and (make or os.access(path, os.W_OK)):
             _mend(path, lock)
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
         storage.get_all_studies()

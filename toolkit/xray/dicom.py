@@ -4,70 +4,51 @@ pydicom reads the tags, of which only those that the pixels need are taken: noth
 is kept, logged or put into a message. Kind and size are judged before any pixel is decoded.
 """
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import ImageError
 from toolkit.xray.dicom_display import Display, Lut, Window, lut, window_error
-from toolkit.xray.dicom_pixels import PLAIN, SYNTAXES, Layout, stored_values
-from toolkit.xray.limits import MeteredFile, check_shape, damage_error
+from toolkit.xray.dicom_pixels import PLAIN, Layout, Padding, stored_values
+from toolkit.xray.dicom_tags import (
+    LONGEST_VALUE,
+    MAX_READS,
+    MODALITY_LUTS,
+    PIXELS,
+    VOI_LUTS,
+    TagFile,
+    open_tags,
+    read_tags,
+    silence,
+    stored_value,
+)
+from toolkit.xray.limits import MeteredFile, check_shape, damage_error, decoding_error
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-_PREAMBLE: Final = 132
-_END_OF_HEADER: Final = 0x00030000
-_PIXELS: Final = 0x7FE00010
-_CHARACTER_SETS: Final = (b"\x08\0\5\0", b"\0\x08\0\5")  # the tag in either byte order
-_MODALITY_LUTS: Final = 0x00283000
-_VOI_LUTS: Final = 0x00283010
 _SHAPE: Final = ("Rows", "Columns")
 _DEPTH: Final = ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation")
+_REQUIRED: Final = ("SamplesPerPixel", "PhotometricInterpretation", *_SHAPE, *_DEPTH)
+_PADDING: Final = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 _ASPECTS: Final = ("PixelAspectRatio", "PixelSpacing", "ImagerPixelSpacing")
 _VALUES: Final = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames"),
     *(*_SHAPE, *_DEPTH, *_ASPECTS),
     *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction"),
 )
-_LONGEST_VALUE: Final = 4_096  # bytes: a hundred windows
 _LONGEST_LUT: Final = 131_072  # bytes: 65,536 entries
 _LARGEST: Final = 1e9  # of a number in decimal; what is beyond would overflow further on
 _MAX_UNEVENNESS: Final = 1.01
-_MAX_READS: Final = 20_000  # sequences cost much, and an X-ray has hundreds of tags
-_SILENCE: Final = Lock()
-
-
-class _TagFile(MeteredFile):
-    """A file of tags: of a list of character sets, each byte counts as a read.
-
-    pydicom looks up each of them, in every item, and searches its imports for those unknown.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        super().__init__(content, _MAX_READS)
-        self.names_follow = False
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        content = super().read(size)
-        if self.names_follow:
-            self.spend(len(content))
-        if len(content) != 4:  # else it is a length, and the names are still to come
-            self.names_follow = len(content) == 8 and content[:4] in _CHARACTER_SETS
-        return content
 
 
 def grey(content: bytes) -> NDArray[np.uint8]:
     """Decode the X-ray in a DICOM file to 8-bit grey.
 
     Args:
-        content: the whole file, preamble and all.
+        content: the whole file, with its preamble or without.
 
     Returns:
         uint8 (height, width), 0 black to 255 white.
@@ -75,9 +56,11 @@ def grey(content: bytes) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file is refused. `code` is `dicom_not_installed` (415) or, all of them
             422, `dicom_compressed` (a transfer syntax that is not read), `no_pixel_data`,
-            `multi_frame`, `dicom_colour`, `pixel_aspect` (of pixels that are not square),
-            `dicom_bits`, `dicom_window` (a window, rescale or LUT that cannot be used),
-            `too_many_pixels`, `too_small`, `aspect`, `truncated`.
+            `dicom_incomplete` (an element that is missing), `multi_frame`, `dicom_colour`,
+            `pixel_aspect` (of pixels that are not square), `dicom_bits`, `dicom_window` (a window,
+            rescale or LUT that cannot be used), `too_many_pixels`, `too_small`, `aspect`,
+            `truncated`.
+        MemoryError, OSError: the machine has no memory or no open files left.
     """
     try:
         import pydicom  # noqa: F401
@@ -85,101 +68,46 @@ def grey(content: bytes) -> NDArray[np.uint8]:
         message = "DICOM needs pydicom: pip install 'toolkit[dicom]', or send a PNG or JPEG file"
         raise ImageError("dicom_not_installed", message, 415) from error
     try:
-        with _silence():
-            file = _TagFile(content)
-            file.seek(_PREAMBLE)
-            syntax = _syntax(_read(file, False, "<", ("TransferSyntaxUID",), _END_OF_HEADER))
-            wanted = (*_VALUES, _MODALITY_LUTS, _VOI_LUTS, _PIXELS)
-            tags = _read(file, *PLAIN.get(syntax, (False, "<")), wanted, _PIXELS + 1)
-            if _PIXELS not in tags:
+        with silence():
+            file, syntax = open_tags(content)
+            wanted = (*_VALUES, *_PADDING, MODALITY_LUTS, VOI_LUTS, PIXELS)
+            tags = read_tags(file, *PLAIN.get(syntax, (False, "<")), wanted, PIXELS + 1)
+            if PIXELS not in tags:
                 message = "holds no pixels, or is cut off before them; send the whole X-ray file"
                 raise ImageError("no_pixel_data", message)
+            padding = _padding(tags)  # as stored: before any value is converted
             layout, display = _layout(tags), _display(tags)
             frame = _frame(tags, syntax)
-        return display.greys(stored_values(frame, layout, syntax))
+        values = stored_values(frame, layout, syntax)
+        if padding is None:
+            return display.greys(values)
+        return _beside_padding(values, padding.places(frame, layout, syntax), display)
     except ImageError:
         raise
-    except Exception:  # pydicom's may quote the file, so it is not passed on
-        raise damage_error() from None
+    except Exception as error:  # pydicom's may quote the file, so it is not passed on
+        raise decoding_error(error) from None
 
 
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Let nobody hear meanwhile what pydicom says of a file, in its log and in warnings.
-
-    Both are the process's own, so one thread at a time is in here.
-    """
-    logger = logging.getLogger("pydicom")
-    with _SILENCE, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        before, logger.disabled = logger.disabled, True
-        try:
-            yield
-        finally:
-            logger.disabled = before
-
-
-def _read(
-    file: _TagFile, implicit: bool, order: str, wanted: tuple[str | int, ...], end: int
-) -> "Dataset":
-    """Read those of the wanted tags that come before the tag `end`; leave the file there.
-
-    Values are not converted yet, and those that would be are of bounded length.
-
-    Args:
-        implicit: value representations are not written.
-        order: "<" or ">", of bytes.
-    """
-    from pydicom.filereader import read_dataset
-    from pydicom.tag import Tag
-
-    tags = read_dataset(
-        file,
-        implicit,
-        order == "<",
-        stop_when=lambda tag, _kind, _length: tag >= end,
-        specific_tags=[Tag(tag) for tag in wanted],
-    )
-    for element in tags.elements():
-        if element.tag not in (_MODALITY_LUTS, _VOI_LUTS, _PIXELS):
-            _stored(tags, element.tag, _LONGEST_VALUE)
-    return tags
-
-
-def _stored(tags: "Dataset", tag: str | int, longest: int) -> bytes:
-    """Return a value as it is stored; nothing for a tag that is absent."""
-    element = tags.get_item(tag, keep_deferred=True)  # without: an empty one is parsed
-    if element is None or not element.value:
-        return b""
-    content = bytes(element.value)
-    if len(content) != getattr(element, "length", -1) or len(content) > longest:
-        raise damage_error()
-    return content
-
-
-def _syntax(tags: "Dataset") -> str:
-    """Return the UID of the transfer syntax, if it is one that is read."""
-    from pydicom.uid import UID
-
-    syntax = tags.get("TransferSyntaxUID")
-    if not syntax:
-        raise damage_error()
-    if syntax not in SYNTAXES:
-        name = UID(syntax).name  # of one that is not registered, what the file says
-        known = name if name != syntax else "an unknown transfer syntax"
-        message = f"stored as {known}, which is not read; save it as Explicit VR Little Endian"
-        raise ImageError("dicom_compressed", message)
-    return str(syntax)
+def _beside_padding(
+    values: NDArray[np.int32], padding: NDArray[np.bool_], display: Display
+) -> NDArray[np.uint8]:
+    """Return the grey levels of what is no padding; padding is black."""
+    if padding.all():
+        return np.zeros(values.shape, np.uint8)
+    values[padding] = values[~padding][0]
+    greys = display.greys(values)
+    greys[padding] = 0
+    return greys
 
 
 def _frame(tags: "Dataset", syntax: str) -> bytes:
     """Return the pixels as they are encoded, of however many fragments."""
     from pydicom.encaps import get_frame
 
-    element = tags.get_item(_PIXELS, keep_deferred=True)
+    element = tags.get_item(PIXELS, keep_deferred=True)
     content = bytes(element.value or b"")
     if syntax not in PLAIN:
-        return get_frame(MeteredFile(content, _MAX_READS), 0, number_of_frames=1)
+        return get_frame(MeteredFile(content, MAX_READS), 0, number_of_frames=1)
     if PLAIN[syntax][1] == ">" and element.VR == "OW" and tags.BitsAllocated == 8:
         return np.frombuffer(content, ">u2").astype("<u2").tobytes()  # two pixels in a word
     return content
@@ -189,6 +117,10 @@ def _layout(tags: "Dataset") -> Layout:
     """Return how the pixels are stored, if it is as one grey X-ray of square pixels."""
     if int(tags.get("NumberOfFrames") or 1) > 1:
         raise ImageError("multi_frame", "holds several frames; send a single still X-ray")
+    for keyword in _REQUIRED:
+        if tags.get(keyword) in (None, ""):
+            message = f"lacks the DICOM element {keyword}, or it is empty; export the X-ray again"
+            raise ImageError("dicom_incomplete", message)
     if _photometric(tags) not in ("MONOCHROME1", "MONOCHROME2") or tags.SamplesPerPixel != 1:
         raise ImageError("dicom_colour", "not grey; save the X-ray as MONOCHROME2")
     rows, columns, allocated, bits, high, signed = (
@@ -205,20 +137,28 @@ def _layout(tags: "Dataset") -> Layout:
     return Layout(rows, columns, allocated, bits, signed == 1)
 
 
+def _padding(tags: "Dataset") -> Padding | None:
+    """Return what stands for no pixel, if the file says so."""
+    value, limit = (stored_value(tags, keyword, LONGEST_VALUE)[:2] for keyword in _PADDING)
+    if len(value) < 2:
+        return None
+    order: Literal["little", "big"] = "little" if tags.original_encoding[1] else "big"
+    first = int.from_bytes(value, order)
+    return Padding(first, int.from_bytes(limit, order) if len(limit) == 2 else first)
+
+
 def _display(tags: "Dataset") -> Display:
-    """Return how the stored values are to be shown: the first LUT or window of several."""
-    modality, voi = _lut(tags, _MODALITY_LUTS), _lut(tags, _VOI_LUTS)
+    """Return how the stored values are to be shown: the first LUT or usable window of several."""
+    modality, voi = _lut(tags, MODALITY_LUTS), _lut(tags, VOI_LUTS)
     slope, intercept, window = 1.0, 0.0, None
     if modality is None:
         (slope, *_) = _numbers(tags, "RescaleSlope") or [slope]
         (intercept, *_) = _numbers(tags, "RescaleIntercept") or [intercept]
     if voi is None:
         centres, widths = _numbers(tags, "WindowCenter"), _numbers(tags, "WindowWidth")
-        if bool(centres) != bool(widths):
-            raise window_error()
-        if centres:
-            function = str(tags.get("VOILUTFunction") or "LINEAR").strip().upper()
-            window = Window(function or "LINEAR", centres[0], widths[0])
+        function = str(tags.get("VOILUTFunction") or "LINEAR").strip().upper() or "LINEAR"
+        windows = (Window(function, *pair) for pair in zip(centres, widths, strict=False))
+        window = next((each for each in windows if each.usable), None)
     inverted = _photometric(tags) == "MONOCHROME1"
     return Display(modality, slope, intercept, voi, window, inverted)
 
@@ -232,7 +172,7 @@ def _lut(tags: "Dataset", tag: int) -> Lut | None:
     if sequence is None or not sequence.value:
         return None
     if isinstance(sequence, RawDataElement):
-        file, little = _TagFile(sequence.value), sequence.is_little_endian
+        file, little = TagFile(sequence.value), sequence.is_little_endian
         item = read_sequence_item(file, sequence.is_implicit_VR, little, "ascii")
     else:
         item = sequence.value[0]
@@ -240,12 +180,12 @@ def _lut(tags: "Dataset", tag: int) -> Lut | None:
         return None
     kind = item.get_item("LUTDescriptor").VR
     signed = None if kind is None else kind == "SS"
-    if kind is None and tag == _MODALITY_LUTS:
+    if kind is None and tag == MODALITY_LUTS:
         signed = _integer(tags, "PixelRepresentation") == 1
-    descriptor = _stored(item, "LUTDescriptor", _LONGEST_VALUE)
+    descriptor = stored_value(item, "LUTDescriptor", LONGEST_VALUE)
     order = "<" if tags.original_encoding[1] else ">"
     count, first, bits = np.frombuffer(descriptor, f"{order}u2", 3).tolist()
-    return lut(count, first, bits, signed, _stored(item, "LUTData", _LONGEST_LUT), order)
+    return lut(count, first, bits, signed, stored_value(item, "LUTData", _LONGEST_LUT), order)
 
 
 def _photometric(tags: "Dataset") -> str:

@@ -46,6 +46,11 @@ class Window(NamedTuple):
     centre: float
     width: float
 
+    @property
+    def usable(self) -> bool:
+        """Whether it has a width; without one, viewers show all values, as without a window."""
+        return self.width >= (1 if self.function == "LINEAR" else 1e-9)
+
     def greys(self, levels: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Return the grey levels, 0 to 255, of values.
 
@@ -53,8 +58,7 @@ class Window(NamedTuple):
             ImageError: `dicom_window`.
         """
         function, centre, width = self
-        least = 1 if function == "LINEAR" else 1e-9
-        if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width < least:
+        if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
             raise window_error()
         if function == "SIGMOID":
             thresholds = centre + _logits() * (width / 4)

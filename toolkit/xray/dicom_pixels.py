@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from toolkit.xray import jpeg
 from toolkit.xray.limits import damage_error
-from toolkit.xray.pictures import open_jpeg
 
 PLAIN: Final = {
     "1.2.840.10008.1.2": (True, "<"),
@@ -39,6 +39,22 @@ class Layout(NamedTuple):
     signed: bool
 
 
+class Padding(NamedTuple):
+    """The stored values that stand for no pixel: from `first` to `last`, 16 bits as stored."""
+
+    first: int
+    last: int
+
+    def places(self, frame: bytes, layout: Layout, syntax: str) -> NDArray[np.bool_]:
+        """Return where a frame holds padding, bool (rows, columns)."""
+        if not all(_fits(bound, layout) for bound in self):
+            # It is told by bits that do not count otherwise.
+            layout = layout._replace(bits=layout.allocated)
+        low, high = sorted(_signed(bound, layout) for bound in self)
+        values = stored_values(frame, layout, syntax)
+        return (low <= values) & (values <= high)
+
+
 def stored_values(frame: bytes, layout: Layout, syntax: str) -> NDArray[np.int32]:
     """Return the stored values, int32 (rows, columns), of a frame in one of `SYNTAXES`.
 
@@ -62,10 +78,10 @@ def stored_values(frame: bytes, layout: Layout, syntax: str) -> NDArray[np.int32
 
 
 def _jpeg(frame: bytes, rows: int, columns: int) -> NDArray[np.integer]:
-    with open_jpeg(frame) as image:
+    with jpeg.open_header(frame) as image:
         if (image.mode, image.size) != ("L", (columns, rows)):
             raise damage_error()
-        return np.array(image)
+        return jpeg.pixels(image, frame)
 
 
 def _run_lengths(frame: bytes, count: int, wide: int) -> NDArray[np.integer]:
@@ -81,3 +97,16 @@ def _run_lengths(frame: bytes, count: int, wide: int) -> NDArray[np.integer]:
         plane = Image.frombytes("L", (count, 1), frame[start:end], "packbits", "L")
         pixels[:, place] = np.asarray(plane)[0]
     return pixels.view(f">u{wide}")
+
+
+def _fits(bound: int, layout: Layout) -> bool:
+    """Whether the bits that count hold a number of 16 bits."""
+    number = bound - 65_536 if layout.signed and bound >= 32_768 else bound
+    least = -(1 << layout.bits - 1) if layout.signed else 0
+    return least <= number < least + (1 << layout.bits)
+
+
+def _signed(bound: int, layout: Layout) -> int:
+    """Return what the lowest bits of a number mean as a stored value."""
+    value = bound & ((1 << layout.bits) - 1)
+    return value - (1 << layout.bits) if layout.signed and value >> layout.bits - 1 else value

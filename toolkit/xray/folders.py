@@ -1,8 +1,9 @@
 """Folders of graded X-rays: which files there are, of which grade, patient and part."""
 
 import hashlib
+import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,12 +15,29 @@ from numpy.typing import NDArray
 
 from toolkit.errors import DataError, ImageError
 from toolkit.files import name_bytes
-from toolkit.xray.labels import GRADES
 from toolkit.xray.reading import read_xray
 
 PARTS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
-_NAME = re.compile(r"(?P<patient>.+?)(?P<side>[LR])")
+_PART_OF = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_GRADE_OF = {
+    **dict.fromkeys(("normal", "none", "healthy"), 0),
+    **dict.fromkeys(("doubtful", "questionable"), 1),
+    **dict.fromkeys(("minimal", "mild"), 2),
+    "moderate": 3,
+    "severe": 4,
+}
+_GRADE = re.compile(
+    r"(?:(?:kl|k-l|grade|kellgren[ _-]?lawrence)[ _-]*)*(?P<number>0*[0-4](?:\.0+)?(?=$|[^.\d]))?"
+    rf"[ _-]*(?P<word>{'|'.join(_GRADE_OF)})?"
+)
+_PICTURES = frozenset(
+    (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+)
 
 
 @dataclass(frozen=True)
@@ -29,27 +47,18 @@ class XrayFile:
     Attributes:
         part: `train`, `val` or `test`; None in a flat folder.
         grade: Kellgren-Lawrence grade, 0 to 4.
+        name: its path below the grade's folder without its suffix: 9003175L, or 9003175/left.
     """
 
     path: Path
     part: str | None
     grade: int
+    name: str
 
     @property
-    def name(self) -> str:
-        """The file's name without its suffix, such as 9003175L."""
-        return self.path.stem
-
-    @property
-    def patient(self) -> str:
-        """The file's name without suffix and side."""
-        return patient_of(self.name)
-
-
-def patient_of(name: str) -> str:
-    """Return the patient in an X-ray's name: 9003175 in 9003175L; else the whole name."""
-    match = _NAME.fullmatch(name)
-    return match["patient"] if match else name
+    def path_stem(self) -> str:
+        """The file's own name without its suffix."""
+        return self.name.rpartition("/")[2]
 
 
 def patient_part(patient: str, seed: int = 0) -> str:
@@ -68,33 +77,103 @@ def patient_part(patient: str, seed: int = 0) -> str:
 def scan(folder: Path) -> list[XrayFile]:
     """List the X-rays of `folder/<part>/<grade>/` or of a flat `folder/<grade>/`.
 
-    Order: parts as in `PARTS`, then by grade, then by file name. Hidden files are left out.
+    Below a grade there may be a folder for each patient. Parts and grades may be spelt as people
+    spell them: `valid`, `1.0`, `KL-2`, `3Moderate`. Hidden files are left out.
+
+    Order: parts as in `PARTS`, then by grade, then by file name.
 
     Raises:
-        DataError: there is no such folder, or no grade folder in it.
+        DataError: there is no such folder, or no X-ray in a grade's folder.
     """
     if not folder.is_dir():
         raise DataError(f"no data folder at {folder}: check the path given with --data")
-    parts: list[str | None] = [part for part in PARTS if (folder / part).is_dir()]
-    files = [
-        XrayFile(path, part, grade)
-        for part in parts or [None]
-        for grade in GRADES
-        for path in _files_of(folder / (part or "") / str(grade))
+    found = [
+        (PARTS.index(part) if part else 0, grade, path.relative_to(within), path, part)
+        for within, (part, grade) in _grade_folders(folder).items()
+        for path in _files_of(within)
     ]
-    if not files:
+    if not found:
+        others = "".join(f"; {counted}" for counted in left_out_lines(folder)[:3])
         raise DataError(
             f"no X-rays in {folder}: expected folders train, val, test, each with folders 0 to 4 "
-            "for the grades, or the folders 0 to 4 alone"
+            f"for the grades, or the folders 0 to 4 alone{others}"
         )
-    return files
+    return [
+        XrayFile(path, part, grade, _name(file)) for _, grade, file, path, part in sorted(found)
+    ]
+
+
+def left_out_lines(folder: Path) -> list[str]:
+    """Name the folders that `scan` does not understand, and loose pictures, with their counts."""
+    parts = _part_folders(folder)
+    understood = {folder, *parts, *_grade_folders(folder)}
+    counts: Counter[Path] = Counter()
+    for within in (folder, *parts):
+        for path in _visible(within):
+            if path.is_dir() and path not in understood:
+                counts[path] += len(_files_of(path))
+            elif path.suffix.lower() in _PICTURES:
+                counts[within] += 1
+    return [
+        f"left out: {path.relative_to(folder)}, not a part or grade: {count} files"
+        if path not in understood
+        else f"left out: {count} files that lie in {path.relative_to(folder)} without a grade"
+        for path, count in counts.items()
+        if count
+    ]
+
+
+def _part_folders(folder: Path) -> dict[Path, str]:
+    """Return the part of each folder that is one."""
+    found = ((path, _PART_OF.get(path.name.lower())) for path in _visible(folder) if path.is_dir())
+    return {path: part for path, part in found if part}
+
+
+def _grade_folders(folder: Path) -> dict[Path, tuple[str | None, int]]:
+    """Return part and grade of each folder that stands for a grade; no part in a flat folder."""
+    parts: dict[Path, str] | dict[Path, None] = _part_folders(folder) or {folder: None}
+    found = (
+        (path, part, _grade(path.name))
+        for within, part in parts.items()
+        for path in _visible(within)
+        if path.is_dir()
+    )
+    return {path: (part, grade) for path, part, grade in found if grade is not None}
+
+
+def _grade(name: str) -> int | None:
+    """Return the grade in a folder's name: 0 to 4 as a number, a word that means it, or both."""
+    match = _GRADE.fullmatch(name.strip().lower())
+    if match is None:
+        return None
+    by_word = {_GRADE_OF[match["word"]]} if match["word"] else set()
+    by_number = {int(float(match["number"]))} if match["number"] else set()
+    grades = by_word | by_number
+    return grades.pop() if len(grades) == 1 else None
+
+
+def _visible(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def _files_of(folder: Path) -> list[Path]:
-    found = folder.iterdir() if folder.is_dir() else ()
-    # A link to nowhere is an unreadable file, to be named as one.
-    files = (path for path in found if path.is_file() or path.is_symlink())
-    return sorted(path for path in files if not path.name.startswith("."))
+    """Return the files in a folder and those below it; a link to nowhere is one, to be named."""
+    files: list[Path] = []
+    seen: set[str] = set()
+    for within, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(within)) in seen:
+            folders.clear()  # a link to a folder above would go round for ever
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(within, name) for name in names if not name.startswith("."))
+        files += (path for path in paths if path.is_file() or not path.exists())
+    return files
+
+
+def _name(file: Path) -> str:
+    """Return a path without its suffix; a number at its end, as of a DICOM UID, is none."""
+    return (file if file.suffix[1:].isdigit() else file.with_suffix("")).as_posix()
 
 
 def read_files(
@@ -115,14 +194,9 @@ def read_files(
             yield from zip(block, pool.map(attempt, block), strict=True)
 
 
-def crossing_patients(parts: dict[str, list[str]]) -> set[str]:
-    """Return the patients named in more than one part.
-
-    Args:
-        parts: the patients of each part's X-rays.
-    """
+def crossing_patients(parts: Iterable[str], patients: Iterable[str]) -> set[str]:
+    """Return the patients with X-rays in more than one part, given both of each X-ray."""
     seen: dict[str, set[str]] = defaultdict(set)
-    for part, patients in parts.items():
-        for patient in patients:
-            seen[patient].add(part)
+    for part, patient in zip(parts, patients, strict=True):
+        seen[patient].add(part)
     return {patient for patient, where in seen.items() if len(where) > 1}

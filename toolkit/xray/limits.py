@@ -1,18 +1,20 @@
 """What a file may ask of a reader: bytes, pixels, shape, parts; beyond it, it is refused."""
 
+import errno
 import io
 from typing import Final
 
 from toolkit.errors import ImageError
 
 MAX_BYTES: Final = 20_000_000
-"""Largest file accepted, bytes."""
+"""Largest file accepted, bytes: 16 bits of 10 megapixels, or more of them in run lengths."""
 MAX_PIXELS: Final = 16_000_000
 """Most pixels accepted. `scaling.resize` is exact for squares of up to this many."""
 MIN_SIDE: Final = 64
 """Shortest side accepted, pixels."""
 MAX_ASPECT: Final = 1.5
 """Largest ratio of the longer side to the shorter one."""
+_SYSTEM_ERRORS: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN)
 
 
 class MeteredFile(io.BytesIO):
@@ -53,6 +55,23 @@ def check_shape(width: int, height: int) -> None:
         raise ImageError("too_small", message)
     if long > MAX_ASPECT * short:
         raise ImageError("aspect", f"{size} is more elongated than 3:2; crop it to the knee")
+
+
+def decoding_error(error: Exception) -> Exception:
+    """Return what to raise instead of a decoder's error: the machine's own, or `truncated`.
+
+    That memory or open files have run out says nothing of the file.
+    """
+    if "out of memory" in str(error) or "nsufficient memory" in str(error):
+        return MemoryError("no memory is left to decode an X-ray")
+    if isinstance(error, MemoryError) or is_system_error(error):
+        return error
+    return damage_error()
+
+
+def is_system_error(error: Exception) -> bool:
+    """Whether it is the machine, not the file, that an error speaks of."""
+    return isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS
 
 
 def damage_error() -> ImageError:

@@ -4,17 +4,17 @@ Decoding, in order: decode, alpha over black, 8-bit grey, EXIF orientation.
 """
 
 import io
-import re
 import struct
 import zlib
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from toolkit.errors import ImageError
-from toolkit.xray.limits import MeteredFile, check_shape, damage_error
+from toolkit.xray import jpeg
+from toolkit.xray.limits import MeteredFile, check_shape, damage_error, decoding_error
 from toolkit.xray.scaling import stretch
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -23,12 +23,6 @@ JPEG: Final = b"\xff\xd8\xff"
 """What a JPEG file begins with."""
 _ORIENTATION_TAG: Final = 0x0112
 _CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the colour type of a PNG
-_MAX_SEGMENTS: Final = 2_000
-_MAX_SCANS: Final = 100
-# Neither stuffing nor restarts: what ends a scan, or begins a segment.
-_MARKER: Final = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
-_ALONE: Final = (0x01, 0xD8)
-_SCAN, _END = 0xDA, 0xD9
 
 
 def encode(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
@@ -50,8 +44,9 @@ def grey(content: bytes) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: the file is refused. `code` is `animated`, `cmyk`, `sixteen_bit_colour`,
-            `unsupported_mode`, `too_many_scans`, `too_many_pixels`, `too_small`, `aspect` or
-            `truncated`, all of them 422.
+            `unsupported_mode`, `too_many_scans`, `too_many_pixels`, `too_small`, `aspect`,
+            `truncated` or `damaged`, all of them 422.
+        MemoryError, OSError: the machine has no memory or no open files left.
     """
     try:
         with _open(content) as image:
@@ -59,42 +54,21 @@ def grey(content: bytes) -> NDArray[np.uint8]:
             check_shape(*image.size)
             if content.startswith(PNG):
                 _check_chunks(content, *image.size)
-            image.load()
-            return _upright(_to_grey(image, content), _orientation(image))
+                image.load()
+                levels = _to_grey(image, content)
+            else:
+                levels = np.asarray(Image.fromarray(jpeg.pixels(image, content)).convert("L"))
+            return _upright(levels, _orientation(image))
     except ImageError:
         raise
     except Exception as error:  # Pillow lets through whatever its parsers raise
-        raise damage_error() from error
-
-
-def open_jpeg(content: bytes) -> Image.Image:
-    """Return the picture with its header read and its pixels still encoded.
-
-    Pillow's errors escape.
-
-    Raises:
-        ImageError: `too_many_scans` (422): every scan, however short, goes over all pixels, so
-            that a small file could take an hour. Or `truncated` (422).
-    """
-    at, segments, scans = 0, 0, 0
-    while (marker := _MARKER.search(content, at)) and marker[1][0] != _END:
-        at = marker.end()
-        if marker[1][0] not in _ALONE and at + 2 <= len(content):
-            at += struct.unpack_from(">H", content, at)[0]
-        segments += 1
-        scans += marker[1][0] == _SCAN
-        if scans > _MAX_SCANS:
-            message = f"a JPEG file of more than {_MAX_SCANS} scans; save the X-ray again"
-            raise ImageError("too_many_scans", message)
-        if segments > _MAX_SEGMENTS:
-            raise damage_error()
-    return JpegImagePlugin.jpeg_factory(MeteredFile(content))
+        raise decoding_error(error) from error
 
 
 def _open(content: bytes) -> Image.Image:
     # Not by `Image.open`: it warns of large pictures before `check_shape` can refuse them.
     if content.startswith(JPEG):
-        return open_jpeg(content)
+        return jpeg.open_header(content)
     if content[12:16] != b"IHDR":
         raise damage_error()
     return PngImagePlugin.PngImageFile(MeteredFile(content))

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from toolkit.errors import ImageError
 from toolkit.xray import dicom, pictures
-from toolkit.xray.limits import MAX_BYTES, MAX_PIXELS
+from toolkit.xray.dicom_tags import is_dicom
+from toolkit.xray.limits import MAX_BYTES, MAX_PIXELS, is_system_error
 from toolkit.xray.scaling import square
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "SIZE", "decode", "file_content", "read_xray"]
@@ -35,6 +36,7 @@ def read_xray(source: Path | str | bytes, size: int = SIZE) -> NDArray[np.uint8]
     Raises:
         ImageError: `decode` refuses the file, or it cannot be read (`unreadable`). The message
             begins with the path, if there is one.
+        MemoryError, OSError: the machine has no memory or no open files left.
     """
     if isinstance(source, bytes):
         return decode(source, size)
@@ -49,7 +51,7 @@ def decode(content: bytes, size: int = SIZE) -> NDArray[np.uint8]:
     """Decode the X-ray in a PNG, JPEG or DICOM file.
 
     Args:
-        content: the whole file; a DICOM file has its preamble.
+        content: the whole file; a DICOM file may lack its preamble.
         size: side of the result, pixels.
 
     Returns:
@@ -58,14 +60,15 @@ def decode(content: bytes, size: int = SIZE) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: the file is refused. `code` is one of `not_an_image` (415), `too_large`
-            (413), those of `dicom.grey` or `pictures.grey`. No other exception escapes,
-            whatever the bytes.
+            (413), those of `dicom.grey` or `pictures.grey`.
+        MemoryError, OSError: the machine has no memory or no open files left. No other
+            exception escapes, whatever the bytes.
     """
     if len(content) > MAX_BYTES:
         raise ImageError("too_large", f"larger than {MAX_BYTES:,} bytes; send a smaller file", 413)
     if content.startswith((pictures.PNG, pictures.JPEG)):
         return square(pictures.grey(content), size)
-    if content[128:132] == b"DICM":
+    if is_dicom(content):
         return square(dicom.grey(content), size)
     what = "not a PNG, JPEG or DICOM file" if content else "the file is empty"
     raise ImageError("not_an_image", f"{what}; send a PNG, JPEG or DICOM file", 415)
@@ -76,10 +79,13 @@ def file_content(path: Path) -> bytes:
 
     Raises:
         ImageError: it cannot be read (`unreadable`); the message begins with the path.
+        OSError: the machine has no memory or no open files left.
     """
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
+        if is_system_error(error):
+            raise
         reason = getattr(error, "strerror", None) or error
         raise ImageError("unreadable", f"{path}: cannot be read: {reason}") from error

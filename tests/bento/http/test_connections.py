@@ -1,19 +1,26 @@
 """What one connection may do to a worker: the real service, and uvicorn in this process."""
 
 import asyncio
+import json
 import os
 import re
 import socket
+import struct
 import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
+from bento.http.exchange import Call
+from bento.http.reply import Reply
+from bento.http.upload import Memory
 from bento.worker.counters import Metrics, share
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
+PNG = {"content-type": "image/png"}
 UPGRADE = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: websocket\r\nHTTP2-Settings: AAA\r\n"
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
@@ -102,21 +109,18 @@ def test_connection_that_reads_no_answers_and_asks_for_websocket_stops_no_worker
 
 
 @asynccontextmanager
-async def _uvicorn(listener, metrics, taken):
+async def _uvicorn(listener, metrics, taken, body=b""):
     """A uvicorn.Server in this process, with the limits on its connections.
 
-    It answers 200, and notes itself in `taken`.
+    It answers 200 with `body`, and notes itself in `taken` once that is taken.
     """
     import uvicorn
 
     from bento.http import connections
 
     async def application(scope, receive, send):
-        del scope, receive
+        await Call(scope, receive, Memory()).answer(send, Reply(200, body))
         taken.append(server)
-        headers = [(b"content-length", b"0")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": b""})
 
     config = uvicorn.Config(application, log_config=None, lifespan="off")
     config.load()
@@ -163,6 +167,34 @@ def test_connection_that_cannot_be_checked_keeps_none_from_being_taken(listener)
                 await _asked(listener)
             server.server_state.connections.remove(broken)
         assert isinstance(said[0]["exception"], AttributeError)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_answer_is_in_hand_until_it_is_taken_and_given_up_where_nothing_of_it_is(
+    listener, monkeypatch, is_read
+):
+    monkeypatch.setattr("bento.http.connections._UNREAD_S", 1.5)
+    body, taken = bytes(20_000_000), []
+
+    async def run():
+        async with _uvicorn(listener, Metrics((), ()), taken, body) as server:
+            reader, writer = await asyncio.open_connection(*listener.getsockname(), limit=1000)
+            writer.write(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ") and not taken
+            if not is_read:
+                while server.server_state.connections:
+                    await asyncio.sleep(0.05)
+                return
+            left = len(body)
+            # Longer than an answer may lie there, and some of it every second.
+            while left:
+                left -= len(await reader.readexactly(min(left, 5_000_000)))
+                assert left == 0 or not taken
+                await asyncio.sleep(0.6)
+            assert taken
 
     asyncio.run(asyncio.wait_for(run(), 60))
 
@@ -254,3 +286,64 @@ def test_large_body_and_the_next_request_may_come_in_one_piece(connected, encode
         assert _answers(connection, 1) == [200]
         connection.sendall(request[40:])
         assert _answers(connection, 1) == [200]
+
+
+@pytest.fixture
+def busy(service, encoded, xrays):
+    """Return a batch that takes a second or so, and what the service's log has of batches."""
+    large = encoded(np.kron(xrays[0], np.ones((14, 14), np.uint8)))
+    files = [("xray", ("a", large))] * 12
+    batch = httpx.Request("POST", "http://a/predict_batch", files=files)
+    head = b"".join(b"%s: %s\r\n" % each for each in batch.headers.raw)
+    request = b"POST /predict_batch HTTP/1.1\r\n" + head + b"\r\n" + batch.read()
+
+    def logged():
+        lines = [json.loads(x) for x in service[2].read_text().splitlines() if x[-1:] == "}"]
+        return [line for line in lines if line.get("route") == "predict_batch"]
+
+    return request, logged
+
+
+NEXT = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("is_reset", "after"), [(False, b""), (True, b""), (True, NEXT)], ids=["ended", "reset", "two"]
+)
+def test_work_of_a_client_that_is_gone_is_not_done_to_its_end(
+    service, connected, busy, encoded, xrays, is_reset, after
+):
+    request, logged = busy
+    png, before, gone = encoded(xrays[0]), len(logged()), [connected() for _ in range(3)]
+
+    def ask():
+        answer = httpx.post(f"{service[1]}/predict", content=png, headers=PNG, timeout=30)
+        assert answer.status_code == 200
+
+    for connection in gone:
+        connection.sendall(request + after)
+    # The batches are in the worker's hands when it answers.
+    ask()
+    for connection in gone:
+        if is_reset:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+    while len(logged()) < before + len(gone):
+        ask()
+    assert {line.get("code") for line in logged()[before:]} == {"cancelled"}
+
+
+def test_client_that_ended_its_side_gets_its_answers(connected, busy, encoded, xrays):
+    png = encoded(xrays[0])
+    quick = HEAD + b"Content-Length: %d\r\n\r\n" % len(png) + png
+    for requests in ([quick], [quick] * 3, [busy[0]], [quick, busy[0], quick]):
+        with connected() as connection:
+            connection.sendall(b"".join(requests))
+            connection.shutdown(socket.SHUT_WR)
+            content = b"".join(iter(lambda: connection.recv(100_000), b""))
+        assert content.count(b"HTTP/1.1 200 OK\r\n") == len(requests)
+        assert content.endswith(b"}")
+    with connected() as connection:
+        connection.sendall(quick[:-1])
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(100) == b""

@@ -30,5 +30,5 @@ def test_service_answers_as_its_document_says(served, serving, tmp_path):
             text=True,
         )
         assert done.returncode == 0, done.stdout[-20_000:] + done.stderr
-        assert "Selected: 18/18\n" in done.stdout and "Tested: 18\n" in done.stdout
+        assert "Selected: 19/19\n" in done.stdout and "Tested: 19\n" in done.stdout
         assert "Traceback" not in log.read_text()

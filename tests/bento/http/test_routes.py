@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import errno
 import io
 import json
 import os
@@ -70,6 +71,48 @@ def test_what_fails_inside_is_a_problem_and_tells_nothing_of_the_inside(client, 
     answer = client.get("/info")
     assert "secret" not in is_problem(answer, 500, "internal")
     assert client.get("/livez").status_code == 200
+
+
+def test_every_answer_keeps_browsers_from_making_something_else_of_it(client, encoded, xrays):
+    answers = [client.get(route.path) for route in ROUTES]
+    answers += [client.get("/nowhere"), client.post("/predict", content=encoded(xrays[0]))]
+    answers.append(client.post("/predict", content=encoded(xrays[0]), headers=RAW))
+    known = {"if-none-match": client.get("/app").headers["etag"]}
+    answers.append(client.get("/app", headers=known))
+    assert {each.status_code for each in answers} >= {200, 304, 307, 404, 405, 415}
+    for answer in answers:
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "frame-ancestors 'none'" in policy
+        is_page = answer.url.path.startswith("/app") and answer.status_code != 307
+        assert ("script-src" in policy) == is_page
+
+
+def test_page_is_found_with_a_slash_after_it(client):
+    answer = client.get("/app/")
+    assert answer.status_code == 307 and answer.next_request.url.path == "/app"
+
+
+@pytest.mark.parametrize("lack", [MemoryError(), OSError(errno.EMFILE, "too many")])
+def test_what_the_machine_lacks_is_not_told_of_the_file(client, encoded, xrays, monkeypatch, lack):
+    def lacking(*_):
+        raise lack
+
+    for place in ("bento.worker.model_thread.decode", "bento.http.form.files"):
+        with monkeypatch.context() as planted:
+            planted.setattr(place, lacking)
+            for path in ("/predict", "/predict_batch"):
+                answer = client.post(path, files={"xray": encoded(xrays[0])})
+                is_problem(answer, 503, "overloaded")
+                assert answer.headers["retry-after"] == "5"
+    assert client.post("/predict", files={"xray": encoded(xrays[0])}).status_code == 200
+
+
+def test_half_a_surrogate_pair_in_a_label_leaves_the_metrics_whole(client, monkeypatch):
+    text = client.worker.metrics.text()
+    monkeypatch.setattr(Metrics, "text", lambda _: text + 'toolkit_x{label="a\ud800b"} 1\n')
+    answer = client.get("/metrics")
+    assert answer.status_code == 200 and 'label="a?b"' in answer.text
 
 
 @pytest.mark.parametrize("path", ["/predict", "/predict_batch"])
@@ -178,16 +221,21 @@ def test_information_is_the_manifests(client, served):
 
 def test_token_guards_all_but_the_probes(served, open_interface, encoded, xrays):
     with open_interface(served, TOOLKIT_TOKEN="key") as client:
-        for headers in ({}, {"authorization": "Bearer x"}, {"authorization": b"key"}):
+        refused = ("Bearer x", b"key", b"Bearer", b"Bearer ", b"Basic key", b"Bearer key x", b"")
+        for headers in ({}, *({"authorization": each} for each in refused)):
             for path in ("/info", "/metrics", "/docs.json", "/predict", "/nowhere"):
                 answer = client.get(path, headers=headers)
                 is_problem(answer, 401, "unauthorized")
                 assert answer.headers["www-authenticate"] == "Bearer"
             answer = client.get("/v2/models/small", headers=headers)
             assert answer.json()["error"] == is_problem(answer, 401, "unauthorized")
-        assert client.get("/livez").status_code == client.get("/readyz").status_code == 200
-        bearer = {"authorization": b"Bearer key"}
-        assert client.get("/info", headers=bearer).status_code == 200
+        for probe in ("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"):
+            assert client.get(probe).status_code == 200
+        wrong = client.get("/info", headers={"authorization": "Bearer x"}).json()["detail"]
+        assert "is not the service's" in wrong
+        for written in (b"Bearer key", b"bearer key", b"BEARER   key"):
+            bearer = {"authorization": written}
+            assert client.get("/info", headers=bearer).status_code == 200
         png = encoded(xrays[0])
         assert client.post("/predict", content=png, headers=RAW | bearer).status_code == 200
 

@@ -1,17 +1,21 @@
 """The HTTP interface in this process: whatever the body, a reason and never a 500."""
 
 import asyncio
+import codecs
 import gc
+import gzip
 import io
 import random
 import socket
 import struct
+import time
 import zlib
 
 import pytest
 from PIL import Image
 
-from bento.http.upload import MAX_FILES, Body, Memory
+from bento.http.form import MAX_FILES, files
+from bento.http.upload import Body, Memory
 from toolkit.errors import ImageError, RequestError
 from toolkit.xray.reading import MAX_BYTES
 
@@ -66,6 +70,70 @@ def test_other_fields_beside_the_xray_are_ignored(client, encoded, xrays):
     assert client.post("/predict", files=files, data={"note": "knee"}).status_code == 200
 
 
+def test_client_chooses_no_codec(client):
+    asked = []
+    codecs.register(asked.append)
+    try:
+        kind = MULTIPART["content-type"] + "; charset=knee"
+        text = _part("é".encode(), b'Content-Disposition: form-data; name="xray"')
+        answer = client.post("/predict", content=text, headers={"content-type": kind})
+    finally:
+        codecs.unregister(asked.append)
+    assert _is_problem(answer) == "not_a_file" and "knee" not in asked
+
+
+_HARD = {
+    "almost the boundary": (b"", b"", b"\r\n--b"[:4] * 2),
+    "the boundary in a line": (b"", b"", b"\r\n--b "),
+    "padding": (b"--b", b"", b" "),
+    "headers": (b"--b\r\n", b"", b"a: b\r\n"),
+    "parameters": (b'--b\r\nContent-Disposition: form-data; name="', b"", b';a="'),
+    "quotes": (b"--b\r\nContent-Disposition: form-data; ", b"", b'\\"'),
+}
+
+
+@pytest.mark.parametrize("case", [*_HARD, "content-type"])
+def test_reading_a_form_takes_time_linear_in_its_bytes(case):
+    start, end, piece = _HARD.get(case, (b"", b"", b"x"))
+    kind = MULTIPART["content-type"].encode() + end
+    if case == "content-type":
+        kind += b'; a="' + b";b=" * 20_000
+    seconds = []
+    for size in (1_000_000, 8_000_000):
+        begun = time.thread_time()
+        with pytest.raises(ImageError):
+            files(start + piece * (size // len(piece)), kind, 2)
+        seconds.append(time.thread_time() - begun)
+    # Quadratic would be 64 times as long, and far over a second.
+    assert seconds[1] < 0.3, seconds
+
+
+ONLY_FILES = {
+    "a filename": ('; filename="k"', ""),
+    "filename* alone": ("; filename*=UTF-8''k.png", ""),
+    "an image's type": ("", "\r\nContent-Type: image/png"),
+    "nothing, and a PNG": ("", ""),
+    "a text's type, and a PNG": ("", "\r\nContent-Type: text/plain"),
+    "names in other cases": ("; FileName=k", "\r\ncontent-TYPE: text/plain"),
+}
+
+
+@pytest.mark.parametrize("case", ONLY_FILES)
+def test_part_that_can_only_be_a_file_is_taken_as_one(client, encoded, xrays, case):
+    parameter, header = ONLY_FILES[case]
+    head = f'Content-Disposition: form-data; name="xray"{parameter}{header}'.encode()
+    for preamble in (b"", b"hello\r\n"):
+        body = preamble + _part(encoded(xrays[0]), head)
+        answer = client.post("/predict", content=body, headers=MULTIPART)
+        assert answer.status_code == 200, answer.text
+
+
+def test_form_without_its_end_is_told_as_that(client, encoded, xrays):
+    body = _part(encoded(xrays[0])).removesuffix(b"\r\n--b--\r\n")
+    answer = client.post("/predict", content=body, headers=MULTIPART)
+    assert _is_problem(answer, 400) == "bad_multipart" and "cut off" in answer.json()["detail"]
+
+
 MALFORMED = {
     "no boundary": (b"x", "multipart/form-data"),
     "empty boundary": (b"x", "multipart/form-data; boundary="),
@@ -98,7 +166,19 @@ def test_malformed_body_is_refused_with_a_reason(client, case):
     _is_problem(answer)
 
 
+def test_compressed_body_is_told_as_that(client, encoded, xrays):
+    png = encoded(xrays[0])
+    for content, kind in ((png, "image/png"), (_part(png), MULTIPART["content-type"])):
+        for coding in ("gzip", "x-gzip", "br", "deflate", "GZIP"):
+            headers = {"content-type": kind, "content-encoding": coding}
+            answer = client.post("/predict", content=gzip.compress(content), headers=headers)
+            assert _is_problem(answer, 415) == "compressed"
+        plain = {"content-type": kind, "content-encoding": "Identity"}
+        assert client.post("/predict", content=content, headers=plain).status_code == 200
+
+
 RAW = ["image/png", "image/jpeg", "application/octet-stream", "Image/PNG; charset=utf-8"]
+RAW += ["image/jpg", "image/x-png"]
 
 
 @pytest.mark.parametrize("kind", RAW)
@@ -264,19 +344,25 @@ def test_text_in_a_batch_is_refused_by_itself_and_too_many_files_as_a_whole(clie
 
 
 @pytest.mark.parametrize(("kind", "copies"), [(b"image/png", 2), (b"multipart/form-data", 3)])
-def test_a_body_counts_with_the_copies_that_reading_it_makes(kind, copies):
+def test_a_body_counts_with_its_copies_and_its_answer_after_it(kind, copies):
     async def received():
         return {"type": "http.request", "body": bytes(100), "more_body": False}
 
     async def read():
         memory = Memory(100 * copies)
-        body = Body(received, kind, b"", memory)
+        body = Body(received, {b"content-type": kind}, memory)
         await body.read(1000)
         assert memory.held == 100 * copies
-        with pytest.raises(RequestError, match="too many bodies"):
-            await Body(received, kind, b"", memory).read(1000)
+        with pytest.raises(RequestError, match="too much at once"):
+            await Body(received, {b"content-type": kind}, memory).read(1000)
         assert memory.held == 100 * copies, "a refused one is in nobody's way"
+        body.give_way(100 * copies)
+        with pytest.raises(RequestError, match="too much at once"):
+            await Body(received, {b"content-type": kind}, memory).read(1000)
         body.release()
+        assert memory.held == 0
+        with pytest.raises(RequestError, match="too much at once"):
+            body.give_way(100 * copies + 1)
         assert memory.held == 0
 
     asyncio.run(read())
@@ -291,7 +377,7 @@ def test_nothing_of_a_refused_request_waits_for_the_garbage_collector(client):
         for _ in range(3):
             assert client.post("/predict_batch", files=several).status_code == 200
             assert client.post("/predict", files={"xray": bytes(1000)}).status_code == 415
-            assert client.post("/predict", content=b"", headers=MULTIPART).status_code == 422
+            assert client.post("/predict", content=b"--b--", headers=MULTIPART).status_code == 422
         gc.collect()
         held = [each for each in gc.garbage if isinstance(each, ImageError | RequestError)]
     finally:

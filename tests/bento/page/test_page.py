@@ -501,14 +501,22 @@ def test_the_model_and_its_proof_are_shown(page, shipped_service):
 def test_the_csv_holds_what_is_shown_and_no_formula(
     page, shipped_service, tmp_path, knees, no_knee
 ):
-    sneaky = knees[0].rename(tmp_path / '=1+1,"x".png')
-    _choose(page, sneaky, no_knee)
-    _settle(page, 2)
+    content, sneaky = knees[0].read_bytes(), knees[0].rename(tmp_path / '=1+1,"x".png')
+    others = [
+        tmp_path / f"{each}1.png" for each in (" =", "\u00a0@", "\uff1d", "(\u2212", "\u200b+")
+    ]
+    for path in others:
+        path.write_bytes(content)
+    _choose(page, sneaky, no_knee, *others)
+    _settle(page, 2 + len(others))
     with page.expect_download() as download:
         page.click("#download")
     assert download.value.suggested_filename == "knees.csv"
     with download.value.path().open(newline="") as file:
-        good, bad = csv.DictReader(file)
+        good, bad, *rest = csv.DictReader(file)
+    assert [each["file"] for each in rest] == [f"'{path.name}" for path in others]
+    lines = download.value.path().read_text().splitlines()
+    assert all(re.fullmatch('"[^\n]*"(,"[^\n]*")*', line) for line in lines)
     expected = _predicted(shipped_service, sneaky)
     assert good["file"] == f"'{sneaky.name}" and good["label"] == expected["label"]
     assert float(good[f"p_{expected['label']}"]) == pytest.approx(

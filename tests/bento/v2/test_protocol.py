@@ -72,6 +72,23 @@ def test_xrays_come_through_byte_for_byte(form, count):
     assert found.outputs == {"logits": False, "probabilities": False} and found.identity is None
 
 
+def test_what_may_be_null_is_null_and_whole_numbers_may_be_floats():
+    pixels = noise(2)
+    nulls = dict.fromkeys(("id", "parameters"))
+    for data in (pixels.astype(float).tolist(), pixels.ravel().astype(float).tolist()):
+        asked = request(data, 2, shape=[2.0, 224.0, 224.0], **nulls, outputs=None)
+        asked["inputs"][0]["parameters"] = None
+        found = parse(json.dumps(asked).encode(), None, KNOWN)
+        assert np.array_equal(found.xrays, pixels) and found.identity is None
+    parameters = {"binary_data_size": float(pixels.size)}
+    outputs = [{"name": "logits", "parameters": None}]
+    asked = request(None, 2, outputs=outputs, parameters={"binary_data_output": None})
+    asked["inputs"][0]["parameters"] = parameters
+    head = json.dumps(asked).encode()
+    found = parse(head + pixels.tobytes(), str(len(head)), KNOWN)
+    assert np.array_equal(found.xrays, pixels) and found.outputs == {"logits": False}
+
+
 def test_sixty_four_xrays_in_json_fit_the_body():
     white = np.full((MAX_BATCH, 224, 224), 255).tolist()
     body = json.dumps(request(white, MAX_BATCH)).encode()
@@ -138,7 +155,9 @@ def test_floats_come_through_json_bit_for_bit(values):
         (request([0] * ROW, shape=[1, 224, 224, 1]), "length <= 3 - at `$.inputs[0].shape`"),
         (request([0] * ROW, shape=[1, 224, 223]), "is [1, 224, 223], not [N, 224, 224]"),
         (request([0] * ROW, shape=[True, 224, 224]), "got `bool` - at `$.inputs[0].shape[0]`"),
-        (request([0] * ROW, shape=[1.0, 224, 224]), "got `float` - at `$.inputs[0].shape[0]`"),
+        (request([0] * ROW, shape=[1.5, 224, 224]), "N from 1 to 64"),
+        (request([0] * ROW, shape=[1, 224, 224.5]), "is [1, 224, 224.5], not"),
+        (request([0] * ROW, shape=[None, 224, 224]), "got `null` - at `$.inputs[0].shape[0]`"),
         (request([], shape=[0, 224, 224]), "N from 1 to 64"),
         (request([], shape=[-1, 224, 224]), "N from 1 to 64"),
         (request([], shape=[65, 224, 224]), "N from 1 to 64"),
@@ -156,7 +175,9 @@ def test_floats_come_through_json_bit_for_bit(values):
         (request([256, *[0] * (ROW - 1)]), "Expected `int` <= 255 - at `$[0]`"),
         (request([-1, *[0] * (ROW - 1)]), "Expected `int` >= 0"),
         (request([10**400, *[0] * (ROW - 1)]), "Expected `int` <= 255"),
-        (request([0.0, *[0] * (ROW - 1)]), "Expected `int`, got `float`"),
+        (request([0.5, *[0] * (ROW - 1)]), "Expected `int`, got `float`"),
+        (request([256.0, *[0] * (ROW - 1)]), "Expected `int` <= 255 - at `$[0]`"),
+        (request(["1.0", *[0] * (ROW - 1)]), "Expected `int`, got `str`"),
         (request([True, *[0] * (ROW - 1)]), "Expected `int`, got `bool`"),
         (request([None, *[0] * (ROW - 1)]), "Expected `int`, got `null`"),
         (request(["0", *[0] * (ROW - 1)]), "Expected `int`, got `str`"),

@@ -1,3 +1,8 @@
+import os
+import shutil
+import subprocess
+import sys
+
 import pytest
 
 from bento.worker.settings import settings
@@ -39,3 +44,13 @@ def test_nothing_set_is_the_only_model_of_a_bento_of_another_name(tmp_path):
     assert settings({"TOOLKIT_MODELS": str(tmp_path)}).files.name == "knee.v2"
     (tmp_path / "hip.json").write_bytes(b"")
     assert settings({"TOOLKIT_MODELS": str(tmp_path)}).files.name == "model_saved"
+
+
+@pytest.mark.skipif(not shutil.which("taskset"), reason="no taskset")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_service_has_a_worker_for_each_core_that_it_may_use():
+    one = str(min(os.sched_getaffinity(0)))
+    code = "from bento.worker.settings import settings; print(settings({}).workers)"
+    command = ["taskset", "-c", one, sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"

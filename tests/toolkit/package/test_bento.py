@@ -52,7 +52,7 @@ def test_a_bento_holds_the_model_and_what_serves_it_and_nothing_else(bento):
         for kind in ("explainer.onnx", "golden.npz", "json", "pipeline.onnx")
     }
     code = {each for each in held if each.endswith(".py")}
-    assert {"bento/service.py", "bento/worker/engine.py", "toolkit/xray/reading.py"} <= code
+    assert {"bento/service.py", "bento/worker/model_thread.py", "toolkit/xray/reading.py"} <= code
     own = {p.relative_to(ROOT).as_posix() for p in (ROOT / "bento").rglob("*.py")}
     assert {each for each in code if each.startswith("bento/")} == own
     assert not [each for each in code if "train" in each or each.startswith(("export", "batch"))]
@@ -179,6 +179,36 @@ def test_a_name_that_no_registry_takes_is_refused(name):
     with pytest.raises(UsageError, match="cannot name"):
         bentos.bento_name(name)
     assert bentos.bento_name("model_saved") == "toolkit-model_saved"
+
+
+@pytest.fixture
+def copy(checkout, tmp_path):
+    """A checkout of one's own, to be changed."""
+    return Path(shutil.copytree(checkout, tmp_path / "checkout"))
+
+
+@pytest.mark.parametrize("place", ["bento/page/secret.txt", "toolkit/secret.py", "bento/page"])
+def test_a_link_is_never_followed_into_a_bento(model, copy, tmp_path, place):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    target = secret / "key"
+    target.write_text("secret")
+    if place == "bento/page":
+        target = (copy / place).rename(secret / "page")
+    (copy / place).symlink_to(target)
+    with pytest.raises(PackagingError, match=r"is a link, .*: put the file there"):
+        bentos.build(model, copy, tmp_path / "home")
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_file_that_git_does_not_track_is_not_in_the_bento(model, copy, tmp_path):
+    for line in (("init", "-q"), ("add", "bentofile.yaml", "bento", "toolkit")):
+        subprocess.run(["git", "-C", copy, *line], check=True)
+    (copy / "bento/page/key.txt").write_text("secret")
+    (copy / "bento/page/link.txt").symlink_to("/etc/hostname")
+    held = files_of(bentos.build(model, copy, tmp_path / "home"))
+    assert "src/bento/page/index.html" in held and not {each for each in held if "key" in each}
+    assert "src/bento/page/link.txt" not in held
 
 
 def test_packaging_elsewhere_than_in_the_repository_says_so(model, tmp_path):

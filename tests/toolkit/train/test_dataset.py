@@ -12,11 +12,14 @@ from toolkit.train.dataset import (
     class_weights,
     generated,
     load_folder,
+    require_agreement,
     require_classes,
+    require_patients,
     study_split,
 )
-from toolkit.xray.folders import PARTS, patient_of
+from toolkit.xray.folders import PARTS
 from toolkit.xray.labels import label_map
+from toolkit.xray.patients import PatientRule, by_name
 
 STUDY = label_map("study")
 FIVE = label_map("five")
@@ -33,7 +36,7 @@ def flat(patients, grades=(0, 2, 3, 4), first=0):
 
 def patients_of(dataset):
     return {
-        part: {patient_of(dataset.names[i]) for i in indices.tolist()}
+        part: {dataset.patients.keys[i] for i in indices.tolist()}
         for part, indices in dataset.parts.items()
     }
 
@@ -75,7 +78,7 @@ def test_the_studys_split_is_reproduced_exactly(study_rows):
 
 def test_in_the_studys_split_three_in_five_test_xrays_have_the_other_knee_in_training(study_rows):
     parts = study_split(len(study_rows))
-    patients = [patient_of(name) for _, _, name in study_rows]
+    patients = by_name([name for _, _, name in study_rows]).keys
     trained = {patients[i] for i in parts["train"].tolist()}
     tested = [patients[i] for i in parts["test"].tolist()]
     assert round(100 * sum(patient in trained for patient in tested) / len(tested), 1) == 60.8
@@ -104,8 +107,9 @@ def test_a_folder_of_the_studys_xrays_is_split_as_the_study_did(study_rows, tmp_
     ]
     assert dataset.names == tuple(name for _, _, name in study_rows)
     crossing = dataset.record().crossing_patients
-    assert len(dataset.warnings) == 1
-    assert dataset.warnings[0].startswith(f"{crossing} patients")
+    crossed, copied = dataset.warnings
+    assert crossed.startswith(f"{crossing} patients")
+    assert copied.startswith("1 X-rays have copies in another part")  # all of them are one blank
 
 
 def write_grey(path):
@@ -297,3 +301,80 @@ def test_the_real_folder_is_what_its_names_say(shared):
     found = [(file.part, file.grade, file.name) for file in scan(folder)]
     assert len(found) == len(set(found)) == 6604
     assert set(found) == {row for row in rows if row[0] != "test"}
+
+
+def copy(folder, source, target, mirrored=False):
+    """Save an X-ray once more, under another name."""
+    from PIL import Image, ImageOps
+
+    picture = Image.open(folder / f"{source}.png")
+    (folder / f"{target}.png").parent.mkdir(parents=True, exist_ok=True)
+    # As another file of the same pixels.
+    picture = ImageOps.mirror(picture) if mirrored else picture
+    picture.save(folder / f"{target}.png", compress_level=1)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_one_picture_under_two_grades_is_an_error_that_lists_both(png_folder, mirrored):
+    folder = png_folder("train/0/1L", "train/2/2L", "train/3/3L", "train/4/4L", "val/0/5L")
+    copy(folder, "train/0/1L", "train/4/7R", mirrored)
+    copy(folder, "train/2/2L", "train/2/2R", mirrored)
+    with pytest.raises(DataError, match=r"1 X-rays .*train/0/1L\.png and train/4/7R\.png.*--allow"):
+        require_agreement(load_folder(folder, STUDY, None))
+
+
+def test_grades_of_one_class_are_no_conflict_and_none_is_no_error(png_folder):
+    folder = png_folder("0/1L", "2/2L")
+    copy(folder, "0/1L", "1/1R")
+    require_agreement(load_folder(folder, label_map("merge01"), None))
+    with pytest.raises(DataError, match="two grades"):
+        require_agreement(load_folder(folder, FIVE, None))
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_copies_in_other_parts_are_warned_of(png_folder, mirrored):
+    folder = png_folder("train/0/1L", "train/2/2L", "val/0/3L")
+    copy(folder, "train/0/1L", "val/0/9R", mirrored)
+    copy(folder, "train/2/2L", "train/2/8R", mirrored)
+    (warning,) = load_folder(folder, STUDY, None).warnings
+    assert warning.startswith("1 X-rays have copies in another part")
+    assert "train/0/1L.png and val/0/9R.png" in warning
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_copies_stay_in_one_part_where_the_toolkit_splits(png_folder, mirrored):
+    folder = png_folder(*flat(40))
+    before = members(load_folder(folder, STUDY, "patient"))
+    for place, name in enumerate(flat(40)):
+        copy(folder, name, f"{name[0]}/other{place}", mirrored)
+    dataset = load_folder(folder, STUDY, "patient")
+    assert dataset.warnings == ()
+    after = members(dataset)
+    part_of = {name: part for part, names in after.items() for name in names}
+    for place, name in enumerate(flat(40)):
+        assert part_of[name[2:]] == part_of[f"other{place}"]
+    assert {part: set(names) for part, names in before.items()} == {
+        part: {name for name in names if not name.startswith("other")}
+        for part, names in after.items()
+    }
+
+
+def test_patients_of_a_rule_stay_in_one_part_and_the_record_keeps_the_pattern(png_folder):
+    folder = png_folder(
+        *(f"{g}/{g}-{p}-{k}" for g in (0, 2, 3, 4) for p in range(12) for k in "ab")
+    )
+    alone = load_folder(folder, STUDY, None).record()
+    dataset = load_folder(folder, STUDY, None, rule=PatientRule(r"-(\d+)-"))
+    record = dataset.record()
+    assert (alone.patients, alone.patient_pattern) == (96, None)
+    assert (record.patients, record.crossing_patients) == (12, 0)
+    assert (record.patient_pattern, record.patient_table) == (r"-(\d+)-", False)
+    where = patients_of(dataset)
+    assert sum(map(len, where.values())) == 12
+
+
+def test_xrays_of_one_patient_alone_are_an_error_that_says_what_to_do(png_folder):
+    folder = png_folder("0/anna/1", "2/anna/2", "3/anna/3", "4/anna/4")
+    with pytest.raises(DataError, match=r"all 4 X-rays .*folder.*--patients REGEX"):
+        require_patients(load_folder(folder, STUDY, None))
+    require_patients(load_folder(folder, STUDY, None, rule=PatientRule(r"(\d)")))

@@ -1,4 +1,8 @@
+import os
+import shutil
 import socket
+import subprocess
+import sys
 
 import optuna
 import pytest
@@ -36,6 +40,25 @@ def test_a_lock_that_a_killed_writer_left_is_taken_over(tmp_path, monkeypatch):
     monkeypatch.setattr("optuna.storages.journal._file.time.monotonic", lambda: next(clock))
     optuna.create_study(storage=storage, study_name="other")
     assert not (tmp_path / "study.journal.lock").exists()
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv, of util-linux")
+def test_a_journal_that_cannot_be_written_is_read_all_the_same(tmp_path):
+    path = tmp_path / "logs" / "study.journal"
+    path.parent.mkdir()
+    study_in(path)
+    path.chmod(0o444)
+    path.parent.chmod(0o555)
+    script = (
+        "import sys; from toolkit.tune.storage import open_storage as o; "
+        "print(len(o(sys.argv[1], make=False).get_all_studies()))"
+    )
+    # Root may write anything: without its capabilities it may not.
+    command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] * (os.getuid() == 0)
+    done = subprocess.run(
+        [*command, sys.executable, "-c", script, path], capture_output=True, text=True
+    )
+    assert done.stdout == "1\n", done.stderr
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"hello", b"[1]\n", b'{"a": 1}\n', b"\xff\x00\n"])

@@ -114,6 +114,16 @@ def test_jpeg_is_read_from_however_many_fragments(fragments):
     assert np.array_equal(decode(content), square(stretch(pixels), 224))
 
 
+def test_a_jpeg_without_part_of_its_data_is_refused_in_dicom_as_well():
+    pixels = noise(224, 224)
+    frame = saved(pixels, "JPEG", quality=95)
+    whole = dicom(pixels, syntax=JPEGBaseline8Bit, frame=frame)
+    half = dicom(pixels, syntax=JPEGBaseline8Bit, frame=frame[: len(frame) // 2] + b"\xff\xd9")
+    endless = dicom(pixels, syntax=JPEGBaseline8Bit, frame=frame[:-2])
+    assert refusal(half) == ("damaged", 422)
+    assert np.array_equal(decode(endless), decode(whole))
+
+
 # Modality LUT and rescale
 
 
@@ -237,15 +247,9 @@ def test_a_sigmoid_is_the_nearest_grey_level(centre, width):
 # What is refused
 
 SMALL = noise(70, 80, bits=12)
-COLOURS = ("RGB", "YBR_FULL", "PALETTE COLOR", "YBR_RCT", "")
+COLOURS = ("RGB", "YBR_FULL", "PALETTE COLOR", "YBR_RCT")
 REFUSED = {
     "dicom_window": [
-        {"WindowCenter": 5},
-        {"WindowWidth": 5},
-        {"WindowCenter": 5, "WindowWidth": 0},
-        {"WindowCenter": 5, "WindowWidth": "0.5"},
-        {"WindowCenter": 5, "WindowWidth": -5, "VOILUTFunction": "LINEAR_EXACT"},
-        {"WindowCenter": 5, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"},
         {"WindowCenter": "1e300", "WindowWidth": 5},
         {"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "LOGARITHM"},
         {"RescaleSlope": 0, "RescaleIntercept": 0},
@@ -270,12 +274,7 @@ REFUSED = {
         {"HighBit": 15},
         {"PixelRepresentation": 2},
     ],
-    "truncated": [
-        {"WindowCenter": [0.5] * 2000, "WindowWidth": 5},
-        {"Rows": None},
-        {"SamplesPerPixel": None},
-        {"HighBit": None},
-    ],
+    "truncated": [{"WindowCenter": [0.5] * 2000, "WindowWidth": 5}],
 }
 
 
@@ -355,8 +354,149 @@ def test_a_transfer_syntax_that_is_unknown_is_not_quoted(word):
     assert word not in str(caught.value)
 
 
-def test_what_lacks_a_preamble_is_not_an_image():
-    assert refusal(dicom(SMALL, 12)[132:]) == ("not_an_image", 415)
+REQUIRED = ["Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"]
+REQUIRED += ["SamplesPerPixel", "PhotometricInterpretation"]
+
+
+@pytest.mark.parametrize("syntax", PLAIN)
+@pytest.mark.parametrize("keyword", REQUIRED)
+@pytest.mark.parametrize("value", [None, ""])
+def test_an_element_that_is_missing_is_named(syntax, keyword, value):
+    if value == "" and keyword != "PhotometricInterpretation":
+        value = []
+    content = dicom(SMALL, 12, syntax, **{keyword: value})
+    with pytest.raises(ImageError, match=rf"lacks the DICOM element {keyword}\b") as caught:
+        decode(content)
+    assert caught.value.code == "dicom_incomplete"
+
+
+@pytest.mark.parametrize("syntax", [*PLAIN, RLELossless])
+@pytest.mark.parametrize("start", [128, 132])
+def test_a_file_without_preamble_is_read(syntax, start):
+    content = dicom(SMALL, 12, syntax)
+    assert np.array_equal(decode(content[start:]), decode(content))
+
+
+@pytest.mark.parametrize("syntax", PLAIN)
+@pytest.mark.parametrize("first", ["SpecificCharacterSet", "StudyDate", "SOPClassUID"])
+@pytest.mark.parametrize("preamble", [b"", bytes(128) + b"DICM"])
+def test_a_data_set_without_header_is_read(syntax, first, preamble):
+    xray = dataset(SMALL, 12, SOPClassUID="1.2.840.10008.5.1.4.1.1.1.1", StudyDate="20200101")
+    if first != "SpecificCharacterSet":
+        del xray.SpecificCharacterSet
+    if first == "StudyDate":
+        del xray.SOPClassUID
+    content = written(xray, syntax)
+    length = struct.unpack_from("<L", content, 140)[0]
+    assert np.array_equal(decode(preamble + content[144 + length :]), decode(content))
+
+
+UNUSABLE = [
+    {"WindowCenter": 5},
+    {"WindowWidth": 5},
+    {"WindowCenter": 0, "WindowWidth": 0},
+    {"WindowCenter": 5, "WindowWidth": "0.5"},
+    {"WindowCenter": 5, "WindowWidth": -5, "VOILUTFunction": "LINEAR_EXACT"},
+    {"WindowCenter": 5, "WindowWidth": 0, "VOILUTFunction": "SIGMOID"},
+    {"WindowCenter": [5, 6], "WindowWidth": [0, 0]},
+]
+
+
+@pytest.mark.parametrize("tags", UNUSABLE)
+def test_a_window_without_width_or_centre_is_as_none(tags):
+    assert np.array_equal(decode(dicom(SMALL, 12, **tags)), decode(dicom(SMALL, 12)))
+
+
+def test_of_several_windows_the_first_that_has_a_width_is_taken():
+    windows = {"WindowCenter": [5, 900, 1], "WindowWidth": [0, 777, 2]}
+    one = {"WindowCenter": 900, "WindowWidth": 777}
+    assert np.array_equal(decode(dicom(SMALL, 12, **windows)), decode(dicom(SMALL, 12, **one)))
+
+
+# Padding
+
+
+def framed(xray, value):
+    """An X-ray with a border of six pixels, and as bool where the border is not."""
+    inside = np.zeros(xray.shape, bool)
+    inside[6:-6, 6:-6] = True
+    return np.where(inside, xray, xray.dtype.type(value)), inside
+
+
+def pixels_and_padding(kind):
+    """An X-ray, what stands for no pixel in it, how many bits count, and the tags."""
+    unsigned = noise(224, 224, bits=10) + np.uint16(1000)
+    signed = unsigned.astype(np.int16)
+    return {
+        "largest": (unsigned, 65535, 16, {"PixelPaddingValue": 65535}),
+        "zero": (unsigned, 0, 12, {"PixelPaddingValue": 0}),
+        "negative": (signed, -32768, 16, {"PixelPaddingValue": -32768}),
+        "negative of 12 bits": (signed, -2000, 12, {"PixelPaddingValue": -2000}),
+        "range": (
+            signed,
+            -1700,
+            16,
+            {"PixelPaddingValue": -2000, "PixelPaddingRangeLimit": -1500},
+        ),
+        "range from above": (
+            unsigned,
+            65000,
+            16,
+            {"PixelPaddingValue": 65535, "PixelPaddingRangeLimit": 64000},
+        ),
+        "outside of the bits": (unsigned, 0xF830, 12, {"PixelPaddingValue": 0xF830}),
+    }[kind]
+
+
+PADDED = ["largest", "zero", "negative", "negative of 12 bits", "range", "range from above"]
+PADDED += ["outside of the bits"]
+DISPLAYS = [
+    {},
+    {"PhotometricInterpretation": "MONOCHROME1"},
+    {"WindowCenter": 1500, "WindowWidth": 400},
+    {"RescaleSlope": -2, "RescaleIntercept": 7},
+    {"VOILUTSequence": [lut(1000, np.arange(1024)[::-1], 10)]},
+]
+
+
+@pytest.mark.parametrize("kind", PADDED)
+@pytest.mark.parametrize("display", DISPLAYS, ids=[" ".join(d) for d in DISPLAYS])
+@pytest.mark.parametrize("syntax", [*PLAIN, RLELossless])
+def test_padding_is_black_and_changes_nothing_inside(kind, display, syntax):
+    xray, value, bits, tags = pixels_and_padding(kind)
+    padded, inside = framed(xray, np.array(value).astype(xray.dtype))
+    padded[6, 6:8] = xray[6, 6:8] = 1000, 2023  # all of the range is there with and without
+    found = decode(dicom(padded, bits, syntax, **display, **tags))
+    expected = decode(dicom(xray, bits, syntax, **display))
+    assert np.array_equal(found[inside], expected[inside])
+    assert not found[~inside].any()
+
+
+def test_an_xray_of_padding_alone_is_black():
+    content = dicom(np.full((224, 224), 7, np.uint16), 12, PixelPaddingValue=7)
+    assert not decode(content).any()
+
+
+@pytest.mark.parametrize("tags", [{"PixelPaddingValue": 4095}, {"PixelPaddingRangeLimit": 0}])
+def test_padding_that_no_pixel_has_or_without_a_value_changes_nothing(tags):
+    xray = noise(224, 224, bits=11)
+    assert np.array_equal(decode(dicom(xray, 12, **tags)), stretch(xray))
+
+
+# Memory
+
+
+def exhausted(*_arguments, **_options):
+    raise MemoryError
+
+
+@pytest.mark.parametrize("place", ["pydicom.filereader.read_dataset", "numpy.frombuffer"])
+def test_memory_that_runs_out_is_not_the_files_fault(monkeypatch, place):
+    content = dicom(SMALL, 12)
+    decode(content)
+    monkeypatch.setattr(place, exhausted)
+    with pytest.raises(MemoryError):
+        decode(content)
 
 
 @pytest.mark.parametrize("syntax", [*PLAIN, RLELossless, JPEGBaseline8Bit])

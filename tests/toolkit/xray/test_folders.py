@@ -4,23 +4,7 @@ import numpy as np
 import pytest
 
 from toolkit.errors import DataError, ImageError
-from toolkit.xray.folders import crossing_patients, patient_of, patient_part, read_files, scan
-
-
-@pytest.mark.parametrize(
-    ("name", "patient"),
-    [
-        ("9003175L", "9003175"),
-        ("9003175R", "9003175"),
-        ("a-b_R", "a-b_"),
-        ("9003175", "9003175"),
-        ("L", "L"),
-        ("9003175l", "9003175l"),
-        ("LR", "L"),
-    ],
-)
-def test_both_knees_are_of_one_patient(name, patient):
-    assert patient_of(name) == patient
+from toolkit.xray.folders import crossing_patients, left_out_lines, patient_part, read_files, scan
 
 
 def test_files_come_by_part_then_grade_then_name(png_folder):
@@ -33,7 +17,6 @@ def test_files_come_by_part_then_grade_then_name(png_folder):
         ("val", 2, "3L"),
         ("test", 0, "2L"),
     ]
-    assert [file.patient for file in scan(folder)] == ["10", "9", "1", "3", "2"]
 
 
 def test_a_flat_folder_has_no_parts(png_folder):
@@ -89,6 +72,93 @@ def test_another_seed_is_another_division():
 
 
 def test_patients_in_more_than_one_part_are_found():
-    parts = {"train": ["a", "a", "b"], "val": ["c"], "test": ["b", "d", "c"]}
-    assert crossing_patients(parts) == {"b", "c"}
-    assert crossing_patients({"train": ["a", "a"], "test": []}) == set()
+    assert crossing_patients("ttttvvv", "aabcccd") == {"c"}
+    assert crossing_patients(["train", "train"], ["a", "a"]) == set()
+
+
+SPELLINGS = {
+    "train": ["training", "Train", "TRAINING"],
+    "val": ["valid", "validation", "Val", "dev"],
+    "test": ["testing", "Test"],
+}
+
+
+@pytest.mark.parametrize(("part", "spelling"), [(p, s) for p in SPELLINGS for s in SPELLINGS[p]])
+def test_other_spellings_of_parts_are_taken(png_folder, part, spelling):
+    folder = png_folder(f"{spelling}/0/1L")
+    assert [(file.part, file.grade, file.name) for file in scan(folder)] == [(part, 0, "1L")]
+    assert left_out_lines(folder) == []
+
+
+GRADES = {
+    0: ["0.0", "00", "KL0", "0Normal", "none", "Healthy", "grade 0"],
+    1: ["1.0", "KL-1", "1Doubtful", "doubtful"],
+    2: ["2.0", "kl_2", "grade_2", "2Mild", "Minimal", "2_minimal", "KL grade 2"],
+    3: ["3.00", "Grade3", "3Moderate", "moderate"],
+    4: ["4.0", "04", "Kellgren-Lawrence 4", "4Severe", "Severe"],
+}
+
+
+@pytest.mark.parametrize(("grade", "spelling"), [(g, s) for g in GRADES for s in GRADES[g]])
+def test_other_spellings_of_grades_are_taken(png_folder, grade, spelling):
+    folder = png_folder(f"train/{spelling}/1L", f"train/{grade}/2L")
+    assert [(file.grade, file.name) for file in scan(folder)] == [(grade, "1L"), (grade, "2L")]
+    assert left_out_lines(folder) == []
+
+
+NOT_UNDERSTOOD = [
+    "5",
+    "-1",
+    "0.5",
+    "10",
+    "1.2",
+    "2Severe",
+    "unknown",
+    "kl",
+    "class_3",
+    "04x",
+    "2019",
+]
+
+
+@pytest.mark.parametrize("name", NOT_UNDERSTOOD)
+def test_a_folder_that_is_not_understood_is_named_with_its_count(png_folder, name):
+    folder = png_folder("train/0/1L", f"train/{name}/2L", f"train/{name}/deeper/3L", "val/0/1R")
+    assert [file.name for file in scan(folder)] == ["1L", "1R"]
+    (line,) = left_out_lines(folder)
+    assert f"train/{name}," in line and "2 files" in line
+
+
+def test_parts_and_loose_files_that_are_not_understood_are_named_as_well(png_folder):
+    folder = png_folder("train/0/1L", "auto_test/0/2L", "2/3L", "4L", "train/5L", "train/6L")
+    (folder / "names.csv").write_text("not an X-ray")
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "7L.png").write_bytes(b"")
+    said = left_out_lines(folder)
+    assert [file.name for file in scan(folder)] == ["1L"]
+    assert len(said) == 4
+    for where, count in (("auto_test", 1), ("2", 1), ("train", 2), (".", 1)):
+        assert any(f" {where}" in line and f"{count} files" in line for line in said), where
+
+
+def test_a_folder_of_nothing_that_is_understood_says_what_is_there(png_folder):
+    with pytest.raises(DataError, match=r"no X-rays in .*images.*2 files"):
+        scan(png_folder("images/0/1L", "images/2/2L"))
+
+
+def test_two_spellings_of_a_part_or_grade_are_one(png_folder):
+    folder = png_folder("val/0/1L", "valid/0.0/2L", "val/0.0/3L", "train/0/4L")
+    assert [(f.part, f.name) for f in scan(folder)] == [
+        ("train", "4L"),
+        ("val", "1L"),
+        ("val", "2L"),
+        ("val", "3L"),
+    ]
+
+
+def test_links_to_folders_are_followed_once_and_pipes_are_no_files(png_folder):
+    folder = png_folder("0/1L", "elsewhere/2L")
+    (folder / "0" / "anna").symlink_to(folder / "elsewhere")
+    (folder / "0" / "anna" / "round").symlink_to(folder / "0")
+    os.mkfifo(folder / "0" / "pipe.png")
+    assert sorted(file.name for file in scan(folder)) == ["1L", "anna/2L"]

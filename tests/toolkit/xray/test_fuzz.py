@@ -39,7 +39,7 @@ REFUSALS = {
     *("not_an_image", "too_large", "truncated", "too_many_pixels", "too_small", "aspect"),
     *("animated", "cmyk", "sixteen_bit_colour", "unsupported_mode", "too_many_scans"),
     *("dicom_compressed", "dicom_colour", "dicom_bits", "dicom_window", "no_pixel_data"),
-    *("multi_frame", "pixel_aspect"),
+    *("multi_frame", "pixel_aspect", "dicom_incomplete", "damaged"),
 }
 
 

@@ -1,3 +1,4 @@
+import errno
 import io
 import re
 import struct
@@ -7,6 +8,7 @@ import warnings
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -303,7 +305,9 @@ def test_a_jpeg_that_goes_over_its_pixels_too_often_is_refused(after):
     scans = [found.start() for found in re.finditer(b"\xff\xda", content)]
     again = content[tables[1] : tables[2]]
     assert scans[0] < tables[1] < scans[1] < tables[2] < scans[2]
-    assert decode(content[: tables[2]] + again * 20 + content[tables[2] :]).shape == (224, 224)
+    # As often as may be, it is refused for no more than that a scan comes again.
+    often = content[: tables[2]] + again * 20 + content[tables[2] :]
+    assert refusal(often) == ("damaged", 422)
     many = again * 100_000
     place = tables[2] if after == "the first scan" else len(content) - 2
     with bounds(seconds=1):
@@ -372,6 +376,109 @@ def test_what_is_cut_off_before_the_end_of_its_pixels_is_refused(kind, options, 
         assert refusal(content[:length]) == ("truncated", 422), length
 
 
+def restarts(content):
+    """The places of a JPEG's restart markers."""
+    start = content.index(b"\xff\xda")
+    return [found.start() for found in re.finditer(rb"\xff[\xd0-\xd7]", content[start:])], start
+
+
+def damage(content):
+    """Ways to lose part of a JPEG's data in which its end is there still."""
+    length, end = len(content), b"\xff\xd9"
+    yield "the second half is gone", content[: length // 2] + end
+    yield "the last tenth is gone", content[: length * 9 // 10] + end
+    yield "a hole", content[: length // 2] + content[length // 2 + 2000 :]
+    yield "zeros", content[: length // 2] + bytes(1500) + content[length // 2 + 1500 :]
+    yield "ones", content[: length // 2] + b"\xff\0" * 700 + content[length // 2 + 1400 :]
+    yield "no scan at all", content[: content.index(b"\xff\xda")] + end
+
+
+JPEGS = {
+    "grey": (noise(224, 224), {"quality": 95}),
+    "colour": (noise(224, 224, 3), {}),
+    "progressive": (noise(224, 224), {"progressive": True}),
+    "restarting": (noise(224, 224), {"restart_marker_blocks": 28}),
+}
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_without_part_of_its_data_is_refused_though_it_ends(kind):
+    picture, options = JPEGS[kind]
+    content = saved(picture, "JPEG", **options)
+    for what, damaged in damage(content):
+        assert refusal(damaged) == ("damaged", 422), what
+
+
+def test_a_jpeg_that_lacks_one_of_its_restart_intervals_is_refused():
+    content = saved(noise(224, 224), "JPEG", restart_marker_blocks=28)
+    places, start = restarts(content)
+    assert len(places) == 27
+    for first, second in pairwise(places[3:10]):
+        without = content[: start + first] + content[start + second :]
+        assert refusal(without) == ("damaged", 422)
+        shorter = content[: start + first + 50] + content[start + second :]
+        assert refusal(shorter) == ("damaged", 422)
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9"])
+def test_a_progressive_jpeg_without_its_last_scans_is_refused(end):
+    content = saved(noise(224, 224), "JPEG", progressive=True)
+    tables = [found.start() for found in re.finditer(b"\xff\xc4", content)]
+    code = "damaged" if end else "truncated"
+    for place in tables[2:]:
+        assert refusal(content[:place] + end) == (code, 422), place
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+@pytest.mark.parametrize("preview", [False, True])
+def test_a_jpeg_with_all_its_pixels_but_without_its_end_is_read(kind, preview):
+    picture, options = JPEGS[kind]
+    content = saved(picture, "JPEG", **options)
+    if preview:  # another picture in its header has an end
+        other = b"Exif\0\0" + saved(noise(64, 64), "JPEG")
+        segment = b"\xff\xe1" + struct.pack(">H", len(other) + 2) + other
+        content = content[:2] + segment + content[2:]
+    assert np.array_equal(decode(content[:-2]), decode(content))
+    assert np.array_equal(decode(content[:-1]), decode(content))
+
+
+@pytest.mark.parametrize("kind", JPEGS)
+def test_a_jpeg_is_read_as_opencv_and_pillow_do(kind):
+    picture, options = JPEGS[kind]
+    content = saved(picture, "JPEG", **options)
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+    assert np.array_equal(decode(content), expected)
+
+
+def test_a_jpeg_of_a_later_version_is_read():
+    content = saved(smooth(224, 224), "JPEG")
+    later = content.replace(b"JFIF\0\1", b"JFIF\0\7")
+    assert later != content
+    assert np.array_equal(decode(later), decode(content))
+
+
+def test_memory_that_runs_out_over_a_picture_is_not_the_files_fault(monkeypatch):
+    def exhausted(*_arguments, **_options):
+        raise MemoryError
+
+    contents = [saved(noise(224, 224), kind) for kind in ("PNG", "JPEG")]
+    monkeypatch.setattr("PIL.Image.Image.load", exhausted)
+    monkeypatch.setattr("simplejpeg.decode_jpeg", exhausted)
+    for content in contents:
+        with pytest.raises(MemoryError):
+            decode(content)
+
+
+@pytest.mark.parametrize("said", ["out of memory error when reading image file"])
+def test_memory_that_pillow_lacks_is_told_as_such(monkeypatch, said):
+    def exhausted(*_arguments, **_options):
+        raise OSError(said)
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", exhausted)
+    with pytest.raises(MemoryError):
+        decode(saved(noise(224, 224)))
+
+
 def test_a_png_with_changed_pixel_data_is_refused():
     content = saved(smooth(224, 224))
     for place in range(content.index(b"IDAT") + 4, len(content) - 12, 503):
@@ -432,6 +539,19 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path):
         with pytest.raises(ImageError, match=r"huge\.png: larger than") as caught:
             read_xray(path)
         assert (caught.value.code, caught.value.status) == ("too_large", 413)
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_the_machine_lacks_is_not_the_files_fault(tmp_path, monkeypatch, number):
+    def exhausted(*_arguments):
+        raise OSError(number, "none left")
+
+    path = tmp_path / "knee.png"
+    path.write_bytes(saved(noise(224, 224)))
+    monkeypatch.setattr("pathlib.Path.open", exhausted)
+    with pytest.raises(OSError, match="none left") as caught:
+        read_xray(path)
+    assert caught.value.errno == number
 
 
 # Robustness

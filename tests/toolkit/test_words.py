@@ -1,0 +1,100 @@
+"""What the commands say to whoever gives something else than they take, or should know more."""
+
+import json
+import re
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from toolkit import cli
+from toolkit.model import manifest
+from toolkit.model.card import figures
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def toolkit(monkeypatch, capsys, tmp_path):
+    """Return a function that runs a line of `toolkit`: its exit code, stdout and stderr."""
+    for name in ("TOOLKIT_MODEL", "TOOLKIT_MODELS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return ended.value.code, said.out, said.err
+
+    return run
+
+
+@pytest.fixture
+def models(tmp_path):
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for kind in ("json", "pipeline.onnx"):
+        shutil.copy(ROOT / "saved_models" / f"model_saved.{kind}", folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("predict localhost:3000 a.png", "a service is given as http://localhost:3000"),
+        ("predict 10.0.0.1:80/x a.png", "a service is given as http://10.0.0.1:80/x"),
+        ("predict http://localhost:3000 x --out r.parquet", "is a service: give NAME"),
+        ("predict models/model_saved.json a.png", "give model_saved --models models"),
+        ("predict models/model_saved.pt a.png", "give model_saved --models models"),
+        ("predict none a.png --models models", "models in models are: model_saved; --models"),
+        ("predict none a.png --models nowhere", "models in nowhere are: none; --models"),
+    ],
+)
+def test_what_is_meant_by_something_else_is_said(toolkit, models, line, said):
+    code, out, err = toolkit(*line.split())
+    assert code == 2 and not out and said in err and models.is_dir()
+
+
+def test_a_refused_file_has_its_code_for_programs(toolkit, models, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    code, out, _ = toolkit("predict", "model_saved", "bad.png", "--models", models, "--json")
+    (result,) = json.loads(out)["results"]
+    assert code == 2 and result["code"] == "not_an_image"
+
+
+def test_doctor_counts_in_words_and_advises_what_can_be_done(toolkit, models, tmp_path):
+    _, out, _ = toolkit("doctor", "none", "--models", models)
+    assert "do: name one of model_saved, or another folder with --models or TOOLKIT_MODELS" in out
+    (tmp_path / "empty").mkdir()
+    _, out, _ = toolkit("doctor", "none", "--models", tmp_path / "empty")
+    assert re.search(r"do: toolkit train --models \S+empty, or another folder", out)
+    assert not re.search(r"\b1 (errors|warnings)\b", out)
+
+
+def test_help_names_the_place_of_the_journal(toolkit):
+    _, out, _ = toolkit("tune", "report", "--help")
+    assert "hyperparameter_tunning_ratio_abs/study.journal" in re.sub(r"[\s│]", "", out)
+
+
+def test_labels_are_text_in_a_card_whatever_they_hold():
+    record = manifest.load(ROOT / "saved_models" / "model_saved.json")
+    names = ("<script>alert(1)</script>", "a|b", "[x](http://y)", "`c`\n# d")
+    record = replace(record, labels=replace(record.labels, classes=names))
+    text = figures(record)
+    assert "<script" not in text and "&lt;script&gt;" in text
+    assert "a\\|b" in text and "\\[x\\](http" in text and "\n#" not in text
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert all(line.endswith(" |") for line in table)
+
+
+def test_a_card_of_figures_that_are_no_numbers_is_one_line(toolkit, models):
+    path = models / "model_saved.json"
+    content = json.loads(path.read_text())
+    content["training"]["metrics"]["val"]["accuracy"] = "<b>"
+    path.write_text(json.dumps(content))
+    code, _, err = toolkit("card", "--models", models)
+    assert code == 2 and "lacks figures of a card" in err
