@@ -1,7 +1,6 @@
 """Graded X-rays as tensors, with their labels and their split into train, val and test."""
 
 import hashlib
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,13 @@ from torch import Tensor
 from toolkit.errors import DataError, ImageError, UsageError
 from toolkit.files import name_bytes
 from toolkit.model.manifest import DatasetRecord
-from toolkit.xray.copies import copies, differing, picture_key, unite
-from toolkit.xray.folders import (
-    FRACTIONS,
-    PARTS,
-    XrayFile,
-    crossing_patients,
-    left_out_lines,
-    patient_part,
-    read_files,
-    scan,
-)
+from toolkit.train.split import copies_warning, crossing, draw_parts
+from toolkit.xray.copies import copies, differing, picture_key
+from toolkit.xray.folders import XrayFile, left_out_lines, read_files, scan
 from toolkit.xray.labels import LabelMap
 from toolkit.xray.patients import BY_FILES, PatientRule, Patients, by_name, identify_patients
 from toolkit.xray.synthetic import generate
 
-STUDY_COUNT = 6765
 SHOWN = 5
 
 
@@ -81,7 +71,7 @@ class Dataset:
             content_sha256=self._content_sha256(),
             skipped=len(self.skipped),
             patients=self.patients.count,
-            crossing_patients=len(_crossing(self.parts, self.patients)),
+            crossing_patients=len(crossing(self.parts, self.patients)),
             patient_pattern=self.rule.pattern,
             patient_table=self.rule.groups is not None,
         )
@@ -143,7 +133,7 @@ def load_folder(
     patients = identify_patients(kept, folder, rule)
     labels = [label_map.class_of(file.grade) for file in kept]
     found = copies(picture_key(xray) for xray in pixels[: len(kept)])
-    parts, notes = _split(split, patients, found, [file.part for file in kept], seed)
+    parts, notes = draw_parts(split, patients, found, [file.part for file in kept], seed)
     paths = [file.path.relative_to(folder).as_posix() for file in kept]
     return Dataset(
         pixels=torch.from_numpy(pixels[: len(kept)]),
@@ -157,7 +147,7 @@ def load_folder(
         skipped=tuple(skipped),
         left_out=tuple(left_out_lines(folder)),
         conflicts=tuple(f"{paths[a]} and {paths[b]}" for a, b in differing(found, labels)),
-        warnings=tuple(notes + _copies_warning(parts, found, paths)),
+        warnings=tuple(notes + copies_warning(parts, found, paths)),
         rule=rule,
     )
 
@@ -173,7 +163,7 @@ def generated(count: int, label_map: LabelMap, split: str | None = None, seed: i
     xrays = generate(count, seed=seed, grades=grades)
     names = tuple(xray.name for xray in xrays)
     patients = by_name(names)
-    parts, notes = _split(split, patients, [], [None] * len(xrays), seed)
+    parts, notes = draw_parts(split, patients, [], [None] * len(xrays), seed)
     return Dataset(
         pixels=torch.from_numpy(np.stack([xray.pixels for xray in xrays])),
         labels=torch.tensor([label_map.class_of(xray.grade) for xray in xrays]),
@@ -185,94 +175,6 @@ def generated(count: int, label_map: LabelMap, split: str | None = None, seed: i
         parts=parts,
         warnings=tuple(notes),
     )
-
-
-def study_split(count: int) -> dict[str, Tensor]:
-    """Return the study's random split of `count` X-rays into 70, 10 and 20 %.
-
-    It is drawn over X-rays, not over patients, as the study did: seed 1, `random_split`. Of a
-    few X-rays a part may get none: it is left out.
-    """
-    with warnings.catch_warnings(action="ignore"):
-        subsets: list[torch.utils.data.Subset[int]] = torch.utils.data.random_split(
-            range(count),  # type: ignore[arg-type]
-            FRACTIONS,
-            generator=torch.Generator().manual_seed(1),
-        )
-    return {
-        part: torch.tensor(list(subset.indices), dtype=torch.int64)
-        for part, subset in zip(PARTS, subsets, strict=True)
-        if len(subset)
-    }
-
-
-def _split(
-    split: str,
-    patients: Patients,
-    found: list[tuple[int, ...]],
-    folders: list[str | None],
-    seed: int,
-) -> tuple[dict[str, Tensor], list[str]]:
-    """Return each part's indices, and warnings; copies, `found`, go where the first one goes."""
-    if split == "study":
-        return _study_parts(patients)
-    if split == "patient":
-        return _indices_by_part(
-            [patient_part(key, seed) for key in unite(patients.keys, found)]
-        ), []
-    if None in folders:
-        raise DataError(
-            "the published split needs folders train, val and test: use --split patient"
-        )
-    parts = _indices_by_part([str(folder) for folder in folders])
-    return parts, _crossing_warning(parts, patients)
-
-
-def _indices_by_part(part_of: list[str]) -> dict[str, Tensor]:
-    present = [part for part in PARTS if part in part_of]
-    return {
-        part: torch.tensor([i for i, other in enumerate(part_of) if other == part])
-        for part in present
-    }
-
-
-def _study_parts(patients: Patients) -> tuple[dict[str, Tensor], list[str]]:
-    count = len(patients.keys)
-    parts = study_split(count)
-    notes = []
-    if count != STUDY_COUNT:
-        notes.append(
-            f"this is not the study's split: it has {STUDY_COUNT} X-rays, here are {count}"
-        )
-    return parts, notes + _crossing_warning(parts, patients)
-
-
-def _crossing(parts: dict[str, Tensor], patients: Patients) -> set[str]:
-    places = [(part, index) for part, indices in parts.items() for index in indices.tolist()]
-    return crossing_patients(
-        [part for part, _ in places], [patients.keys[index] for _, index in places]
-    )
-
-
-def _crossing_warning(parts: dict[str, Tensor], patients: Patients) -> list[str]:
-    crossing = len(_crossing(parts, patients))
-    if not crossing:
-        return []
-    return [f"{crossing} patients have X-rays in more than one part: figures will flatter"]
-
-
-def _copies_warning(
-    parts: dict[str, Tensor], found: list[tuple[int, ...]], paths: list[str]
-) -> list[str]:
-    part_of = {index: part for part, ids in parts.items() for index in ids.tolist()}
-    pairs = differing(found, [part_of[index] for index in range(len(paths))])
-    if not pairs:
-        return []
-    first, other = pairs[0]
-    return [
-        f"{len(pairs)} X-rays have copies in another part, figures will flatter: such as "
-        f"{paths[first]} and {paths[other]}"
-    ]
 
 
 def require_patients(dataset: Dataset) -> None:

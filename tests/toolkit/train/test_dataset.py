@@ -15,8 +15,8 @@ from toolkit.train.dataset import (
     require_agreement,
     require_classes,
     require_patients,
-    study_split,
 )
+from toolkit.train.split import study_split
 from toolkit.xray.folders import PARTS
 from toolkit.xray.labels import label_map
 from toolkit.xray.patients import PatientRule, by_name
