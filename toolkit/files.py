@@ -82,7 +82,10 @@ def sole_user(path: Path, what: str, otherwise: str) -> Iterator[None]:
     whose = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.parent.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                # Where nothing came of it, no empty folder stays.
+                stack.callback(_remove_empty, path.parent)
             lock = stack.enter_context(path.open("a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # One that another process removed as it left keeps nobody out.
@@ -97,10 +100,15 @@ def sole_user(path: Path, what: str, otherwise: str) -> Iterator[None]:
             raise UsageError(f"{what} is in use by {owner}: {otherwise}") from None
         except OSError as error:
             raise UsageError(
-                f"cannot write {path}: {error.strerror}; choose another folder"
+                f"cannot write to {path.parent}: {error.strerror}; choose another folder"
             ) from error
         stack.callback(path.unlink, missing_ok=True)
         yield
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
-_PIPE = "TOOLKIT_LIFELINE"
+_PIPE = "TOOLKIT_LIFELINE_PIPE"
 _DRAIN_S = 15.0
 """How long a worker may take to answer what it has begun, before it is killed."""
 

@@ -202,8 +202,8 @@ def test_answer_is_in_hand_until_it_is_taken_and_given_up_where_nothing_of_it_is
 def test_connections_go_to_the_workers_that_are_ready_and_to_any_while_none_is(
     listener, monkeypatch
 ):
-    monkeypatch.setenv("TOOLKIT_METRICS_MEMORY", "")
-    share()
+    ((variable, place),) = share().items()
+    monkeypatch.setenv(variable, place)
     told = [Metrics((), (), worker, 2) for worker in range(2)]
 
     async def takers(*ready):
@@ -229,7 +229,7 @@ def test_connections_go_to_the_workers_that_are_ready_and_to_any_while_none_is(
 
     taken = []
     asyncio.run(asyncio.wait_for(run(), 60))
-    os.close(int(os.environ["TOOLKIT_METRICS_MEMORY"]))
+    os.close(int(place))
 
 
 def test_trailers_of_a_chunked_body_are_left_out_and_the_body_is_answered(

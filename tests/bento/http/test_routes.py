@@ -347,8 +347,8 @@ def test_model_that_hangs_is_not_ready_and_in_the_end_not_live_until_it_comes_ba
 def test_worker_is_not_live_while_the_model_of_another_is_stuck(
     served, open_interface, monkeypatch
 ):
-    monkeypatch.setenv("TOOLKIT_METRICS_MEMORY", "")
-    share()
+    ((variable, place),) = share().items()
+    monkeypatch.setenv(variable, place)
     with open_interface(served) as client:
         one = client.worker.information
         other = Metrics(one.meaning.classes, NAMES, 1, 2)
@@ -359,7 +359,7 @@ def test_worker_is_not_live_while_the_model_of_another_is_stuck(
         assert client.get("/readyz").status_code == 200
         other.set("stuck", 0.0)
         assert client.get("/livez").status_code == 200
-    os.close(int(os.environ["TOOLKIT_METRICS_MEMORY"]))
+    os.close(int(place))
 
 
 def _raising(message):
