@@ -6,6 +6,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from mutations import mutated
 
 FILES, WARM_UP = 2_000, 500
 RAW = {"content-type": "application/octet-stream"}
@@ -27,7 +28,7 @@ def _memory_kb(pid):
 @pytest.mark.full
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc to look into")
 def test_2000_damaged_files_are_each_answered_or_refused_with_a_reason(
-    served, serving, mutated_files, encoded, xrays, tmp_path
+    served, serving, encoded, xrays, tmp_path
 ):
     with serving(served, tmp_path, TOOLKIT_WORKERS="1") as (process, url, log):
         with httpx.Client(base_url=url, timeout=30) as client:
@@ -41,7 +42,7 @@ def test_2000_damaged_files_are_each_answered_or_refused_with_a_reason(
 
             statuses, memory = Counter(), 0
             with ThreadPoolExecutor(4) as pool:
-                for number, status in enumerate(pool.map(send, mutated_files(FILES, seed=6))):
+                for number, status in enumerate(pool.map(send, mutated(FILES, seed=6))):
                     statuses[status] += 1
                     if number == WARM_UP:
                         memory = _memory_kb(process.pid)
