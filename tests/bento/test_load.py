@@ -26,11 +26,14 @@ def _address(url):
 
 def _workers(process, processes_below):
     """Ids of the processes that serve: below the one that minds them."""
-    return [
-        each
-        for each in processes_below(process.pid)[1:]
-        if "worker.service" in Path(f"/proc/{each}/cmdline").read_text()
-    ]
+    return [each for each in processes_below(process.pid)[1:] if _serves(each)]
+
+
+def _serves(process):
+    try:
+        return "worker.service" in Path(f"/proc/{process}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 async def _asked(url, png, clients, each, answers):
