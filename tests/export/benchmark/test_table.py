@@ -98,12 +98,11 @@ def test_ratios_are_of_like_with_like():
 
 
 def test_the_median_of_the_rounds_is_told_for_one_xray(monkeypatch):
-    monkeypatch.setattr(table, "ROUNDS", 3)
     times = iter([2.0, 40.0, 6.0])
     monkeypatch.setattr(table, "milliseconds", lambda *_: next(times))
     one = Contender("pytorch", "fp32", "cpu", "X-ray", None, lambda _: _first_class)
     xrays = generated_xrays(4)
-    (row,) = measure(judge([one], xrays)[0], xrays, [1], [2])
+    (row,) = measure(judge([one], xrays)[0], xrays, [1], [2], range(3))
     assert (row.ms, row.accuracy) == (3.0, None)
 
 

@@ -107,7 +107,7 @@ with sole_training(ModelFiles(Path("m"), "knee"), log_folder(Path("l"), "knee"))
     first.communicate()
     with sole_training(files, log):
         pass
-    assert not list(tmp_path.rglob("*.lock"))
+    assert not list(files.folder.glob("*.lock"))
 
 
 def test_a_training_replaces_the_log_at_its_end_alone(tmp_path, tiny, write, monkeypatch):
