@@ -26,10 +26,18 @@ def run(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     generation.generate(folder / "xrays", count=60, seed=3)
     arguments = ["benchmark", "small", "--models", small.files.folder, "--logs", folder]
-    arguments += ["--data", folder / "xrays", "--threads", "1", "--batch", "1,2", "--json"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(table, "ROUNDS", 1)
-        result = CliRunner().invoke(app, list(map(str, arguments)))
+    arguments += [
+        "--data",
+        folder / "xrays",
+        "--threads",
+        "1",
+        "--batch",
+        "1,2",
+        "--rounds",
+        "1",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout), folder / "benchmark"
 
