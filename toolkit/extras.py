@@ -1,7 +1,6 @@
 """Imports optional packages; where one is missing, the error has the pip line that installs it."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 
@@ -54,6 +53,8 @@ def versions(*distributions: str) -> dict[str, str]:
 
 
 def _version(distribution: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(distribution)
     except PackageNotFoundError:
