@@ -82,7 +82,7 @@ def train(off, folder, _part):
         found[f"{preset}, batches of {size}: trained/s"] = count / taken
         found[f"{preset}: loss of epoch 2"] = run.history[1].train_loss
     start = time.perf_counter()
-    predict(run.result, run.preprocessing, pixels)
+    predict(run.classifier, pixels)
     return found | {"predicted/s": len(pixels) / (time.perf_counter() - start)}
 
 

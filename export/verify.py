@@ -18,7 +18,9 @@ from toolkit.model.files import LOWER, ModelFiles
 from toolkit.train.health import health
 
 
-def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence:
+def verify(
+    files: ModelFiles, data: Path | None, url: str | None, network: str | None = None
+) -> Equivalence:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
     The record in the manifest on disk is replaced where it can be written. A file of lower
@@ -29,9 +31,11 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
         files: the model.
         data: a folder of real X-rays to compare on as well.
         url: of a running service.
+        network: another definition of the network than the one that is kept, as it is meant.
 
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        DefinitionError: its network's definition is missing, changed, or does not run.
         ModelRefusedError: nothing of it was exported, or its manifest was changed since.
         CheckFailedError: the service cannot be reached.
     """
@@ -52,7 +56,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
             f"{files.name} has no pipeline that a service could serve: run `toolkit export onnx "
             f"{files.name}`"
         )
-    pipeline = load_pipeline(files, record)
+    pipeline = load_pipeline(files, record, network)
     reference = reference_of(pipeline, record, data, artifacts)
     legs = {kind: record.equivalence.legs[kind] for kind in artifacts}
     for kind, artifact in artifacts.items():
@@ -72,7 +76,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
     if url:
         legs["service"] = compare_service(url, pipeline, samples, artifacts["pipeline"].sha256)
     xrays = torch.from_numpy(samples.pixels)
-    findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
+    findings = health(pipeline, xrays, record)
     return Equivalence(record, legs, samples, tuple(findings), unkept)
 
 

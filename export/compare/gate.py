@@ -27,8 +27,8 @@ class GateSamples:
     """X-rays with their classes, apart from those to calibrate with.
 
     Attributes:
-        calibration: of the training part, uint8 (M, 224, 224).
-        pixels: of the part to judge by, uint8 (N, 224, 224).
+        calibration: of the training part, uint8 (M, size, size).
+        pixels: of the part to judge by, uint8 (N, size, size).
         labels: their classes, int64 (N,).
     """
 
@@ -49,7 +49,8 @@ def gate_samples(data: Path, record: Manifest) -> GateSamples:
     split = record.dataset.split if record.dataset else None
     seed = record.training.seed or 0
     rule = PatientRule(record.dataset.patient_pattern if record.dataset else None)
-    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed, rule)
+    known, shape = split if split in SPLITS else None, record.network.xray_shape
+    dataset = load_folder(data, record.labels, known, seed, rule, shape)
     if record.dataset and record.dataset.patient_table and split == "patient":
         here = {part: dataset.part_sha256(part) for part in dataset.parts}
         if here != record.dataset.part_sha256:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from toolkit.batch.rows import Row, answered, failed
 from toolkit.errors import ImageError, ModelRefusedError
-from toolkit.xray.reading import MAX_BYTES, decode
+from toolkit.xray.reading import MAX_BYTES
 
 if TYPE_CHECKING:
     from toolkit.runtime.session import Predictor
@@ -83,7 +83,7 @@ class Grader:
             try:
                 content = self._read(path)
                 sha256 = hashlib.sha256(content).hexdigest()
-                waiting[index] = sha256, decode(content)
+                waiting[index] = sha256, self._predictor.decode(content)
             except ImageError as error:
                 # The hash of the beginning of a file is not the file's.
                 known = None if error.code == "too_large" else sha256

@@ -82,12 +82,10 @@ def _with_torch(
 ) -> "NDArray[np.int64]":
     import torch
 
-    from toolkit.networks.preprocessing import Preprocessing
     from toolkit.train.checkpoint import load_trained
     from toolkit.train.evaluation import predict
 
-    network = load_trained(files, record)
-    logits = predict(network, Preprocessing(record.preprocessing), torch.from_numpy(pixels))
+    logits = predict(load_trained(files, record), torch.from_numpy(pixels))
     predicted: NDArray[np.int64] = logits.argmax(dim=1).numpy()
     return predicted
 

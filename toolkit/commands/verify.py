@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toolkit.commands.options import AgainOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
@@ -26,6 +27,7 @@ def verify(
         Path | None,
         typer.Option(metavar="DIR", help="Where the report goes; else beside the model."),
     ] = None,
+    network: AgainOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -44,7 +46,7 @@ def verify(
     files = ModelFiles(models, name)
     if out:
         require_writable(out, "--out")
-    result = run(files, data, url)
+    result = run(files, data, url, network)
     lines = result.failures
     failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
     if not as_json:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.networks.study import IntermediarySpaceModel, initialise, parameter_count
+from toolkit.networks.base import initialise, parameter_count
+from toolkit.networks.study import IntermediarySpaceModel
 
 
 def inputs(batch=1):
