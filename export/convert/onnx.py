@@ -159,7 +159,7 @@ def _free_batch(module: nn.Module, count: int) -> tuple[Any, ...]:
     shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in range(count))
     parameters = inspect.signature(module.forward).parameters.values()
     for place, parameter in enumerate(parameters):
-        if parameter.kind is parameter.VAR_POSITIONAL:
+        if parameter.kind is parameter.VAR_POSITIONAL and place < count:
             return *shapes[:place], shapes[place:]
     return shapes
 
