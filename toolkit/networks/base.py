@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model.equivalence import TensorSpec
+from toolkit.networks.recording import recording
 
 SMALLEST, LARGEST = 16, 1024
 """Sides of an X-ray that a network may take, pixels."""
@@ -161,6 +162,26 @@ class Classifier(nn.Module):
         """Return the network's layers: the modules that have none within them, by name."""
         named = self.network.named_modules()
         return {name: layer for name, layer in named if not [*layer.children()]}
+
+    @torch.no_grad()
+    def hidden_weights(self, xray: Tensor) -> list[Tensor]:
+        """Return the weights of the convolutions and linear layers that run before the last one.
+
+        Args:
+            xray: one or more to run them on.
+        """
+        layers = {
+            name: layer
+            for name, layer in self.layers().items()
+            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.requires_grad
+        }
+        was = self.training
+        with recording(layers) as runs:
+            self.eval()(xray)
+        self.train(was)
+        weights = [layers[run.name].weight for run in runs]
+        # By identity: one layer may run twice, and two may share their weight.
+        return list({id(each): each for each in weights if each is not weights[-1]}.values())
 
 
 def xray_shape(definition: Network) -> tuple[int, ...]:

@@ -98,7 +98,8 @@ class Training:
         self.heads = nn.ModuleList(
             nn.Linear(width, classes) for width in self._feature_widths()
         ).to(device)
-        self.optimiser = Optimiser(self.network, self.heads, recipe)
+        hidden = self.trained.hidden_weights(dataset.pixels[:1].to(device))
+        self.optimiser = Optimiser(self.network, self.heads, recipe, hidden)
         self.generator = torch.Generator().manual_seed(seed)
         self.indices = dataset.parts["train"]
         self.pixels = dataset.pixels.to(device)
@@ -252,7 +253,8 @@ class Training:
     def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
         xray = self.pixels[batch]
         if self.recipe.augmentation:
-            xray = augment(xray, self.recipe.augmentation, self.generator)
+            mirror = getattr(self.definition.network, "mirror", False)
+            xray = augment(xray, self.recipe.augmentation, self.generator, mirror)
         with self._autocast():
             logits, branches = self._forward(xray)
         loss = self._cross_entropy(logits, batch)
