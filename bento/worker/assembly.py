@@ -62,6 +62,7 @@ class Information:
             classes=self.meaning.classes,
             checkpoint_sha256=self.record.training.checkpoint_sha256,
             grades=self.meaning.grades,
+            views=self.views,
             equivalence=Equivalence(
                 verdict.passed and leg.passed,
                 leg.samples,

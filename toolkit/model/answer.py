@@ -135,12 +135,14 @@ class Info(Served, frozen=True, kw_only=True):
     """All that a service says of its model.
 
     Attributes:
-        grades: the Kellgren-Lawrence grades of each class.
+        grades: the Kellgren-Lawrence grades of each class; none where they are no grades.
+        views: the names of what the network is made to see of an X-ray besides.
         reason: why the model does not answer; None when it does.
     """
 
     checkpoint_sha256: str
     grades: tuple[tuple[int, ...], ...]
+    views: tuple[str, ...]
     equivalence: Equivalence
     provider: Providers
     precision: str
