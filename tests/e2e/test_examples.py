@@ -28,6 +28,7 @@ def run(capsys, monkeypatch):
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("name", "inputs"), [("alexnet", {"grey"}), ("resnet_edges", {"grey", "edges"})]
 )

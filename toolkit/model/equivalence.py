@@ -9,7 +9,8 @@ class TensorSpec:
 
     Examples:
         >>> from toolkit import TensorSpec
-        >>> TensorSpec("grey", "float32", ("batch", 1, 32, 32)).shape
+        >>> spec = TensorSpec("grey", "float32", ("batch", 1, 32, 32))
+        >>> spec.shape
         ('batch', 1, 32, 32)
     """
 

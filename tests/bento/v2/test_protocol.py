@@ -152,7 +152,7 @@ def test_floats_come_through_json_bit_for_bit(values):
         (request([0] * ROW, name=["xray"]), "Expected `str`, got `array` - at `$.inputs[0].name`"),
         (request([0] * ROW, datatype="FP32"), "'FP32': it is xray, of UINT8"),
         (request([0] * ROW, shape=[224, 224]), "length >= 3 - at `$.inputs[0].shape`"),
-        (request([0] * ROW, shape=[1, 224, 224, 1]), "length <= 3 - at `$.inputs[0].shape`"),
+        (request([0] * ROW, shape=[1, 224, 224, 1]), "not [N, 224, 224] with N from 1"),
         (request([0] * ROW, shape=[1, 224, 223]), "is [1, 224, 223], not [N, 224, 224]"),
         (request([0] * ROW, shape=[True, 224, 224]), "got `bool` - at `$.inputs[0].shape[0]`"),
         (request([0] * ROW, shape=[1.5, 224, 224]), "N from 1 to 64"),
