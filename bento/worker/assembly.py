@@ -1,7 +1,7 @@
 """The parts of a worker, put together from the settings and the model's manifest."""
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bento.worker.counters import Metrics
@@ -157,23 +157,26 @@ def open_proven(settings: Settings, record: Manifest) -> Predictor:
 
     Args:
         settings: how to open it.
-        record: the manifest that the service began with; the one on disk must be the same.
+        record: the manifest that the service began with. The one on disk must be the same, but
+            for the verdict, which may have been found anew.
 
     Raises:
         ToolkitError: it cannot be opened, was replaced, or does not compute what PyTorch does.
     """
     files, kind = settings.files, settings.kind
-    if manifest.load(files.manifest) != record:
+    found = manifest.load(files.manifest)
+    if replace(found, equivalence=None) != replace(record, equivalence=None):
         raise ModelRefusedError(
             f"{files.manifest} was replaced since the service began: start the service anew, or "
             "restore the files"
         )
+    check_equivalence(files, found, kind)
     predictor = open_pipeline(files, record, settings.provider, 1, kind)
     golden = load_golden(files, record)
-    found = difference(golden, predictor.outputs, predictor.run, kind != "pipeline")
-    if found:
+    differs = difference(golden, predictor.outputs, predictor.run, kind != "pipeline")
+    if differs:
         raise ModelRefusedError(
-            f"{files.name} does not compute on {predictor.provider} what PyTorch does: {found}"
+            f"{files.name} does not compute on {predictor.provider} what PyTorch does: {differs}"
         )
     return predictor
 
