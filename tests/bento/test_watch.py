@@ -95,6 +95,38 @@ def test_frozen_worker_is_replaced_while_the_other_answers(
         assert set(workers) - {frozen} <= set(processes_below(process.pid))
 
 
+# Each look is a line in a file; the model cannot be opened before there are many.
+SLOW = """
+import bento.watch, pathlib, time
+bento.watch.LOOKS = 2
+look, looks = bento.watch.Watch.look, pathlib.Path("{looks}")
+
+def look_and_tell(watch):
+    with looks.open("a") as file:
+        file.write("looked ")
+    look(watch)
+
+bento.watch.Watch.look = look_and_tell
+import bento.worker.assembly
+opened = bento.worker.assembly.open_proven
+
+def open_slowly(*arguments):
+    while not looks.exists() or looks.read_text().count("looked") < 12:
+        time.sleep(0.1)
+    return opened(*arguments)
+
+bento.worker.assembly.open_proven = open_slowly
+"""
+
+
+@pytest.mark.full
+def test_worker_whose_model_takes_long_to_open_is_left_alone(served, serving, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SLOW.format(looks=tmp_path / "looks"))
+    environment = {"PYTHONPATH": str(tmp_path), "TOOLKIT_WORKERS": "1"}
+    with serving(served, tmp_path, **environment) as (_, _, log):
+        assert "no sign of life" not in log.read_text()
+
+
 RAW = {"content-type": "image/png"}
 
 
