@@ -132,7 +132,7 @@ class TrainingStep:
         average: list[Tensor] = list(self.parts.average.parameters())
         weights: list[Tensor] = list(self.parts.network.parameters())
         shares = [newest] * len(weights)
-        torch._foreach_lerp_(average, weights, shares)  # type: ignore[arg-type]
+        torch._foreach_lerp_(average, weights, shares)
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Tensor) -> None:
         self._correct += (logits.argmax(dim=1) == self.parts.labels[batch]).sum()

@@ -77,7 +77,7 @@ def plain_loop(training, dataset):
 
 @pytest.mark.parametrize(
     ("preset", "changes"),
-    [("default", {}), ("default", {"precision": "bf16"}), ("study", {"dropout_epochs": None})],
+    [("default", {}), ("default", {"precision": "bf16"}), ("study", {"dropout_epochs": 9})],
     ids=["default", "bf16", "study"],
 )
 def test_steps_come_to_the_bits_of_a_plain_loop(tiny, preset, changes):
