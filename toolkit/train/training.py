@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,6 @@ class Training:
         )
         self.step = TrainingStep(parts, self.optimiser, recipe)
         self._make_steps = steps_on(device, self.step)
-        self._identity = _identity(dataset, recipe, seed)
 
     @property
     def result(self) -> IntermediarySpaceModel:
@@ -134,6 +134,11 @@ class Training:
         self.epoch += 1
         self.history.append(result)
         return result
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        # Only what is saved or resumed needs it, and all pixels are hashed.
+        return _identity(self.dataset, self.recipe, self.seed)
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch depends on."""
