@@ -181,6 +181,12 @@ class CapturedSteps:
         except RuntimeError as error:
             self._replays.clear()
             self._failed = True
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            line = f"training steps run without a CUDA graph, which is slower: {reason}"
+            line = f"training steps run without a CUDA graph, which is slower: {_cause(error)}"
             print(escaped(line), file=sys.stderr, flush=True)
+
+
+def _cause(error: BaseException) -> str:
+    """Return the first line of the first error; those after it say that there was one before."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

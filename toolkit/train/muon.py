@@ -5,22 +5,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class StackedMuon(torch.optim.Muon):
     """PyTorch's Muon but for the order of sums; its learning rate may be a tensor that changes.
 
     A step waits for nothing, so that a CUDA graph can hold it. Its state is that of its parent.
-
-    Args:
-        params: matrices on one device.
-        lr: learning rate, a tensor ().
-        weight_decay: decoupled; times the learning rate.
+    Every matrix must have a gradient. `lr` of a group may be a tensor ().
     """
-
-    def __init__(self, params: Sequence[nn.Parameter], lr: Tensor, weight_decay: float) -> None:
-        super().__init__(params, lr=lr, weight_decay=weight_decay)  # type: ignore[arg-type]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]

@@ -92,19 +92,22 @@ class Optimiser:
 def _adam(weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
     on_gpu = weights[0].is_cuda
     # A CUDA graph can hold only one that never asks the device for a number.
-    return torch.optim.AdamW(
-        weights, _rate(lr, weights), weight_decay=decay, fused=on_gpu or None, capturable=on_gpu
+    adam = torch.optim.AdamW(
+        weights, lr, weight_decay=decay, fused=on_gpu or None, capturable=on_gpu
     )
+    return _rate_on_device(adam, lr)
 
 
 def _muon(matrices: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
-    rate = _rate(lr, matrices)
-    if matrices[0].is_cuda:
-        return StackedMuon(matrices, rate, decay)
-    return torch.optim.Muon(matrices, rate, decay)  # type: ignore[arg-type]
+    kind = StackedMuon if matrices[0].is_cuda else torch.optim.Muon
+    return _rate_on_device(kind(matrices, lr, decay), lr)
 
 
-def _rate(lr: float, weights: list[nn.Parameter]) -> Tensor:
-    # Adam's one kernel for all weights takes no other precision.
-    precision = torch.float32 if weights[0].is_cuda else torch.float64
-    return torch.tensor(lr, dtype=precision, device=weights[0].device)
+def _rate_on_device(optimiser: torch.optim.Optimizer, lr: float) -> torch.optim.Optimizer:
+    """Make the learning rate a tensor, which a step reads anew each time that it is repeated."""
+    for group in optimiser.param_groups:
+        device = group["params"][0].device
+        # Adam's one kernel for all weights takes no other precision.
+        precision = torch.float32 if device.type == "cuda" else torch.float64
+        group["lr"] = torch.tensor(lr, dtype=precision, device=device)
+    return optimiser

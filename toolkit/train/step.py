@@ -118,11 +118,11 @@ class TrainingStep:
         return Sums(int(correct), loss, last_loss)
 
     def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
-        return functional.cross_entropy(
+        return cross_entropy(
             logits.float(),
             self.parts.labels[batch],
-            weight=self.parts.class_weights,
-            label_smoothing=self.recipe.label_smoothing,
+            self.parts.class_weights,
+            self.recipe.label_smoothing,
         )
 
     @torch.no_grad()
@@ -138,3 +138,26 @@ class TrainingStep:
         self._correct += (logits.argmax(dim=1) == self.parts.labels[batch]).sum()
         self._loss += loss * len(batch)
         self._last_loss.copy_(loss)
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float
+) -> Tensor:
+    """Return PyTorch's mean cross entropy, to the same bits, float32 ().
+
+    With weights and smoothing PyTorch's own asks the device which labels are to be ignored, and
+    waits for the answer. Here there is none to be ignored.
+
+    Args:
+        logits: float32 (N, C).
+        labels: int64 (N,).
+        weights: of the classes, float32 (C,), or None.
+        smoothing: share of the loss that all classes have, in [0, 1).
+    """
+    if weights is None or not smoothing:
+        return functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+    likelihoods = logits.log_softmax(dim=1)
+    told = functional.nll_loss(likelihoods, labels, weights)
+    spread = -(likelihoods * weights).sum(dim=1)
+    even = spread.sum() / weights.gather(0, labels).sum()
+    return (1 - smoothing) * told + even * (smoothing / len(weights))

@@ -69,6 +69,8 @@ class Training:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
         torch.set_flush_denormal(True)
+        # Without it a GPU sums in another order each time, and no run comes to another's weights.
+        torch.backends.cudnn.deterministic = True
         keep_freed()
         self.recipe = recipe
         self.seed = seed

@@ -30,7 +30,11 @@ class Recorded:
     def capture(self, call):
         self.captures += 1
         if self.captures == self.fails_at:
-            raise RuntimeError("operation not permitted\nwhen a stream is capturing")
+            try:
+                raise RuntimeError("operation not permitted\nwhen a stream is capturing")
+            finally:
+                # As CUDA does at the end of a capture that broke off.
+                raise RuntimeError("a previous error during capture")
 
         def replay():
             self.replays += 1

@@ -111,7 +111,8 @@ def matrices(*shapes):
 def test_muon_over_a_stack_steps_as_pytorchs_muon_and_reads_its_state(shapes):
     theirs, mine = matrices(*shapes), matrices(*shapes)
     muon = torch.optim.Muon(theirs, lr=0.01, weight_decay=DECAY)
-    stacked = StackedMuon(mine, lr=torch.tensor(0.01), weight_decay=DECAY)
+    stacked = StackedMuon(mine, lr=0.01, weight_decay=DECAY)
+    stacked.param_groups[0]["lr"] = torch.tensor(0.01)
     generator = torch.Generator().manual_seed(3)
     for step in range(4):
         for first, second in zip(theirs, mine, strict=True):
