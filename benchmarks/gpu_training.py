@@ -13,9 +13,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 from steps import Steps, at_least, at_most
+from torch.profiler import ProfilerActivity, profile
 
 from toolkit.processes import cores
 from toolkit.train.dataset import Dataset, generated, load_folder
+from toolkit.train.plan import plan_epoch
 from toolkit.train.recipes import recipe
 from toolkit.train.training import Training
 from toolkit.tune.trial import TrialPlan
@@ -26,7 +28,7 @@ from toolkit.xray.patients import by_name
 LABELS = label_map("study")
 # As many as the study's labels leave of the X-rays in data/knee.
 XRAYS = {"train": 4732, "val": 826}
-TINY = {"train": 24, "val": 8}
+TINY = {"train": 16, "val": 8}
 # Of a run of 5 minutes, the seconds that each of the three may take.
 LIMIT_S = 65
 WORKERS = 6
@@ -57,10 +59,15 @@ def steps(options):
         yield from resumed(made, dataset, few, device, folder)
         for preset, epochs in (("default", 70), ("study", 500)):
             chosen = recipe(preset, **few, epochs=2 if options.cpu else epochs)
-            seconds, done = trained(dataset, chosen, device, limit_s, folder)
+            seconds, training = trained(dataset, chosen, device, limit_s, folder)
             name = f"training: {preset}, {chosen.epochs} epochs"
             yield made.step(name, seconds, "s", within)
-            yield made.step(f"training: {preset}, run of them", done, "epochs")
+            yield made.step(f"training: {preset}, run of them", training.epoch, "epochs")
+            kinds = getattr(training.make_steps, "captured", 0)
+            promise = None if options.cpu else at_least(1)
+            yield made.step(f"training: {preset}, graphs captured", kinds, "graphs", promise)
+            for name, share in kernels(training):
+                yield made.step(f"training: {preset}, {name}", share, "share")
         if not options.cpu:
             reserved = torch.cuda.max_memory_reserved() / 1e9
             yield made.step("training: memory of the card", reserved, "GB")
@@ -125,14 +132,31 @@ def weights(training):
 
 
 def trained(dataset, chosen, device, limit_s, folder):
-    """Return the seconds that a training takes with its states saved, and the epochs it ran."""
+    """Return the seconds that a training takes with its states saved, and how far it came."""
     begun = time.perf_counter()
     training = Training(dataset, chosen, 0, device)
     while training.epoch < chosen.epochs and time.perf_counter() - begun < limit_s:
         training.advance()
         training.save(folder / "state.pt")
     seconds = time.perf_counter() - begun
-    return seconds * chosen.epochs / training.epoch, training.epoch
+    return seconds * chosen.epochs / training.epoch, training
+
+
+def kernels(training, most=6):
+    """Yield what takes most of a step's time on the device, and its share of it."""
+    rows = plan_epoch(training.recipe, training.indices, training.generator, training.epoch)
+    row = rows[0].to(training.device)
+    on_cpu = training.device.type == "cpu"
+    activity = ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA
+    training.step(row)
+    with profile(activities=[activity]) as run:
+        training.step(row)
+    took = {
+        event.key: event.self_cpu_time_total if on_cpu else event.self_device_time_total
+        for event in run.key_averages()
+    }
+    for name in sorted(took, key=took.__getitem__, reverse=True)[:most]:
+        yield name[:60], took[name] / sum(took.values())
 
 
 def tuned(made, dataset, options, limit_s, folder):
@@ -148,7 +172,7 @@ def tuned(made, dataset, options, limit_s, folder):
         seed=0,
         workers=workers,
         device="cpu" if options.cpu else "cuda",
-        deadline=time.time() + limit_s,
+        deadline=None if options.cpu else time.time() + limit_s,
         setup=setup(dataset, plan, 0),
     )
     ledger = run(tuning, dataset, lambda _: None)

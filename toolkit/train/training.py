@@ -105,7 +105,7 @@ class Training:
             None if weights is None else weights.to(device),
         )
         self.step = TrainingStep(parts, self.optimiser, recipe)
-        self._make_steps = steps_on(device, self.step)
+        self.make_steps = steps_on(device, self.step)
 
     @property
     def result(self) -> IntermediarySpaceModel:
@@ -180,7 +180,7 @@ class Training:
             self.heads.load_state_dict(state["heads"])
             self.optimiser.load_state_dict(state["optimiser"])
             # What was captured goes by the optimiser's former tensors.
-            self._make_steps = steps_on(self.device, self.step)
+            self.make_steps = steps_on(self.device, self.step)
             self.generator.set_state(state["generator"])
             torch.set_rng_state(state["rng"])
             if self.device.type == "cuda" and state["cuda_rng"]:
@@ -205,7 +205,7 @@ class Training:
         # Nothing but dropout depends on the mode.
         self.network.train(lasting is None or self.epoch < lasting)
         self.step.reset()
-        self._make_steps(rows, self.network.training)
+        self.make_steps(rows, self.network.training)
         sums = self.step.sums()
         train_loss = sums.loss / len(self.indices)
         self._require_finite(train_loss)
