@@ -45,7 +45,7 @@ def train(off, folder, _part):
     """Return X-rays a second of training steps and of predictions."""
     import torch
 
-    from toolkit.networks import folding
+    from toolkit.networks import default, folding
     from toolkit.train import training
     from toolkit.train.dataset import Dataset
     from toolkit.train.evaluation import predict
@@ -59,7 +59,7 @@ def train(off, folder, _part):
         return network.imagesClassifier(image), network.edgesClassifier(edges)
 
     if off == "folding":
-        for module in (folding, training):
+        for module in (folding, default):
             patch.object(module, "features_of", plain).start()
     elif off == "product with ones":
         patch.object(folding, "_plus_map", torch.add).start()

@@ -50,7 +50,7 @@ def gate_samples(data: Path, record: Manifest) -> GateSamples:
     seed = record.training.seed or 0
     rule = PatientRule(record.dataset.patient_pattern if record.dataset else None)
     known, shape = split if split in SPLITS else None, record.network.xray_shape
-    dataset = load_folder(data, record.labels, known, seed, rule, shape)
+    dataset = load_folder(data, record.labels, known, seed, rule, shape=shape)
     if record.dataset and record.dataset.patient_table and split == "patient":
         here = {part: dataset.part_sha256(part) for part in dataset.parts}
         if here != record.dataset.part_sha256:

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DataError
-from toolkit.xray.folders import read_files, scan
+from toolkit.xray.bulk import read_files
+from toolkit.xray.folders import scan
 from toolkit.xray.labels import LabelMap
 from toolkit.xray.reading import SIZE
 from toolkit.xray.scaling import shaped
@@ -91,7 +92,7 @@ def _extremes(shape: tuple[int, ...], seed: int) -> dict[str, NDArray[np.uint8]]
 def _real(data: Path, labels: LabelMap | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     files = scan(data, labels)
     places = np.linspace(0, len(files) - 1, min(_REAL, len(files))).round().astype(int)
-    chosen = read_files([files[place] for place in places], shape[0], *shape[2:])
+    chosen = read_files([files[place] for place in places], shape=shape)
     readable = [result for _, result in chosen if isinstance(result, np.ndarray)]
     if not readable:
         raise DataError(f"no X-ray in {data} can be read: `toolkit data inspect` names the files")

@@ -48,6 +48,7 @@ def load(
     allow_conflicts: bool,
     console: Console,
     shape: tuple[int, ...],
+    cache: Path | None = None,
 ) -> Dataset:
     """Return the X-rays to train with, and say what was skipped and what is odd about them.
 
@@ -60,6 +61,7 @@ def load(
         allow_conflicts: whether an X-ray may be there under two grades.
         console: where notices go.
         shape: of one X-ray, as the network takes it.
+        cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
 
     Raises:
         DataError: no X-ray can be used, training lacks a class, all are of one patient, or some
@@ -73,7 +75,7 @@ def load(
         console.notice(f"no --data given: training on {GENERATED_COUNT} generated X-rays")
         dataset = generated(GENERATED_COUNT, labels, chosen, shape=shape)
     else:
-        dataset = load_folder(data, labels, chosen, rule=rule, shape=shape)
+        dataset = load_folder(data, labels, chosen, rule=rule, cache=cache, shape=shape)
     if not labels.grades:
         console.notice(f"{len(labels.classes)} classes: {', '.join(labels.classes)}")
     console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")

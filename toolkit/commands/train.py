@@ -8,6 +8,7 @@ import typer
 
 from toolkit.commands.options import (
     JOURNAL,
+    CacheOption,
     ConfigOption,
     ConflictsOption,
     DataOption,
@@ -80,6 +81,7 @@ def train(
     patients: PatientsOption = None,
     groups: GroupsOption = None,
     allow_conflicts: ConflictsOption = False,
+    cache: CacheOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
@@ -130,6 +132,7 @@ def train(
             allow_conflicts,
             console,
             shape_of(definition),
+            cache,
         )
         training = Training(dataset, recipe, seed, device_of(device), definition)
         if resume:

@@ -10,6 +10,7 @@ import typer
 from toolkit.commands.options import (
     JOURNAL,
     TUNING,
+    CacheOption,
     ConflictsOption,
     DataOption,
     DeviceOption,
@@ -74,6 +75,7 @@ def tune(
     patients: PatientsOption = None,
     groups: GroupsOption = None,
     allow_conflicts: ConflictsOption = False,
+    cache: CacheOption = None,
     device: DeviceOption = "auto",
     stale_after: Annotated[
         float,
@@ -107,7 +109,7 @@ def tune(
     if network and preset != "default":
         raise UsageError("--preset is of the study's network: that of --network has its own space")
     shape = shape_of(definition)
-    dataset = load(data, label_map, split, preset, rule, allow_conflicts, console, shape)
+    dataset = load(data, label_map, split, preset, rule, allow_conflicts, console, shape, cache)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
     plan = TrialPlan(preset, max_epochs, logs / TUNING / name, stale_after, network)

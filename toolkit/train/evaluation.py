@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,6 +17,8 @@ from toolkit.xray.patients import PatientRule
 
 ALL = "all"
 _BATCH = 128
+# A GPU is not filled by fewer.
+_GPU_BATCH = 1024
 _PERMUTATIONS = 10
 
 
@@ -23,7 +26,8 @@ _PERMUTATIONS = 10
 def predict(classifier: Classifier, pixels: Tensor) -> Tensor:
     """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, size, size)."""
     classifier.eval()
-    return torch.cat([classifier.logits(xray) for xray in torch.split(pixels, _BATCH)]).cpu()
+    batches = torch.split(pixels, _GPU_BATCH if pixels.is_cuda else _BATCH)
+    return torch.cat([classifier.logits(xray) for xray in batches]).cpu()
 
 
 @torch.no_grad()
@@ -89,7 +93,11 @@ def _of_inputs(classifier: Classifier, pixels: Tensor) -> Classes:
 
 
 def load_as_trained(
-    folder: Path, record: Manifest, part: str, groups: Path | None = None
+    folder: Path,
+    record: Manifest,
+    part: str,
+    groups: Path | None = None,
+    cache: Path | None = None,
 ) -> Dataset:
     """Return graded X-rays, split as a model's training split them, as far as they allow.
 
@@ -100,39 +108,41 @@ def load_as_trained(
         record: the model's manifest.
         part: that is asked for, or `ALL`.
         groups: the table of patients, where the training had one.
+        cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
 
     Raises:
         DataError: no X-ray can be used, or the part cannot be told.
     """
     known, seed = record.dataset, record.training.seed or 0
-    labels, shape = record.labels, record.network.xray_shape
+    labels = record.labels
+    load = partial(load_folder, folder, labels, cache=cache, shape=record.network.xray_shape)
     has_parts = any(file.part for file in scan(folder, labels))
     not_its_own = DataError(
         f"{folder} is not the data that {record.name}'s parts were drawn from: use --part all"
     )
     by_folder = "parts are taken by folder, and the model may have been trained on any of them"
     if part == ALL or (known and known.source == "generated"):
-        return replace(load_folder(folder, labels, None, seed, shape=shape), warnings=())
+        return replace(load(None, seed), warnings=())
     if known is None:
         if not has_parts:
             raise DataError(
                 f"{record.name} was imported, so its split is not known, and {folder} has no "
                 "folders train, val and test: use --part all"
             )
-        dataset = load_folder(folder, labels, None, shape=shape)
+        dataset = load(None)
         note = f"{record.name} was imported, so its split is not known: {by_folder}"
         return replace(dataset, warnings=(note,))
     if known.split == "published" and not has_parts:
         raise not_its_own
     rule = PatientRule(None if groups else known.patient_pattern, groups)
-    dataset = load_folder(folder, labels, known.split, seed, rule, shape)
+    dataset = load(known.split, seed, rule)
     here = {name: dataset.part_sha256(name) for name in dataset.parts}
     if known.split == "published" or here == known.part_sha256:
         return replace(dataset, warnings=())
     if not has_parts:
         raise not_its_own
     note = f"this is not the data that the model's split was drawn from: {by_folder}"
-    return replace(load_folder(folder, labels, "published", shape=shape), warnings=(note,))
+    return replace(load("published"), warnings=(note,))
 
 
 def part_indices(dataset: Dataset, part: str) -> Tensor:
