@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from toolkit.errors import DefinitionError
+from toolkit.commands.init import init
+from toolkit.errors import DefinitionError, UsageError
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest, NetworkRecord, TrainingRecord
+from toolkit.networks.checking import check
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import definition_of, load
 from toolkit.xray.labels import LabelMap
@@ -104,3 +106,14 @@ def test_a_model_keeps_its_definition_and_a_changed_one_is_refused_until_it_is_m
         definition_of(files, record)
     meant = definition_of(files, record, str(kept))
     assert meant.sha256 != found.sha256
+
+
+def test_what_init_writes_works_at_once_and_replaces_nothing(tmp_path):
+    path = tmp_path / "my_network.py"
+    init(path)
+    check(load(str(path)).network, 3, {"width": 4})
+    assert len(path.read_text().splitlines()) < 45
+    with pytest.raises(UsageError, match="is there already"):
+        init(path)
+    with pytest.raises(UsageError, match=r"does not end in \.py"):
+        init(tmp_path / "network")

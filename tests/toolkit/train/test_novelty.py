@@ -1,10 +1,14 @@
 """Novelty: a Gaussian's distance, small on X-rays as in training, large on what is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from toolkit.errors import CheckpointError
+from toolkit.model.equivalence import TensorSpec
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import ScopeRecord
 from toolkit.networks.base import Classifier, initialise
@@ -104,3 +108,37 @@ def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(classifie
     files.path("scope").unlink()
     with pytest.raises(CheckpointError, match=r"m\.scope\.pt"):
         novelties.load(files, record)
+
+
+class Plain:
+    """A definition of whatever module, over a grey input."""
+
+    size, views = 16, ()
+    inputs = (TensorSpec("grey", "float32", ("batch", 1, 16, 16)),)
+
+    def preprocessing(self):
+        return Grey()
+
+
+class Grey(nn.Module):
+    def forward(self, xray):
+        return xray.float().unsqueeze(1)
+
+
+def test_of_another_network_the_last_maps_of_each_resolution_are_taken():
+    layers = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Conv2d(2, 3, 1)),
+        *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)),
+    )
+    inputs = (torch.rand(2, 1, 16, 16),)
+    _, (maps,) = novelties.run_with_maps(Classifier(Plain(), layers), inputs)
+    assert [tuple(each.shape) for each in maps] == [(2, 2, 16, 16), (2, 3, 4, 4)]
+    assert torch.equal(maps[1], layers[:5](*inputs))
+    small = [each[:, :, :2, :2] for each in maps]
+    assert novelties.summary([small]).isfinite().all(), "of fewer rows than bands"
+
+
+def test_a_network_without_maps_has_no_scope(tiny):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+    small = replace(tiny, pixels=tiny.pixels[:, ::14, ::14].contiguous())
+    assert novelties.fit(Classifier(Plain(), flat), small) is None
