@@ -232,7 +232,7 @@ def _scores(
     if not len(judged.labels):
         return agreement
     classes = 1 + int(max(found.max(), expected.max(), judged.labels.max()))
-    result = evaluate(judged.labels, found, classes, resamples=1)
+    result = evaluate(judged.labels, found, classes, resamples=1, ordinal=judged.ordinal)
     kappa = result.quadratic_weighted_kappa
     return {"accuracy": result.accuracy, "kappa": kappa} | agreement
 

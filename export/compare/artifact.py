@@ -166,7 +166,8 @@ def _through_gate(leg: Leg, path: Path, reference: Reference) -> Leg:
     starts = range(0, len(judged.pixels), _BATCH)
     found = concatenate(run({"xray": judged.pixels[start : start + _BATCH]}) for start in starts)
     logits = found["logits"]
-    result = gate(reference.gate_logits, logits, judged.labels, reference.label_names)
+    names, ordinal = reference.label_names, judged.ordinal
+    result = gate(reference.gate_logits, logits, judged.labels, names, ordinal)
     softmax = probabilities_of(torch.from_numpy(logits), reference.pipeline.temperature).numpy()
     failures = (*leg.failures, *result.failures)
     # The gate judges logits, and the probabilities are what is served.

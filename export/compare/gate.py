@@ -30,11 +30,13 @@ class GateSamples:
         calibration: of the training part, uint8 (M, size, size).
         pixels: of the part to judge by, uint8 (N, size, size).
         labels: their classes, int64 (N,).
+        ordinal: whether classes are in an order: else there is no kappa to judge by.
     """
 
     calibration: NDArray[np.uint8]
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    ordinal: bool = True
 
 
 def gate_samples(data: Path, record: Manifest) -> GateSamples:
@@ -70,6 +72,7 @@ def gate_samples(data: Path, record: Manifest) -> GateSamples:
         dataset.pixels[train[places]].numpy(),
         dataset.pixels[judged].numpy(),
         dataset.labels[judged].numpy(),
+        bool(record.labels.grades),
     )
 
 
@@ -78,6 +81,7 @@ def gate(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
+    ordinal: bool = True,
 ) -> Gate:
     """Judge logits by the classes that they come to.
 
@@ -89,6 +93,7 @@ def gate(
         logits: of the same X-rays from the file to judge, float (N, C).
         labels: their true classes, integers (N,).
         classes: the C names.
+        ordinal: whether they are in an order.
     """
     if not len(labels):
         return Gate(0, 0.0, None, (None,) * len(classes), (NO_XRAYS,))
@@ -97,7 +102,8 @@ def gate(
         return Gate(len(labels), 0.0, None, (None,) * len(classes), (line,))
     before, after = reference_logits.argmax(axis=1), logits.argmax(axis=1)
     old, new = (
-        evaluate(labels, predicted, len(classes), resamples=1) for predicted in (before, after)
+        evaluate(labels, predicted, len(classes), resamples=1, ordinal=ordinal)
+        for predicted in (before, after)
     )
     agreement = float((before == after).mean())
     kappa = _points(old.quadratic_weighted_kappa, new.quadratic_weighted_kappa)

@@ -73,9 +73,12 @@ def evaluate(
     else:
         predicted = _with_torch(files, record, pixels)
     truth = dataset.labels[indices].numpy()
-    result = metrics.evaluate(truth, predicted, len(record.labels.classes))
+    labels = record.labels
+    result = metrics.evaluate(truth, predicted, len(labels.classes), ordinal=bool(labels.grades))
     content = {"model": record.name, "part": part.value, "classes": record.labels.classes}
-    console.result(content | metrics.as_dict(result), _text(result, record.labels.classes))
+    console.result(
+        content | metrics.as_dict(result), _text(result, labels.classes, bool(labels.grades))
+    )
 
 
 def _with_torch(
@@ -103,7 +106,7 @@ def _with_onnx(files: ModelFiles, pixels: "NDArray[np.uint8]", kind: str) -> "ND
     )
 
 
-def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:
+def _text(result: "Evaluation", classes: tuple[str, ...], ordinal: bool) -> str:
     def percent(value: float | None) -> str:
         return "   -  " if value is None else f"{value:6.1%}"
 
@@ -111,6 +114,8 @@ def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:
     lines = [f"{result.n} X-rays"]
     for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa"):
         value, interval = getattr(result, name), result.intervals.get(name)
+        if value is None and not ordinal:
+            continue
         figure = "-" if value is None else f"{value:.3f}"
         between = f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
         lines.append(f"{name.replace('_', ' '):26}{figure}{between}")

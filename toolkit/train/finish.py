@@ -174,8 +174,14 @@ def _labels(dataset: Dataset, part: str) -> NDArray[np.int64]:
 
 
 def _evaluation(dataset: Dataset, part: str, logits: NDArray[np.float32]) -> dict[str, Any]:
-    classes = len(dataset.label_map.classes)
-    return metrics.as_dict(metrics.evaluate(_labels(dataset, part), logits.argmax(axis=1), classes))
+    labels = dataset.label_map
+    found = metrics.evaluate(
+        _labels(dataset, part),
+        logits.argmax(axis=1),
+        len(labels.classes),
+        ordinal=bool(labels.grades),
+    )
+    return metrics.as_dict(found)
 
 
 def keep_previous(files: ModelFiles) -> bool:
