@@ -15,6 +15,7 @@ from typing import Any
 from bentoml._internal.utils import circus  # noqa: TID253
 from circus import sockets as circus_sockets
 
+from bento.http import cors
 from bento.worker import counters, lifeline
 from toolkit import bentoml_home
 from toolkit.errors import ToolkitError, UsageError
@@ -39,6 +40,7 @@ def _create(watchers: list[Any], *, threaded: bool = False, **options: Any) -> A
     try:
         for each in options["sockets"]:
             _check_port(each)
+        cors.options()
         folder = _private_folder()
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -334,8 +334,8 @@ def test_inspect_lists_what_is_there_twice_and_each_unreadable_file_once(png_fol
     copied = [[f"{folder}/train/2/2L.png", f"{folder}/val/2/5L.png"]]
     assert content["copies_in_other_parts"] == copied
     text = here("data", "inspect", folder).stdout
-    assert "1 X-rays are there under two grades" in text
-    assert "1 X-rays have copies in another part" in text
+    assert "1 X-ray under two grades" in text
+    assert "1 X-ray with copies in another part" in text
     assert text.count("6L.png") == 1
 
 
@@ -361,7 +361,7 @@ def test_train_takes_the_patients_that_it_is_told_and_refuses_a_single_one(png_f
     folder = png_folder(*every_class("train"), *every_class("val"))
     _, said = ok(*trained_on(folder, tmp_path, "--patients", "^(..)"))
     assert "8 patients, told apart by the pattern" in said
-    assert "8 patients have X-rays in more than one part" in said
+    assert "8 patients with X-rays in more than one part" in said
     message = refused(*trained_on(folder, tmp_path, "--patients", "^.?.?()"))
     assert "finds no patient" in message
     table = tmp_path / "groups.csv"
@@ -490,7 +490,7 @@ def test_what_is_odd_about_the_data_is_said_before_anything_is_trained(xrays, tm
     assert "... and 2 more" in done.stderr
     assert "skipped 12 files that cannot be read" in done.stderr
     assert "warning: this is not the study's split: it has 6765 X-rays, here are 60" in done.stderr
-    assert re.search(r"warning: \d+ patients have X-rays in more than one part", done.stderr)
+    assert re.search(r"warning: \d+ patients with X-rays in more than one part", done.stderr)
 
 
 def test_class_that_is_empty_in_training_is_an_error(png_folder, tmp_path):

@@ -1,11 +1,12 @@
 """The folder of an unfinished run, `OUT.parts/`: what a run that was killed goes on from."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from toolkit.batch.paths import PathList
 from toolkit.errors import UsageError
@@ -13,6 +14,31 @@ from toolkit.files import write_bytes
 from toolkit.resume import require_same
 
 _OURS = ("*.parquet", ".*.parquet", "*.begun", "lock", ".plan.*.json", "plan.json")
+
+
+class Begun(msgspec.Struct, frozen=True):
+    """What `plan.json` says.
+
+    Attributes:
+        run: what the run is of, as plain values.
+        files: how many it is over.
+        written: the identity of the file that all was written to; None before that.
+        tally: of its rows.
+    """
+
+    run: dict[str, Any]
+    files: int
+    written: tuple[int, int] | None = None
+    tally: dict[str, dict[str, int]] = {}
+
+    def wrote(self, out: Path) -> bool:
+        """Whether a file is the one that was written."""
+        return self.written == _identity(out)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -53,11 +79,16 @@ class Workspace:
 
     def begin(self, run: dict[str, Any], files: int) -> None:
         """Record what the run is of, and over how many files, once its paths are frozen."""
-        content = {"run": run, "files": files}
-        write_bytes(self.folder / "plan.json", f"{json.dumps(content, indent=2)}\n".encode())
+        self._record(Begun(run, files))
 
-    def resume(self, run: dict[str, Any]) -> int | None:
-        """Return how many files the run is over; None if it has not begun.
+    def finish(
+        self, run: dict[str, Any], files: int, temporary: Path, tally: dict[str, dict[str, int]]
+    ) -> None:
+        """Record what was written, before it is renamed to `out`."""
+        self._record(Begun(run, files, _identity(temporary), tally))
+
+    def resume(self, run: dict[str, Any]) -> "Begun | None":
+        """Return what is known of the run; None if it has not begun.
 
         Args:
             run: what it is of, as plain values.
@@ -66,16 +97,19 @@ class Workspace:
             UsageError: the parts are of another run.
         """
         try:
-            content = json.loads((self.folder / "plan.json").read_bytes())
-            was, files = dict(content["run"]), int(content["files"])
+            begun = msgspec.json.decode((self.folder / "plan.json").read_bytes(), type=Begun)
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except msgspec.DecodeError as error:
             raise UsageError(
                 f"{self.folder} holds no plan that can be read: remove it, or choose another --out"
             ) from error
-        require_same(was, run, f"the run in {self.folder}", "another --out")
-        return files
+        require_same(begun.run, run, f"the run in {self.folder}", "another --out")
+        return begun
+
+    def _record(self, begun: "Begun") -> None:
+        content = msgspec.json.format(msgspec.json.encode(begun), indent=2)
+        write_bytes(self.folder / "plan.json", content + b"\n")
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -87,7 +121,7 @@ class Workspace:
         import fcntl
 
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             lock = (self.folder / "lock").open("a")
         except OSError as error:
             raise UsageError(

@@ -22,6 +22,7 @@ from toolkit.train.evaluation import predict
 from toolkit.train.memory import keep_freed
 from toolkit.train.optimiser import Optimiser, lr_factor
 from toolkit.train.recipes import Recipe
+from toolkit.train.threads import share_cores
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class Training:
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
         torch.set_flush_denormal(True)
         keep_freed()
+        share_cores()
         self.recipe = recipe
         self.seed = seed
         self.device = device

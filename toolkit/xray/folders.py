@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import DataError, ImageError
+from toolkit.errors import DataError, ImageError, numbered
 from toolkit.files import name_bytes
 from toolkit.xray.reading import read_xray
 
@@ -115,9 +115,9 @@ def left_out_lines(folder: Path) -> list[str]:
             elif path.suffix.lower() in _PICTURES:
                 counts[within] += 1
     return [
-        f"left out: {path.relative_to(folder)}, not a part or grade: {count} files"
+        f"left out: {path.relative_to(folder)}, not a part or grade: {numbered(count, 'file')}"
         if path not in understood
-        else f"left out: {count} files that lie in {path.relative_to(folder)} without a grade"
+        else f"left out: {numbered(count, 'file')} in {path.relative_to(folder)} without a grade"
         for path, count in counts.items()
         if count
     ]
