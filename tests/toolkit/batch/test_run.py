@@ -481,6 +481,10 @@ def test_folder_and_pattern_are_told_apart(tree):
     assert split(f"{tree}/**/*.png") == (tree, "**/*.png")
     assert split(f"{tree}/a/*/x?.png") == (tree / "a", "*/x?.png")
     assert split(f"{tree}/a.png") == (tree, "a.png")
+    odd = tree / "x [2024]" / "[a]*"
+    odd.mkdir(parents=True)
+    assert split(f"{odd}/*.png") == (odd, "*.png")
+    assert split(f"{tree}/x [2024]/[ab]/*.png") == (tree / "x [2024]", "[ab]/*.png")
 
 
 def test_memory_does_not_grow_with_the_number_of_files(run, tmp_path):
