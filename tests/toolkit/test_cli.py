@@ -313,7 +313,7 @@ def test_inspect_says_how_patients_are_told_apart_and_what_is_left_out(png_folde
     assert content["warnings"] == [] and len(content["left_out"]) == 1
     text = here("data", "inspect", folder).stdout
     assert "4 X-rays of 3 patients, told apart by name: 7_left" in text
-    assert "left out: train/5, not a part or grade: 1 files" in text
+    assert "left out: train/5, not a part or grade: 1 file" in text
     content, _ = ok("data", "inspect", folder, "--patients", r"^(\d+_?\w*)")
     assert content["patients"] == 4 and "--patients REGEX" in content["warnings"][0]
     table = tmp_path / "groups.csv"
@@ -353,7 +353,7 @@ def test_train_says_whose_xrays_are_together_and_what_the_model_will_lack(png_fo
     folder = png_folder(*every_class("train"), "train/7/1L")
     _, said = ok(*trained_on(folder, tmp_path))
     assert "8 patients, told apart by name: 01L and 01R are of one" in said
-    assert "warning: left out: train/7, not a part or grade: 1 files" in said
+    assert "warning: left out: train/7, not a part or grade: 1 file" in said
     assert "no part val: the model will have no calibration" in said and "in_scope" in said
 
 

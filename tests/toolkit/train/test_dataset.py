@@ -319,7 +319,7 @@ def test_one_picture_under_two_grades_is_an_error_that_lists_both(png_folder, mi
     folder = png_folder("train/0/1L", "train/2/2L", "train/3/3L", "train/4/4L", "val/0/5L")
     copy(folder, "train/0/1L", "train/4/7R", mirrored)
     copy(folder, "train/2/2L", "train/2/2R", mirrored)
-    with pytest.raises(DataError, match=r"1 X-rays .*train/0/1L\.png and train/4/7R\.png.*--allow"):
+    with pytest.raises(DataError, match=r"1 X-ray .*train/0/1L\.png and train/4/7R\.png.*--allow"):
         require_agreement(load_folder(folder, STUDY, None))
 
 
