@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import msgspec
 
-from toolkit.errors import UsageError
+from toolkit.errors import BatchError, UsageError
 from toolkit.extras import require
 from toolkit.files import replacing
 from toolkit.model.answer import Answer
@@ -20,9 +20,9 @@ Row = tuple[Any, ...]
 """The values of one file, in the order of `schema`; None where there is none."""
 Tally = dict[str, dict[str, int]]
 """How many rows there are with each value of `label` and of `error`."""
-_PARTS_IN_A_GROUP = 25
+_PARTS_IN_A_GROUP = 400
 _ROWS_AT_ONCE = 4096
-_FORMAT = {"compression": "zstd"}
+_FORMAT = {"compression": "zstd", "write_page_checksum": True}
 
 
 def schema(classes: Sequence[str], metadata: dict[str, str]) -> Any:
@@ -105,13 +105,16 @@ def join(
         schema: theirs.
         temporary: the file to write; its suffix is its format.
         on_joined: hears now and then how many rows are written.
+
+    Raises:
+        BatchError: a part cannot be read.
     """
-    pa, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
+    pa = require("pyarrow", "batch")
     parts, rows = iter(parts), 0
     found: dict[str, Counter[str]] = {"label": Counter(), "error": Counter()}
     with _WRITERS[format_of(temporary)](temporary, schema) as write:
         while group := list(islice(parts, _PARTS_IN_A_GROUP)):
-            table = pa.concat_tables([parquet.ParquetFile(part).read() for part in group])
+            table = pa.concat_tables([_read(part) for part in group])
             write(table)
             for name, counts in found.items():
                 for each in table.column(name).drop_null().value_counts().to_pylist():
@@ -119,6 +122,41 @@ def join(
             rows += len(table)
             on_joined(rows)
     return {name: dict(counts) for name, counts in found.items()}
+
+
+def is_of(path: Path, schema: Any, rows: int) -> bool:
+    """Return whether `path` is a file of so many rows with that schema and its metadata."""
+    try:
+        with require("pyarrow.parquet", "batch").ParquetFile(path) as file:
+            found = file.schema_arrow
+            return bool(
+                found.equals(schema, check_metadata=True) and file.metadata.num_rows == rows
+            )
+    except _damages():
+        return False
+
+
+def is_whole(part: Path, schema: Any, rows: int) -> bool:
+    """Return whether a part is of that schema and size, and can be read to its end."""
+    try:
+        return part.is_file() and is_of(part, schema, rows) and len(_read(part)) == rows
+    except BatchError:
+        return False
+
+
+def _read(part: Path) -> Any:
+    parquet = require("pyarrow.parquet", "batch")
+    try:
+        with parquet.ParquetFile(part, page_checksum_verification=True) as file:
+            return file.read()
+    except _damages() as error:
+        raise BatchError(f"{part} is damaged: the same command does its rows again") from error
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    """What is raised of a damaged file; one that asks for endless memory is one, too."""
+    pa = require("pyarrow", "batch")
+    return pa.ArrowException, OSError, ValueError, MemoryError
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from toolkit.batch import rows
 from toolkit.batch.paths import SHARD, scan
 from toolkit.batch.worker import Job, path_text
-from toolkit.batch.workspace import Workspace
+from toolkit.batch.workspace import Result, Workspace, identity
 from toolkit.errors import DataError, InterruptedRunError, UsageError
 from toolkit.extras import versions
 from toolkit.files import replacing
@@ -54,9 +54,22 @@ class Plan:
         names = ("model", "model_sha256", "toolkit", "provider", "folder", "pattern")
         return rows.schema(self.setup["classes"], {name: self.setup[name] for name in names})
 
+    def part_schema(self, shard: int) -> Any:
+        """Return the schema of a part, which names its plan and shard as well."""
+        schema = self.schema
+        of = {"plan_sha256": self.workspace.plan_sha256(), "shard": str(shard)}
+        return schema.with_metadata(schema.metadata | of)
+
     def write(self, shard: int, found: list[rows.Row]) -> None:
         """Write the part of a shard."""
-        rows.write_part(found, self.schema, self.workspace.part(shard))
+        rows.write_part(found, self.part_schema(shard), self.workspace.part(shard))
+
+    def drop_unfit(self, files: int) -> None:
+        """Remove each part that is damaged or of another run: its shard is done again."""
+        for shard in self.workspace.done(-(-files // SHARD)):
+            part = self.workspace.part(shard)
+            if not rows.is_whole(part, self.part_schema(shard), _size([shard], files)):
+                part.unlink()
 
 
 def setup(predictor: "Predictor", folder: Path, pattern: str) -> dict[str, Any]:
@@ -85,29 +98,33 @@ def finish(run: Plan, engine: Engine, workers: int | None) -> dict[str, Any]:
             it, or its parts are of another run.
         DataError: there is no file to grade.
         WorkerError: workers die as soon as they are started.
+        BatchError: the machine lacks what it takes, or parts were damaged since they were
+            written; the same command goes on.
         InterruptedRunError: Ctrl-C; the same command goes on.
     """
     workspace = run.workspace
     if workspace.out.exists() and not workspace.folder.exists():
         raise _taken(workspace.out)
     with workspace.locked():
-        begun = workspace.resume(run.setup)
         if workspace.out.exists():
             # What ended the last run may have come between the file and the end of its parts.
-            if begun is None or not begun.wrote(workspace.out):
+            result = workspace.result(run.setup)
+            if result is None:
                 raise _taken(workspace.out)
-            files, tally = begun.files, begun.tally
-            content = {"resumed": files, "seconds": 0.0, "per_second": 0.0}
+            content = {"resumed": result.files, "seconds": 0.0, "per_second": 0.0}
         else:
-            files = begun.files if begun else 0
+            files = workspace.resume(run.setup) or 0
             try:
+                if files:
+                    run.drop_unfit(files)
                 files = files or _freeze(run)
                 content = _grade(run, files, engine, workers)
-                tally = _join(run, files)
+                result = _join(run, files)
             except KeyboardInterrupt:
                 raise _stopped(run, files) from None
         workspace.remove()
-    return {"files": files, **content, "classes": tally["label"], "errors": tally["error"]}
+    found = {"classes": result.tally["label"], "errors": result.tally["error"]}
+    return {"files": result.files, **content, **found}
 
 
 def local(
@@ -116,7 +133,7 @@ def local(
     """Grade on this machine, in worker processes, as `toolkit.batch.local` says."""
     from toolkit.batch.local import grade
 
-    shards = ((shard, run.workspace.paths.shard(shard)) for shard in pending)
+    shards = run.workspace.paths.shards(pending)
     count = workers or cores()
     with closing(grade(run.job, shards, count, run.classes, on_rows)) as graded:
         for shard, rows in graded:
@@ -150,13 +167,14 @@ def _grade(run: Plan, files: int, engine: Engine, workers: int | None) -> dict[s
         return {"resumed": resumed, "seconds": progress.seconds, "per_second": progress.rate}
 
 
-def _join(run: Plan, files: int) -> rows.Tally:
+def _join(run: Plan, files: int) -> Result:
     workspace = run.workspace
     parts = (workspace.part(shard) for shard in range(-(-files // SHARD)))
     with Progress("rows joined", files) as progress, replacing(workspace.out) as temporary:
         tally = rows.join(parts, run.schema, temporary, progress.reach)
-        workspace.finish(run.setup, files, temporary, tally)
-    return tally
+        result = Result(run.setup, files, identity(temporary), tally)
+        workspace.finish(result)
+    return result
 
 
 def _size(shards: list[int], files: int) -> int:

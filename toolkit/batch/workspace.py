@@ -1,5 +1,8 @@
 """The folder of an unfinished run, `OUT.parts/`: what a run that was killed goes on from."""
 
+import hashlib
+import json
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -10,33 +13,33 @@ import msgspec
 
 from toolkit.batch.paths import PathList
 from toolkit.errors import UsageError
-from toolkit.files import write_bytes
+from toolkit.files import sha256, write_bytes
 from toolkit.resume import require_same
 
-_OURS = ("*.parquet", ".*.parquet", "*.begun", "lock", ".plan.*.json", "plan.json")
+_OURS = (
+    *("*.parquet", ".*.parquet", "*.begun", "lock"),
+    *(".plan.*.json", "plan.json", ".result.*.json", "result.json"),
+)
 
 
-class Begun(msgspec.Struct, frozen=True):
-    """What `plan.json` says.
+class Result(msgspec.Struct, frozen=True):
+    """What a run came to.
 
     Attributes:
-        run: what the run is of, as plain values.
+        run: what it is of, as plain values.
         files: how many it is over.
-        written: the identity of the file that all was written to; None before that.
-        tally: of its rows.
+        written: the identity of the file.
+        tally: how many rows there are with each value of `label` and of `error`.
     """
 
     run: dict[str, Any]
     files: int
-    written: tuple[int, int] | None = None
-    tally: dict[str, dict[str, int]] = {}
-
-    def wrote(self, out: Path) -> bool:
-        """Whether a file is the one that was written."""
-        return self.written == _identity(out)
+    written: tuple[int, int]
+    tally: dict[str, dict[str, int]]
 
 
-def _identity(path: Path) -> tuple[int, int]:
+def identity(path: Path) -> tuple[int, int]:
+    """Return size and time of a file, which keeps both when it is renamed."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
 
@@ -45,8 +48,10 @@ def _identity(path: Path) -> tuple[int, int]:
 class Workspace:
     """The folder of an unfinished run.
 
-    `listing.parquet` holds the paths; `plan.json`, written after it, what the run is of;
-    `000000.parquet` and so on the rows of each shard that is done; `lock` keeps others out.
+    `listing.parquet` holds the paths; `plan.json`, written after it, what the run is of, with its
+    own hash and the listing's; `000000.parquet` and so on the rows of each shard that is done, with
+    the plan's; `result.json`, written before it has its name, what the file is; `lock` keeps others
+    out.
 
     Attributes:
         out: the file that the run comes to.
@@ -72,44 +77,88 @@ class Workspace:
         """The file that says that someone began a shard, where that must be known."""
         return self.folder / f"{shard:06d}.begun"
 
-    def pending(self, shards: int) -> list[int]:
-        """The numbers of the shards that are not done."""
+    def done(self, shards: int) -> list[int]:
+        """The numbers of the shards, of so many, that have a part."""
         there = {path.name for path in self.folder.iterdir()}
-        return [shard for shard in range(shards) if self.part(shard).name not in there]
+        return [shard for shard in range(shards) if self.part(shard).name in there]
+
+    def pending(self, shards: int) -> list[int]:
+        """The numbers of the shards, of so many, that have none."""
+        return sorted(set(range(shards)) - set(self.done(shards)))
 
     def begin(self, run: dict[str, Any], files: int) -> None:
         """Record what the run is of, and over how many files, once its paths are frozen."""
-        self._record(Begun(run, files))
+        content = {"run": run, "files": files, "listing_sha256": sha256(self.paths.path)}
+        # Parts of a run that was the same, but for the time at which it read the files, do not fit.
+        content["begun"] = secrets.token_hex(8)
+        content["sha256"] = _digest(content)
+        write_bytes(self._plan, f"{json.dumps(content, indent=2)}\n".encode())
 
-    def finish(
-        self, run: dict[str, Any], files: int, temporary: Path, tally: dict[str, dict[str, int]]
-    ) -> None:
-        """Record what was written, before it is renamed to `out`."""
-        self._record(Begun(run, files, _identity(temporary), tally))
-
-    def resume(self, run: dict[str, Any]) -> "Begun | None":
-        """Return what is known of the run; None if it has not begun.
+    def resume(self, run: dict[str, Any]) -> int | None:
+        """Return how many files the run is over; None if it has not begun.
 
         Args:
             run: what it is of, as plain values.
 
         Raises:
-            UsageError: the parts are of another run.
+            UsageError: the parts are of another run, or what it goes on from is damaged.
+        """
+        if not self._plan.exists():
+            return None
+        plan = self._read_plan()
+        require_same(plan["run"], run, f"the run in {self.folder}", "another --out")
+        listing = self.paths.path
+        if not listing.is_file() or sha256(listing) != plan["listing_sha256"]:
+            raise self._damage("listing")
+        return int(plan["files"])
+
+    def finish(self, result: "Result") -> None:
+        """Record what was written, before it is renamed to `out`."""
+        write_bytes(self._result, msgspec.json.encode(result))
+
+    def result(self, run: dict[str, Any]) -> "Result | None":
+        """Return what was written of the run that `out` is the file of; None if it is of none.
+
+        Raises:
+            UsageError: it is of another run.
         """
         try:
-            begun = msgspec.json.decode((self.folder / "plan.json").read_bytes(), type=Begun)
-        except FileNotFoundError:
+            found = msgspec.json.decode(self._result.read_bytes(), type=Result)
+        except (FileNotFoundError, msgspec.DecodeError):
             return None
-        except msgspec.DecodeError as error:
-            raise UsageError(
-                f"{self.folder} holds no plan that can be read: remove it, or choose another --out"
-            ) from error
-        require_same(begun.run, run, f"the run in {self.folder}", "another --out")
-        return begun
+        require_same(found.run, run, f"the run in {self.folder}", "another --out")
+        return found if found.written == identity(self.out) else None
 
-    def _record(self, begun: "Begun") -> None:
-        content = msgspec.json.format(msgspec.json.encode(begun), indent=2)
-        write_bytes(self.folder / "plan.json", content + b"\n")
+    def plan_sha256(self) -> str:
+        """Return what tells this run from any other.
+
+        Raises:
+            UsageError: the plan is damaged.
+        """
+        return str(self._read_plan()["sha256"])
+
+    @property
+    def _plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    @property
+    def _result(self) -> Path:
+        return self.folder / "result.json"
+
+    def _read_plan(self) -> dict[str, Any]:
+        try:
+            content = dict(json.loads(self._plan.read_bytes()) if self._plan.is_file() else {})
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise self._damage("plan") from error
+        if content.get("sha256") != _digest(content):
+            raise self._damage("plan")
+        return content
+
+    def _damage(self, what: str) -> UsageError:
+        return UsageError(
+            f"the {what} in {self.folder} is missing or damaged: remove that folder to begin anew, "
+            "or choose another --out"
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -137,9 +186,15 @@ class Workspace:
             yield
 
     def remove(self) -> None:
-        """Remove the folder, plan last; what is not of a run stays."""
+        """Remove the folder, what the result is last; what is not of a run stays."""
         for pattern in _OURS:
             for path in self.folder.glob(pattern):
                 path.unlink()
         with suppress(OSError):
             self.folder.rmdir()
+
+
+def _digest(plan: dict[str, Any]) -> str:
+    """Return the hash of all else that a plan says."""
+    rest = {name: value for name, value in plan.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
