@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE.pt", help="A whole module or its state_dict.")
+        Path,
+        typer.Argument(metavar="FILE", help="A whole module or its state_dict, or safetensors."),
     ],
     name: Annotated[
         str | None, typer.Option("--name", help="What to call the model; default FILE.")
@@ -36,7 +37,7 @@ def import_(
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
 ) -> None:
-    """Read the study's IntermediarySpaceModel as torch.save(model) wrote it; none of it is run.
+    """Read the study's IntermediarySpaceModel from a file; nothing in it is run.
 
     With --network, read the state_dict of that network.
     """

@@ -90,7 +90,7 @@ def train(
     """Train a network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
     require("tensorboard", "train")
-    from toolkit.commands.data_option import labels_of, load
+    from toolkit.commands.data_option import labels_of, load, warnings_of
     from toolkit.commands.network_option import definition_for, shape_of
     from toolkit.train.health import training_health
     from toolkit.train.log_folder import log_folder, sole_training
@@ -161,7 +161,7 @@ def train(
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
             "skipped": list(dataset.skipped),
-            "warnings": [*dataset.warnings, *warnings],
+            "warnings": [*warnings_of(dataset), *warnings],
         },
         _text(manifest, files, log.path),
     )

@@ -25,6 +25,7 @@ from toolkit.train.optimiser import Optimiser
 from toolkit.train.plan import plan_epoch
 from toolkit.train.recipes import Recipe, as_dict
 from toolkit.train.step import Parts, TrainingStep
+from toolkit.train.threads import share_cores
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ class Training:
         # Without it a GPU sums in another order each time, and no run comes to another's weights.
         torch.backends.cudnn.deterministic = True
         keep_freed()
+        share_cores()
         self.recipe = recipe
         self.seed = seed
         self.device = device
@@ -143,6 +145,7 @@ class Training:
             return []
         with torch.no_grad():
             found = self.trained.eval().features(self.dataset.pixels[:1].to(self.device))
+        self.trained.train()
         return [each.shape[1] for each in found]
 
     def run(self, state_path: Path, on_epoch: Callable[[Epoch], None]) -> None:

@@ -105,7 +105,7 @@ def test_what_the_machine_lacks_is_not_told_of_the_file(client, encoded, xrays, 
     def lacking(*_):
         raise lack
 
-    for place in ("bento.worker.model_thread.decode", "bento.http.form.files"):
+    for place in ("toolkit.runtime.session.decode", "bento.http.form.files"):
         with monkeypatch.context() as planted:
             planted.setattr(place, lacking)
             for path in ("/predict", "/predict_batch"):

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from toolkit.errors import DataError
+from toolkit.errors import DataError, numbered
 from toolkit.xray.folders import (
     class_of,
     crossing_patients,
@@ -131,7 +131,7 @@ def test_parts_and_loose_files_that_are_not_understood_are_named_as_well(png_fol
     assert [file.name for file in scan(folder)] == ["1L"]
     assert len(said) == 4
     for where, count in (("auto_test", 1), ("2", 1), ("train", 2), (".", 1)):
-        assert any(f" {where}" in line and f"{count} files" in line for line in said), where
+        assert any(f" {where}" in line and numbered(count, "file") in line for line in said), where
 
 
 def test_a_folder_of_nothing_that_is_understood_says_what_is_there(png_folder):
@@ -169,7 +169,7 @@ def test_folders_of_any_names_are_classes_in_the_order_that_people_count_in(png_
         ("val", "benign", "d"),
     ]
     assert [class_of(each, labels) for each in scan(folder, labels)] == [0, 1, 1, 2]
-    assert left_out_lines(folder, labels) == ["left out: loose, not a part or class: 1 files"]
+    assert left_out_lines(folder, labels) == ["left out: loose, not a part or class: 1 file"]
 
 
 def test_one_folder_is_no_classes(png_folder):
