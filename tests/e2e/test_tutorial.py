@@ -69,10 +69,21 @@ def port(free_port):
 
 
 @pytest.fixture(scope="module")
-def terminal(request, tmp_path_factory, port):
-    """A terminal of each page's own."""
-    assert request.param in PAGES
-    folder = tmp_path_factory.mktemp("repository")
+def terminal_of(tmp_path_factory, port):
+    """Return a function: the terminal of a page, opened when it is first asked for."""
+    opened = {}
+
+    def find(page):
+        if page not in opened:
+            opened[page] = _terminal(tmp_path_factory.mktemp("repository"), port)
+        return opened[page]
+
+    yield find
+    for each in opened.values():
+        each.close()
+
+
+def _terminal(folder, port):
     for name in SOURCES:
         ignored = shutil.ignore_patterns("__pycache__", "mine")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
@@ -82,9 +93,7 @@ def terminal(request, tmp_path_factory, port):
     (folder / ".venv").symlink_to(Path(sys.executable).parents[1])
     os.utime(folder / "pyproject.toml", (0, 0))
     environment = os.environ | {"BENTOML_PORT": str(port), "BENTOML_HOME": str(folder / "bentoml")}
-    opened = Terminal(folder, environment)
-    yield opened
-    opened.close()
+    return Terminal(folder, environment)
 
 
 @pytest.mark.parametrize(("page", "least"), [("tutorial.md", 13), ("own-network.md", 6)])
@@ -101,12 +110,10 @@ def test_the_definition_that_is_shown_is_that_of_the_example():
 
 
 @pytest.mark.parametrize(
-    ("terminal", "number"),
-    [(page, number) for page in PAGES for number in range(len(BLOCKS[page]))],
-    indirect=["terminal"],
+    ("page", "number"), [(page, number) for page in PAGES for number in range(len(BLOCKS[page]))]
 )
-def test_a_block_of_a_tutorial_runs_as_it_stands(request, terminal, port, number):
-    block = BLOCKS[request.node.callspec.params["terminal"]][number]
+def test_a_block_of_a_tutorial_runs_as_it_stands(terminal_of, port, page, number):
+    terminal, block = terminal_of(page), BLOCKS[page][number]
     if terminal.failed:
         pytest.skip("a block before this one failed")
     if block["where"] and "met" not in terminal.run(
