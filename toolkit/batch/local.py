@@ -66,7 +66,7 @@ def grade(
 
     Raises:
         WorkerError: workers die as soon as they are started.
-        ToolkitError: the model cannot be opened.
+        ToolkitError: the model cannot be opened, or the machine lacks what it takes.
     """
     # One process for each core: libraries that start threads of their own would fight.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -134,13 +134,12 @@ def _chunks(shards: Iterable[tuple[int, list[bytes]]]) -> Iterator[_Chunk]:
 
 def _work(pipe: Any, _index: int, job: Job) -> None:
     """Grade what comes, until the supervisor is gone. The main function of a worker process."""
-    try:
-        grader = Grader(job)
-    except ToolkitError as error:
-        pipe.send(error)
-        return
     # The supervisor is gone when its end of the pipe is.
     with suppress(EOFError, OSError):
-        pipe.send(READY)
-        while True:
-            pipe.send(grader(pipe.recv()))
+        try:
+            grader = Grader(job)
+            pipe.send(READY)
+            while True:
+                pipe.send(grader(pipe.recv()))
+        except ToolkitError as error:
+            pipe.send(error)

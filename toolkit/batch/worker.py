@@ -2,20 +2,26 @@
 
 import hashlib
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.batch.rows import Row, answered, failed
-from toolkit.errors import ImageError, ModelRefusedError
-from toolkit.xray.reading import MAX_BYTES, decode
+from toolkit.errors import BatchError, ImageError, ModelRefusedError, ProviderError
+from toolkit.xray.reading import decode, file_content
 
 if TYPE_CHECKING:
     from toolkit.runtime.session import Predictor
 
+T = TypeVar("T")
+PATIENCE_S = (0.1, 1.0, 5.0)
+"""How long is waited before each new try where memory, a disk or a device fails."""
 # On a CPU, one X-ray at a time is as fast as any batch, and no row depends on its neighbours.
 _BATCH = {"CPUExecutionProvider": 1}
 _OTHER_BATCH = 16
@@ -75,33 +81,49 @@ class Grader:
         self._batch = batch or _BATCH.get(self._predictor.provider, _OTHER_BATCH)
 
     def __call__(self, paths: list[bytes]) -> list[Row]:
-        """Return a row for each path, in order."""
+        """Return a row for each path, in order.
+
+        Raises:
+            BatchError: the machine lacks memory, a disk or a device that it takes.
+        """
         rows: dict[int, Row] = {}
         waiting: dict[int, tuple[str, NDArray[np.uint8]]] = {}
         for index, path in enumerate(paths):
             sha256 = None
             try:
-                content = self._read(path)
+                content = _patiently(partial(file_content, self._root + path), path)
                 sha256 = hashlib.sha256(content).hexdigest()
-                waiting[index] = sha256, decode(content)
+                waiting[index] = sha256, _patiently(partial(decode, content), path)
             except ImageError as error:
                 # The hash of the beginning of a file is not the file's.
                 known = None if error.code == "too_large" else sha256
                 rows[index] = failed(path_text(path), known, self._classes, error.code, str(error))
             if waiting and (len(waiting) == self._batch or index == len(paths) - 1):
-                answers = self._predictor.answers([xray for _, xray in waiting.values()])
+                xrays = [xray for _, xray in waiting.values()]
+                answers = _patiently(partial(self._predictor.answers, xrays), path)
                 for (place, (digest, _)), answer in zip(waiting.items(), answers, strict=True):
                     rows[place] = answered(path_text(paths[place]), digest, answer)
                 waiting.clear()
         return [rows[index] for index in range(len(paths))]
 
-    def _read(self, path: bytes) -> bytes:
+
+def _patiently(work: Callable[[], T], path: bytes) -> T:
+    """Return what some work at a file comes to; it is tried again where the machine fails it.
+
+    Raises:
+        BatchError: the machine still does.
+    """
+    for wait in (*PATIENCE_S, 0.0):
         try:
-            with open(self._root + path, "rb") as file:
-                return file.read(MAX_BYTES + 1)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ImageError("unreadable", f"cannot be read: {reason}") from error
+            return work()
+        except (MemoryError, OSError, ProviderError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "no memory is left"
+        # Past the error, which holds what was read.
+        time.sleep(wait)
+    raise BatchError(
+        f"cannot go on at {path_text(path)}: {reason}; that is the machine's fault and not the "
+        "file's: mend it, and the same command goes on"
+    )
 
 
 def path_text(path: bytes) -> str:

@@ -130,7 +130,21 @@ def open_model(
         MissingExtraError: ONNX Runtime is not installed, or twice.
     """
     files = ModelFiles(models, name)
-    record = manifest.load(files.manifest)
+    return open_pipeline(files, manifest.load(files.manifest), provider, threads, kind)
+
+
+def open_pipeline(
+    files: ModelFiles,
+    record: manifest.Manifest,
+    provider: str = "auto",
+    threads: int = 0,
+    kind: str = "pipeline",
+) -> Predictor:
+    """Open the proven pipeline of a model whose manifest was read already.
+
+    Raises:
+        ToolkitError: as `open_model` does, but for the manifest.
+    """
     digest = check_equivalence(files, record, kind)
     path = files.path(kind)
     predictor = Predictor(record.name, meaning_of(record), path, digest, provider, threads)
