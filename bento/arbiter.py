@@ -17,6 +17,7 @@ from typing import Any
 from bentoml._internal.utils import circus  # noqa: TID253
 from circus import sockets as circus_sockets
 
+from bento.http import cors
 from bento.watch import Watch
 from bento.worker import counters, lifeline
 from toolkit import bentoml_home
@@ -52,6 +53,7 @@ def _create(
     try:
         for each in options["sockets"]:
             _check_port(each)
+        cors.options()
         folder = _private_folder()
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,7 @@ from export.convert.pipeline import Pipeline, load_pipeline
 from export.convert.precisions import export_int8
 from export.convert.torch_formats import export_pt2, export_torchscript
 from toolkit.errors import DataError, HealthError, ManifestError, UsageError
-from toolkit.files import held_signals
+from toolkit.files import held_signals, link_target
 from toolkit.model import manifest
 from toolkit.model.artifacts import is_changed
 from toolkit.model.equivalence import Artifact, ExportRecord, Leg
@@ -51,6 +51,7 @@ class Options:
     Attributes:
         data: a folder of real X-rays to compare on as well; of graded ones for a precision lower
             than fp32, which is judged by them.
+        groups: the table of their patients, where the model was trained with one.
         opset: of the ONNX files.
         precision: `fp32`, `fp16` or `int8`.
         dead_input: what to do with one; `DROP` replaces what is provably constant.
@@ -60,6 +61,7 @@ class Options:
     opset: int = OPSET
     precision: str = "fp32"
     dead_input: DeadInput = DeadInput.REFUSE
+    groups: Path | None = None
 
 
 def export(
@@ -87,7 +89,7 @@ def export(
     kinds = _kinds(format_name, options)
     record = manifest.load(source.manifest)
     pipeline = load_pipeline(source, record)
-    reference = reference_of(pipeline, record, options.data, kinds)
+    reference = reference_of(pipeline, record, options.data, kinds, options.groups)
     xrays = torch.from_numpy(reference.samples.pixels)
     findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
     _refuse(findings, options.dead_input)
@@ -216,7 +218,7 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
     try:
         for kind, draft in drafts.items():
             if passed:
-                draft.replace(target.path(kind))
+                draft.replace(link_target(target.path(kind)))
             else:
                 target.path(kind).unlink(missing_ok=True)
     except OSError as error:
@@ -228,4 +230,9 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
 
 
 def _draft(path: Path) -> Path:
-    return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    """Return where a file is written that is to take the place of `path`, or of what that leads to.
+
+    Raises:
+        UsageError: `path` leads to a write-protected file.
+    """
+    return link_target(path).with_name(f".{secrets.token_hex(4)}.{path.name}")

@@ -114,13 +114,14 @@ def benchmark(
     threads: Sequence[int],
     batches: Sequence[int],
     rounds: Iterable[int] = range(ROUNDS),
+    groups: Path | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Return a model's table on X-rays of `data` or drawn ones, and what was left out and why.
 
     Raises:
         DataError: the folder cannot be used.
     """
-    xrays = xrays_of(data, record) if data else generated_xrays(_GENERATED)
+    xrays = xrays_of(data, record, groups) if data else generated_xrays(_GENERATED)
     with TemporaryDirectory() as folder:
         every = contenders(pipeline, record, Path(folder), xrays.gate)
         judgements, left_out = judge(every, xrays)
@@ -129,7 +130,7 @@ def benchmark(
         return measure(judgements, xrays, threads, batches, rounds), left_out
 
 
-def xrays_of(data: Path, record: Manifest) -> Xrays:
+def xrays_of(data: Path, record: Manifest, groups: Path | None = None) -> Xrays:
     """Return X-rays of a folder: some files to time with, its graded ones to judge by.
 
     Raises:
@@ -147,7 +148,7 @@ def xrays_of(data: Path, record: Manifest) -> Xrays:
         contents.append(content)
     if not contents:
         raise DataError(f"none of the X-rays in {data} can be read: give other ones with --data")
-    return Xrays(tuple(contents), np.stack(decoded), gate_samples(data, record))
+    return Xrays(tuple(contents), np.stack(decoded), gate_samples(data, record, groups))
 
 
 def generated_xrays(count: int) -> Xrays:

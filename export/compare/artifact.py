@@ -59,15 +59,20 @@ class Reference:
 
 
 def reference_of(
-    pipeline: Pipeline, record: Manifest, data: Path | None, kinds: Iterable[str]
+    pipeline: Pipeline,
+    record: Manifest,
+    data: Path | None,
+    kinds: Iterable[str],
+    groups: Path | None = None,
 ) -> Reference:
     """Return what artifacts of some kinds are compared with, on the X-rays of `data` too.
 
     Raises:
-        DataError: the folder cannot be used.
+        DataError: the folder, or the table of its patients, cannot be used.
     """
     inputs = samples(data)
-    gated = gate_samples(data, record) if data and not set(LOWER).isdisjoint(kinds) else None
+    lower = not set(LOWER).isdisjoint(kinds)
+    gated = gate_samples(data, record, groups) if data and lower else None
     arrays = reference_arrays(pipeline, inputs)
     return Reference(pipeline, inputs, arrays, record.labels.classes, gated)
 

@@ -37,25 +37,31 @@ class GateSamples:
     labels: NDArray[np.int64]
 
 
-def gate_samples(data: Path, record: Manifest) -> GateSamples:
+def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> GateSamples:
     """Read the graded X-rays of a folder, split as they were for the training.
 
     Judged is by the part `val`, or `test` where there is none; calibrated with 300 X-rays that
     are spread over the part `train`.
+
+    Args:
+        data: the folder.
+        record: of the model.
+        groups: the table of patients, where the training had one.
 
     Raises:
         DataError: the folder cannot be used, or has no such parts.
     """
     split = record.dataset.split if record.dataset else None
     seed = record.training.seed or 0
-    rule = PatientRule(record.dataset.patient_pattern if record.dataset else None)
+    pattern = record.dataset.patient_pattern if record.dataset and not groups else None
+    rule = PatientRule(pattern, groups)
     dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed, rule)
     if record.dataset and record.dataset.patient_table and split == "patient":
         here = {part: dataset.part_sha256(part) for part in dataset.parts}
         if here != record.dataset.part_sha256:
             raise DataError(
-                f"{record.name} was trained with --groups, without which {data} is split another "
-                "way: a lower precision needs patients that names, folders or --patients show"
+                f"{record.name} was trained with a table of patients, and {data} is split another "
+                f"way {f'with {groups}' if groups else 'without'}: give that table with --groups"
             )
     part = next((part for part in ("val", "test") if part in dataset.parts), None)
     if part is None or "train" not in dataset.parts:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from toolkit.commands.options import Labels, Split
 from toolkit.console import Console
-from toolkit.errors import UsageError
+from toolkit.errors import UsageError, numbered
 from toolkit.train.dataset import (
     Dataset,
     generated,
@@ -54,23 +54,24 @@ def load(
         dataset = generated(GENERATED_COUNT, label_map(labels), chosen)
     else:
         dataset = load_folder(data, label_map(labels), chosen, rule=rule, cache=cache)
-    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
-    for line in dataset.left_out:
-        console.notice(f"warning: {line}")
+    console.notices(
+        dataset.skipped, f"skipped {numbered(len(dataset.skipped), 'file')} that cannot be read"
+    )
     console.notice(dataset.patients.description())
-    for warning in _warnings(dataset):
+    for warning in warnings_of(dataset):
         console.notice(f"warning: {warning}")
     require_patients(dataset)
     if allow_conflicts:
-        console.notices(dataset.conflicts, "... are there under two grades")
+        console.notices(dataset.conflicts, "... under two grades")
     else:
         require_agreement(dataset)
     require_classes(dataset, "train")
     return dataset
 
 
-def _warnings(dataset: Dataset) -> list[str]:
-    found = [*dataset.warnings]
+def warnings_of(dataset: Dataset) -> list[str]:
+    """Return what the user should know of X-rays to train with, a line each."""
+    found = [*dataset.left_out, *dataset.warnings]
     if warning := dataset.patients.warning():
         found.append(warning)
     if "val" not in dataset.parts:

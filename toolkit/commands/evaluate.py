@@ -8,7 +8,7 @@ import typer
 
 from toolkit.commands.options import CacheOption, GroupsOption
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
-from toolkit.errors import UsageError
+from toolkit.errors import UsageError, numbered
 from toolkit.extras import require
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 
@@ -61,7 +61,9 @@ def evaluate(
     dataset = load_as_trained(data, record, part.value, groups, cache)
     for warning in dataset.warnings:
         console.notice(f"warning: {warning}")
-    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
+    console.notices(
+        dataset.skipped, f"skipped {numbered(len(dataset.skipped), 'file')} that cannot be read"
+    )
     indices = part_indices(dataset, part.value)
     if part is Part.ALL and record.dataset:
         console.notice(
@@ -110,7 +112,7 @@ def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:
         return "   -  " if value is None else f"{value:6.1%}"
 
     width = max(len(name) for name in classes)
-    lines = [f"{result.n} X-rays"]
+    lines = [numbered(result.n, "X-ray")]
     for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa"):
         value, interval = getattr(result, name), result.intervals.get(name)
         figure = "-" if value is None else f"{value:.3f}"

@@ -27,7 +27,7 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Draw the X-ray beside its edge map, coloured by how much each region speaks for a class."""
-    from toolkit.files import write_bytes
+    from toolkit.files import require_parent, write_bytes
     from toolkit.model import manifest
     from toolkit.runtime.heat_picture import draw
     from toolkit.runtime.occlusion import occlusion
@@ -41,6 +41,7 @@ def explain(
         raise UsageError(f"{name} has no class {label!r}: choose one of {', '.join(classes)}")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} does not end in .png: the picture is a PNG")
+    require_parent(out)
     xray = read_xray(file)
     if engine == "onnx":
         edge_map = open_model(models, name).edge_map(xray[None])[0]

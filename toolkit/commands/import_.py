@@ -14,7 +14,8 @@ from toolkit.model.files import ModelFiles, checked_new_name
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE.pt", help="A whole module or its state_dict.")
+        Path,
+        typer.Argument(metavar="FILE", help="A whole module or its state_dict, or safetensors."),
     ],
     name: Annotated[
         str | None, typer.Option("--name", help="What to call the model; default FILE.")
@@ -27,7 +28,7 @@ def import_(
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
 ) -> None:
-    """Read the study's IntermediarySpaceModel as torch.save(model) wrote it; none of it is run."""
+    """Read the study's IntermediarySpaceModel from a file; nothing in it is run."""
     require("torch", "train")
     from toolkit.original.checkpoint import read_original
     from toolkit.original.model import choose_labels, known_record

@@ -85,7 +85,7 @@ def train(
     """Train the network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
     require("tensorboard", "train")
-    from toolkit.commands.data_option import load
+    from toolkit.commands.data_option import load, warnings_of
     from toolkit.train.health import training_health
     from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
@@ -136,7 +136,7 @@ def train(
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
             "skipped": list(dataset.skipped),
-            "warnings": [*dataset.warnings, *warnings],
+            "warnings": [*warnings_of(dataset), *warnings],
         },
         _text(manifest, files, log.path),
     )

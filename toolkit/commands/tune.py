@@ -137,7 +137,6 @@ def report(
     """Print the best trials and the importances of a study, and draw its pictures."""
     for module in ("torch", "optuna", "matplotlib"):
         require(module, "train")
-    from toolkit.files import require_writable
     from toolkit.tune import report
     from toolkit.tune.ledger import find_study
     from toolkit.tune.storage import open_storage
@@ -153,7 +152,6 @@ def report(
         found = find_study(open_storage(location, make=False), name)
     if not report.finished_trials(found):
         raise UsageError(f"{name!r} has no finished trial to tell of: run `toolkit tune`")
-    require_writable(folder)
     _tell(found, folder, Console(as_json))
 
 
@@ -179,15 +177,22 @@ def _run(tuning: "Tuning", dataset: "Dataset") -> "Ledger":
 
 
 def _tell(study: "Study", folder: Path, console: Console) -> None:
+    """Print what a study found, pictures or not, and draw them where they can be written."""
+    from toolkit.files import require_writable
     from toolkit.tune import report
     from toolkit.tune.figures import draw
 
-    pictures = draw(study, folder)
+    pictures: list[Path] = []
+    try:
+        require_writable(folder)
+        pictures = draw(study, folder)
+    except UsageError as error:
+        console.notice(f"warning: there are no pictures: {error}")
     intervals = report.importance_intervals(study)
     console.result(
         report.summary(study)
         | {"importance_intervals": intervals, "figures": [str(path) for path in pictures]},
-        "\n".join([report.text(study, intervals), f"figures  {folder}"]),
+        "\n".join([report.text(study, intervals), *([f"figures  {folder}"] if pictures else [])]),
     )
 
 

@@ -74,6 +74,15 @@ def names_in(folder: Path) -> list[str]:
     return sorted(name for name in names if _NAME.fullmatch(name) and not _RESERVED.search(name))
 
 
+def served_name(folder: Path) -> str:
+    """Return the model that is served where none is named: the only one in the folder, else ours.
+
+    What a training left of a former model is not counted.
+    """
+    names = [name for name in names_in(folder) if not name.endswith(".previous")]
+    return names[0] if len(names) == 1 else DEFAULT_NAME
+
+
 @dataclass(frozen=True)
 class ModelFiles:
     """The paths of one model's files in `folder`, whether or not they exist."""

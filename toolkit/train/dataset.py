@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.errors import DataError, ImageError, UsageError
+from toolkit.errors import DataError, ImageError, UsageError, numbered
 from toolkit.files import name_bytes
 from toolkit.model.manifest import DatasetRecord
 from toolkit.train.split import copies_warning, crossing, draw_parts
@@ -128,7 +128,7 @@ def load_folder(
     pixels = np.empty((len(files), 224, 224), dtype=np.uint8)
     for file, result in read_files(files, cache):
         if isinstance(result, ImageError):
-            skipped.append(f"{file.path}: {result}")
+            skipped.append(str(result))
         else:
             pixels[len(kept)] = result
             kept.append(file)
@@ -204,7 +204,7 @@ def require_agreement(dataset: Dataset) -> None:
     """
     if dataset.conflicts:
         raise DataError(
-            f"{len(dataset.conflicts)} X-rays are there under two grades: "
+            f"{numbered(len(dataset.conflicts), 'X-ray')} under two grades: "
             f"{'; '.join(dataset.conflicts[:SHOWN])}{'; ...' * (len(dataset.conflicts) > SHOWN)}; "
             "keep one of each (toolkit data inspect lists them), or give --allow-conflicts"
         )

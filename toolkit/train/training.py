@@ -24,6 +24,7 @@ from toolkit.train.optimiser import Optimiser
 from toolkit.train.plan import plan_epoch
 from toolkit.train.recipes import Recipe
 from toolkit.train.step import Parts, TrainingStep
+from toolkit.train.threads import share_cores
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Training:
         # Without it a GPU sums in another order each time, and no run comes to another's weights.
         torch.backends.cudnn.deterministic = True
         keep_freed()
+        share_cores()
         self.recipe = recipe
         self.seed = seed
         self.device = device

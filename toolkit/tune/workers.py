@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.processes import POLL_SECONDS, READY, Workers, cores
+from toolkit.processes import POLL_SECONDS, READY, Workers
 from toolkit.train.dataset import Dataset
 from toolkit.train.recipes import PRESETS
+from toolkit.train.threads import share_cores
 from toolkit.tune.ledger import INTERRUPTED, LOST, Ledger, open_ledger
 from toolkit.tune.space import SPACE
 from toolkit.tune.storage import going_away, open_storage
@@ -135,7 +136,7 @@ def _work(pipe: Connection, index: int, tuning: Tuning, dataset: Dataset, pixels
     signal.signal(signal.SIGTERM, _stop)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    _share_cores(tuning.workers)
+    share_cores(tuning.workers)
     mapped = np.load(pixels, mmap_mode="c")
     dataset = replace(dataset, pixels=torch.from_numpy(mapped))
     device = _device(tuning.device, index)
@@ -149,11 +150,6 @@ def _work(pipe: Connection, index: int, tuning: Tuning, dataset: Dataset, pixels
         else:
             # Others run the last ones: should they be lost, they are run here.
             time.sleep(POLL_SECONDS)
-
-
-def _share_cores(workers: int) -> None:
-    if workers > 1:
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // workers)))
 
 
 def _device(name: str, index: int) -> torch.device:

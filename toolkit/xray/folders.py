@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.errors import DataError
+from toolkit.errors import DataError, numbered
 from toolkit.files import name_bytes
 
 PARTS = ("train", "val", "test")
@@ -109,9 +109,9 @@ def left_out_lines(folder: Path) -> list[str]:
             elif path.suffix.lower() in _PICTURES:
                 counts[within] += 1
     return [
-        f"left out: {path.relative_to(folder)}, not a part or grade: {count} files"
+        f"left out: {path.relative_to(folder)}, not a part or grade: {numbered(count, 'file')}"
         if path not in understood
-        else f"left out: {count} files that lie in {path.relative_to(folder)} without a grade"
+        else f"left out: {numbered(count, 'file')} in {path.relative_to(folder)} without a grade"
         for path, count in counts.items()
         if count
     ]

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from toolkit.errors import DataError
+from toolkit.errors import DataError, numbered
 from toolkit.xray.folders import crossing_patients, left_out_lines, patient_part, scan
 
 
@@ -124,7 +124,7 @@ def test_parts_and_loose_files_that_are_not_understood_are_named_as_well(png_fol
     assert [file.name for file in scan(folder)] == ["1L"]
     assert len(said) == 4
     for where, count in (("auto_test", 1), ("2", 1), ("train", 2), (".", 1)):
-        assert any(f" {where}" in line and f"{count} files" in line for line in said), where
+        assert any(f" {where}" in line and numbered(count, "file") in line for line in said), where
 
 
 def test_a_folder_of_nothing_that_is_understood_says_what_is_there(png_folder):
