@@ -20,7 +20,11 @@ from toolkit.train.health import health
 
 
 def verify(
-    files: ModelFiles, data: Path | None, url: str | None, groups: Path | None = None
+    files: ModelFiles,
+    data: Path | None,
+    url: str | None,
+    groups: Path | None = None,
+    network: str | None = None,
 ) -> Equivalence:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
@@ -33,9 +37,11 @@ def verify(
         data: a folder of real X-rays to compare on as well.
         url: of a running service.
         groups: the table of the patients in `data`, where the model was trained with one.
+        network: another definition of the network than the one that is kept, as it is meant.
 
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        DefinitionError: its network's definition is missing, changed, or does not run.
         ModelRefusedError: nothing of it was exported, or its manifest was changed since.
         UsageError: `url` is no address.
     """
@@ -59,7 +65,7 @@ def verify(
     if url:
         # What is no address is said before files are compared for long.
         Client(url).close()
-    pipeline = load_pipeline(files, record)
+    pipeline = load_pipeline(files, record, network)
     reference = reference_of(pipeline, record, data, artifacts, groups)
     legs = {kind: record.equivalence.legs[kind] for kind in artifacts}
     for kind, artifact in artifacts.items():
@@ -82,7 +88,7 @@ def verify(
         except CheckFailedError as error:
             unreached = str(error)
     xrays = torch.from_numpy(samples.pixels)
-    findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
+    findings = health(pipeline, xrays, record)
     return Equivalence(record, legs, samples, tuple(findings), unkept, unreached)
 
 

@@ -87,6 +87,10 @@ class CheckpointError(ToolkitError):
     """A checkpoint that is missing, corrupt, or of another network."""
 
 
+class DefinitionError(ToolkitError):
+    """A network's definition that cannot be read, or cannot work; it says where and why."""
+
+
 class ModelRefusedError(ToolkitError):
     """An artifact without a valid proof: a hash that does not match, or no passed verdict."""
 

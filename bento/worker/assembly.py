@@ -16,7 +16,13 @@ from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_
 from toolkit.model.artifacts import check_equivalence, check_words, load_golden
 from toolkit.model.manifest import Manifest
 from toolkit.runtime.golden import difference
-from toolkit.runtime.session import Predictor, open_explainer, open_pipeline, open_session
+from toolkit.runtime.session import (
+    ANSWERED,
+    Predictor,
+    open_explainer,
+    open_pipeline,
+    open_session,
+)
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,18 @@ class Information:
     meaning: Meaning
     explains: bool
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one X-ray: (size, size), or (size, size, 3) in colour."""
+        return self.record.network.xray_shape
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of what the network is made to see of an X-ray besides."""
+        assert self.record.export
+        outputs = self.record.export.artifacts[self.settings.kind].outputs
+        return tuple(each.name for each in outputs if each.name not in ANSWERED)
+
     def info(self, provider: str | None, reason: str) -> Info:
         """Return the answer to /info.
 
@@ -53,6 +71,7 @@ class Information:
             classes=self.meaning.classes,
             checkpoint_sha256=self.record.training.checkpoint_sha256,
             grades=self.meaning.grades,
+            views=self.views,
             equivalence=Equivalence(
                 verdict.passed and leg.passed,
                 leg.samples,

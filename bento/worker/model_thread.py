@@ -19,7 +19,6 @@ from bento.worker.waiting import to_its_end
 from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
 from toolkit.model.answer import Answer
 from toolkit.runtime.session import PROVIDERS, Predictor
-from toolkit.xray.reading import SIZE, decode
 
 T = TypeVar("T")
 
@@ -31,7 +30,6 @@ _PROVE_AGAIN_S = 10.0
 # The longest that decoding a file or running the model may take: then it is not ready, and then it
 # is given up. Files are decoded in a second or two, and slow machines are to be spared.
 _SLOW_S, _STUCK_S = 30.0, 60.0
-_EIGHTHS = (SIZE // 8) ** 2
 # X-rays that wait already are run as one batch; none waits for others to come. A CPU gains a little
 # by it: its caches keep the network's weights from one X-ray to the next.
 _TOGETHER = {PROVIDERS["cpu"]: 4, PROVIDERS["cuda"]: 32}
@@ -255,7 +253,7 @@ class ModelThread:
         for job in jobs:
             for content in () if callable(job.content) else job.content:
                 self._step_since = monotonic()
-                decoded.append(_decode(content))
+                decoded.append(_decode(predictor, content))
                 now = perf_counter()
                 observed.append(("decode_seconds", now - begun))
                 begun = now
@@ -267,7 +265,7 @@ class ModelThread:
             observed.append(("inference_seconds", perf_counter() - begun))
             observed.append(("batch_size", len(xrays)))
             # The mean grey level of every eighth pixel.
-            observed += [("brightness", int(xray[::8, ::8].sum()) / _EIGHTHS) for xray in xrays]
+            observed += [("brightness", float(xray[::8, ::8].mean())) for xray in xrays]
         files = [job.content for job in jobs if not callable(job.content)]
         return [[next(found) for _ in contents] for contents in files], observed
 
@@ -288,9 +286,9 @@ def _not_ready(reason: str) -> RequestError:
     return RequestError(503, "not_ready", f"the model does not answer: {reason}", retry_after="5")
 
 
-def _decode(content: bytes) -> NDArray[np.uint8] | ImageError:
+def _decode(predictor: Predictor, content: bytes) -> NDArray[np.uint8] | ImageError:
     try:
-        return decode(content)
+        return predictor.decode(content)
     except ImageError as error:
         # A new one: the traceback of this one would hold the file until it is collected.
         return ImageError(error.code, str(error), error.status)

@@ -27,14 +27,16 @@ class GateSamples:
     """X-rays with their classes, apart from those to calibrate with.
 
     Attributes:
-        calibration: of the training part, uint8 (M, 224, 224).
-        pixels: of the part to judge by, uint8 (N, 224, 224).
+        calibration: of the training part, uint8 (M, size, size).
+        pixels: of the part to judge by, uint8 (N, size, size).
         labels: their classes, int64 (N,).
+        ordinal: whether classes are in an order: else there is no kappa to judge by.
     """
 
     calibration: NDArray[np.uint8]
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    ordinal: bool = True
 
 
 def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> GateSamples:
@@ -55,7 +57,8 @@ def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> Ga
     seed = record.training.seed or 0
     pattern = record.dataset.patient_pattern if record.dataset and not groups else None
     rule = PatientRule(pattern, groups)
-    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed, rule)
+    known, shape = split if split in SPLITS else None, record.network.xray_shape
+    dataset = load_folder(data, record.labels, known, seed, rule, shape=shape)
     if record.dataset and record.dataset.patient_table and split == "patient":
         here = {part: dataset.part_sha256(part) for part in dataset.parts}
         if here != record.dataset.part_sha256:
@@ -75,6 +78,7 @@ def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> Ga
         dataset.pixels[train[places]].numpy(),
         dataset.pixels[judged].numpy(),
         dataset.labels[judged].numpy(),
+        bool(record.labels.grades),
     )
 
 
@@ -83,6 +87,7 @@ def gate(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
+    ordinal: bool = True,
 ) -> Gate:
     """Judge logits by the classes that they come to.
 
@@ -94,6 +99,7 @@ def gate(
         logits: of the same X-rays from the file to judge, float (N, C).
         labels: their true classes, integers (N,).
         classes: the C names.
+        ordinal: whether they are in an order.
     """
     if not len(labels):
         return Gate(0, 0.0, None, (None,) * len(classes), (NO_XRAYS,))
@@ -102,7 +108,8 @@ def gate(
         return Gate(len(labels), 0.0, None, (None,) * len(classes), (line,))
     before, after = reference_logits.argmax(axis=1), logits.argmax(axis=1)
     old, new = (
-        evaluate(labels, predicted, len(classes), resamples=1) for predicted in (before, after)
+        evaluate(labels, predicted, len(classes), resamples=1, ordinal=ordinal)
+        for predicted in (before, after)
     )
     agreement = float((before == after).mean())
     kappa = _points(old.quadratic_weighted_kappa, new.quadratic_weighted_kappa)

@@ -13,7 +13,6 @@ import torch
 from export import export
 from export.compare import artifact
 from export.compare.samples import Samples, samples
-from export.convert.pipeline import OUTPUTS
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest
@@ -54,7 +53,7 @@ def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
     for place, xray in enumerate(golden["xray"]):
         assert (generated == xray).all(axis=(1, 2)).any()
         outputs = small.pipeline(torch.from_numpy(xray[None]))
-        for name, values in zip(OUTPUTS, outputs, strict=True):
+        for name, values in zip(small.pipeline.outputs, outputs, strict=True):
             expected = values.detach().numpy()
             np.testing.assert_allclose(golden[name][place], expected[0], rtol=1e-5, atol=1e-6)
     assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
@@ -202,7 +201,7 @@ def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, co
     """`real` is named as the kind where real X-rays differ."""
     inputs = artifact.samples(None)
     marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
-    monkeypatch.setattr(artifact, "samples", lambda _: marked)
+    monkeypatch.setattr(artifact, "samples", lambda *_: marked)
     exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
     code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
     assert code == 1 and "(real)" in err

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.commands.options import GroupsOption
+from toolkit.commands.options import AgainOption, GroupsOption
 from toolkit.console import (
     LOGS,
     MODELS,
@@ -33,6 +33,7 @@ def benchmark(
     rounds: Annotated[
         int, typer.Option(metavar="N", min=1, max=1000, help="Rounds; a time is their median.")
     ] = 5,
+    network: AgainOption = None,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
@@ -49,7 +50,7 @@ def benchmark(
     console = Console(as_json)
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
-    pipeline = load_pipeline(files, record)
+    pipeline = load_pipeline(files, record, network)
     console.notice(f"timing {name} in {rounds} rounds; keep the machine quiet")
     rows, left_out = table.benchmark(
         pipeline, record, data, counts, batches, _told(rounds, console), groups

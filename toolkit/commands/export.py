@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from toolkit.commands.options import GroupsOption
+from toolkit.commands.options import AgainOption, GroupsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
@@ -42,6 +42,7 @@ def export(
     drop_dead: Annotated[
         bool, typer.Option(help="Replace a branch by its output where that is provably constant.")
     ] = False,
+    network: AgainOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -66,7 +67,7 @@ def export(
     console.notice(f"exporting {name} to {_TITLES[format_name]} and comparing it with PyTorch")
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
-    options = Options(data, opset or OPSET, precision, dead_input, groups)
+    options = Options(data, opset or OPSET, precision, dead_input, groups, network)
     result = run(format_name, source, target, options)
     page = write_report(result, target)
     for finding in result.findings:

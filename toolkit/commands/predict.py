@@ -113,8 +113,9 @@ def _local(
 def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
     from toolkit.xray.reading import read_xray
 
+    size, *channels = predictor.shape[1:]
     try:
-        xray = read_xray(Path(file))
+        xray = read_xray(Path(file), size, *channels)
     except ImageError as error:
         return _refused(file, error)
     return {"file": file, **msgspec.to_builtins(predictor.answer(xray))}

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import GroupsOption
+from toolkit.commands.options import AgainOption, GroupsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import CheckFailedError, EquivalenceError, UsageError, numbered
 from toolkit.extras import require, require_onnxruntime
@@ -28,6 +28,7 @@ def verify(
         Path | None,
         typer.Option(metavar="DIR", help="Where the report goes; else beside the model."),
     ] = None,
+    network: AgainOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -47,7 +48,7 @@ def verify(
     if out:
         require_parent(out)
         require_writable(out, "--out")
-    result = run(files, data, url, groups)
+    result = run(files, data, url, groups, network)
     lines = result.failures
     failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
     if not as_json:

@@ -11,12 +11,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
 _NEW_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _LONGEST_NEW = 50
 _RESERVED = re.compile(
-    r"\.((pipeline|explainer|scope|resume|unfinished|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
+    r"\.((pipeline|explainer|scope|resume|unfinished|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html|network\.py)$)"
 )
 SUFFIXES = {
     "manifest": ".json",
     "checkpoint": ".pt",
     "scope": ".scope.pt",
+    "definition": ".network.py",
     "network": ".onnx",
     "pipeline": ".pipeline.onnx",
     "explainer": ".explainer.onnx",

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.model.artifacts import Arrays
-from toolkit.model.tolerance import BOUNDS, GATED, within
+from toolkit.model.tolerance import bound_of, within
 
 
 def difference(
@@ -24,12 +24,12 @@ def difference(
         gated: whether the model is of a lower precision, which keeps the classes only.
     """
     xrays = golden["xray"]
-    names = [name for name in BOUNDS if name in golden and name in outputs]
+    names = [name for name in outputs if name in golden]
     batches = [xrays[place : place + 1] for place in range(len(xrays))]
     alone = [run(names, batch) for batch in batches]
     together = run(names, xrays)
     for name in names:
-        bound = (GATED if gated else BOUNDS)[name]
+        bound = bound_of(name, gated)
         allowed = bound.allowed(golden[name], np.ones(len(xrays), dtype=np.bool_))
         for found in (np.concatenate([each[name] for each in alone]), together[name]):
             if found.shape != golden[name].shape or found.dtype != golden[name].dtype:

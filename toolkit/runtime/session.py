@@ -21,12 +21,15 @@ from toolkit.model.answer import Answer, Meaning, meaning_of
 from toolkit.model.artifacts import check_equivalence, check_words
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 from toolkit.processes import cores
+from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
-    from toolkit.runtime.occlusion import TwoInputModel
+    from toolkit.runtime.occlusion import PicturesModel
 
 # TF32 would round the products to ten bits.
 NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
+ANSWERED = ("logits", "probabilities", "novelty")
+"""What of a pipeline's outputs an answer is made of; the others are views."""
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -54,6 +57,7 @@ class Predictor:
         meaning: of its probabilities.
         sha256: of the pipeline file.
         outputs: names of what it gives.
+        shape: of one X-ray: (size, size), or (size, size, 3) in colour.
         provider: the execution provider that runs it.
         words: what the file says of itself, by name.
 
@@ -80,12 +84,13 @@ class Predictor:
         self.sha256 = digest
         self._session = open_session(path, provider, threads)
         self.outputs = [each.name for each in self._session.get_outputs()]
-        self._answered = [name for name in self.outputs if name != "edge_map"]
+        self._answered = [name for name in self.outputs if name in ANSWERED]
+        self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
         self.provider: str = self._session.get_providers()[0]
         self.words: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
 
     def run(self, names: list[str], xrays: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
-        """Return some of `outputs` of X-rays, uint8 (N, 224, 224), each (N, ...).
+        """Return some of `outputs` of X-rays, uint8 (N, size, size), each (N, ...).
 
         Raises:
             ProviderError: ONNX Runtime failed.
@@ -93,16 +98,16 @@ class Predictor:
         return dict(zip(names, _run(self._session, names, {"xray": xrays}), strict=True))
 
     def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
-        """Run X-rays, uint8 (N, 224, 224), through preprocessing and network."""
+        """Run X-rays, uint8 (N, size, size), through preprocessing and network."""
         found = self.run(self._answered, xrays)
         return Prediction(found["logits"], found["probabilities"], found.get("novelty"))
 
     def answer(self, xray: NDArray[np.uint8]) -> Answer:
-        """Return what is said of one X-ray, uint8 (224, 224)."""
+        """Return what is said of one X-ray, uint8 (size, size)."""
         return self.answers([xray])[0]
 
     def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[Answer]:
-        """Return what is said of each of some X-rays, uint8 (224, 224), that run together."""
+        """Return what is said of each of some X-rays, uint8 (size, size), that run together."""
         if not xrays:
             return []
         found = self.predict(xrays[0][None] if len(xrays) == 1 else np.stack(xrays))
@@ -112,10 +117,19 @@ class Predictor:
             for row, each in zip(found.probabilities, novelty, strict=True)
         ]
 
-    def edge_map(self, xrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the edge maps, uint8 (N, 224, 224), that the network is given of X-rays."""
-        result: NDArray[np.uint8] = self.run(["edge_map"], xrays)["edge_map"]
-        return result
+    def decode(self, content: bytes) -> NDArray[np.uint8]:
+        """Return the X-ray in a file, in the shape that the model takes.
+
+        Raises:
+            ImageError: the file is refused.
+        """
+        return decode(content, self.shape[0], *self.shape[2:])
+
+    def views(self, xray: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+        """Return what else the network is made to see of one X-ray, by name, uint8 (S, S)."""
+        names = [name for name in self.outputs if name not in ANSWERED]
+        found = self.run(names, xray[None]) if names else {}
+        return {name: view[0] for name, view in found.items()}
 
 
 def open_model(
@@ -154,8 +168,8 @@ def open_pipeline(
 
 def open_explainer(
     files: ModelFiles, record: manifest.Manifest, provider: str = "auto", threads: int = 0
-) -> "TwoInputModel":
-    """Open the proven explainer of a model: its network with the two inputs apart.
+) -> "PicturesModel":
+    """Open the proven explainer of a model: its network with X-ray and views apart.
 
     Raises:
         ModelRefusedError: not exported, a hash that does not match, or not proven equal.
@@ -164,8 +178,8 @@ def open_explainer(
     check_equivalence(files, record, "explainer")
     session = open_session(files.path("explainer"), provider, threads)
 
-    def run(xrays: NDArray[np.uint8], edge_maps: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (logits,) = _run(session, ["logits"], {"xray": xrays, "edge_map": edge_maps})
+    def run(pictures: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.float32]:
+        (logits,) = _run(session, ["logits"], dict(pictures))
         result: NDArray[np.float32] = logits
         return result
 

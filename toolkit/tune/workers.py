@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from toolkit.networks.loading import STUDY, Definition
 from toolkit.processes import POLL_SECONDS, READY, Workers
 from toolkit.train.dataset import Dataset
 from toolkit.train.recipes import PRESETS
@@ -66,8 +67,19 @@ class Tuning:
         return self.deadline is not None and time.time() >= self.deadline
 
 
-def setup(dataset: Dataset, plan: TrialPlan, seed: int) -> dict[str, Any]:
+def setup(
+    dataset: Dataset, plan: TrialPlan, seed: int, definition: Definition = STUDY
+) -> dict[str, Any]:
     """Return what must be the same for every worker of a study, as plain values."""
+    if definition.source:
+        return {
+            "preset": "own",
+            "network": definition.sha256,
+            "epochs": plan.epochs,
+            "seed": seed,
+            "stale_after": plan.stale_after,
+            **dataset.identity(),
+        }
     return {
         "preset": plan.preset,
         "search space": {name: repr(range_) for name, range_ in SPACE.items()},

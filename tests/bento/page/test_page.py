@@ -284,7 +284,7 @@ def test_heat_and_edge_map_come_on_demand(page, knees):
     _settle(page)
     page.click(".explain")
     expect(page.locator(".heat")).to_be_visible()
-    assert page.locator(".edges img").evaluate("(each) => each.naturalWidth") == 224
+    assert page.locator(".view img").evaluate("(each) => each.naturalWidth") == 224
     assert page.locator(".heat img").evaluate("(each) => each.naturalWidth") > 448
     assert "Red regions speak for" in page.locator(".heat figcaption").text_content()
     assert not _complaints(page)

@@ -24,7 +24,8 @@ from toolkit.errors import CheckpointError
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import NetworkRecord
 from toolkit.model.manifest import load as load_manifest
-from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+from toolkit.networks.base import parameter_count
+from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.original.checkpoint import read_original
 from toolkit.original.opcodes import MAX_OPCODES
 from toolkit.train.checkpoint import load_network, load_trained
@@ -776,7 +777,7 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
     files = ModelFiles(models, "study")
     image, edges, logits, _ = torch.load(tmp_path / "study/reference.pt", map_location="cpu")
     with torch.no_grad():
-        assert torch.equal(load_trained(files, record)(image, edges), logits)
+        assert torch.equal(load_trained(files, record).network(image, edges), logits)
         assert torch.equal(load_network(files.checkpoint, record.network, 4)(image, edges), logits)
 
     xrays = tmp_path / "xrays"
