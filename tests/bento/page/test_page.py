@@ -102,9 +102,8 @@ def no_knee(tmp_path):
 def explained(encoded, xrays):
     """What /explain answers, at once."""
     pictures = {"edge_map": xrays[0], "heat": np.full((548, 932), 200, np.uint8)}
-    return {"class": 0, "label": "none"} | {
-        name: base64.b64encode(encoded(pixels)).decode() for name, pixels in pictures.items()
-    }
+    texts = {name: base64.b64encode(encoded(pixels)).decode() for name, pixels in pictures.items()}
+    return {"class": 0, "label": "none", "views": {"edge_map": texts["edge_map"]}} | texts
 
 
 def _predicted(url, path):
