@@ -25,7 +25,7 @@ MODELS = ROOT / "saved_models"
 # What a process is killed by, or waits at, is the content of a file.
 SITE = """
 import os, time
-import toolkit.batch.worker
+import toolkit.batch.worker, toolkit.runtime.session
 from toolkit.errors import ProviderError
 from toolkit.xray.reading import decode
 
@@ -34,16 +34,16 @@ FAULTS = {"memory": MemoryError(), "disk": OSError(5, "Input/output error"),
 faults = [FAULTS[each] for each in os.environ.get("FAULTS", "").split()]
 toolkit.batch.worker.PATIENCE_S = (0.0, 0.0, 0.0)
 
-def judged(content):
+def judged(content, *shape):
     if content == b"poison":
         os.kill(os.getpid(), 9)
     while content == b"hold" and os.path.exists(os.environ["HOLD"]):
         time.sleep(0.01)
     if content == b"hold" and faults:
         raise faults.pop()
-    return decode(content)
+    return decode(content, *shape)
 
-toolkit.batch.worker.decode = judged
+toolkit.runtime.session.decode = judged
 if "DIE" in os.environ:
     from toolkit.batch.workspace import Workspace
     Workspace.remove = lambda self: os.kill(os.getpid(), 9)
