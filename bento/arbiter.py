@@ -12,10 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from bentoml import serving  # noqa: TID253
 from bentoml._internal.utils import circus  # noqa: TID253
 from circus import sockets as circus_sockets
 
+from bento import owner
 from bento.worker import counters, lifeline
+from bento.worker.settings import OWNER_SOCKET, settings
 from toolkit import bentoml_home
 from toolkit.errors import ToolkitError, UsageError
 
@@ -39,14 +42,19 @@ def _create(watchers: list[Any], *, threaded: bool = False, **options: Any) -> A
     try:
         for each in options["sockets"]:
             _check_port(each)
+        module = owner.module_for(settings())
         folder = _private_folder()
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     shared = counters.share() | lifeline.share()
+    if module:
+        shared[OWNER_SOCKET] = f"{folder.name}/owner"
+        watchers.append(_owner(module, watchers[0]))
+    workers = str(watchers[0].numprocesses)
     for each in watchers:
         # What configures BentoML may ask for another number of workers than TOOLKIT_WORKERS does.
-        each.env = _DEFAULTS | each.env | shared | {"TOOLKIT_WORKERS": str(each.numprocesses)}
+        each.env = _DEFAULTS | each.env | shared | {"TOOLKIT_WORKERS": workers}
         # In a container BentoML leaves dead workers dead.
         each.respawn = True
     hangup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -63,6 +71,17 @@ def _create(watchers: list[Any], *, threaded: bool = False, **options: Any) -> A
     handlers = arbiter.ctrl.sys_hdl
     handlers.handle_hup = (lambda: None) if hangup_ignored else handlers.quit
     return arbiter
+
+
+def _owner(module: str, beside: Any) -> Any:
+    """Return what minds the process that owns the card, begun like the workers beside it."""
+    return serving.create_watcher(
+        name="owner",
+        args=["-m", module],
+        numprocesses=1,
+        working_dir=beside.working_dir,
+        env=dict(beside.env),
+    )
 
 
 def _check_port(wanted: Any) -> None:

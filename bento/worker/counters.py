@@ -6,7 +6,6 @@ request says. A worker that takes the place of a dead one counts on in its row.
 
 import mmap
 import os
-import tempfile
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,11 +15,13 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from toolkit import memory
+
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATUSES = (200, 307, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8)
 _GREYS = tuple(range(16, 256, 16))
-_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _ALIVE_S = 3.0
 _MEMORY = "TOOLKIT_METRICS_MEMORY"
 
@@ -70,6 +71,7 @@ def families(classes: tuple[str, ...], routes: tuple[str, ...]) -> tuple[Family,
         Family("decode_seconds", "histogram", "Decoding an X-ray.", buckets=_SECONDS),
         Family("inference_seconds", "histogram", "Running a batch.", buckets=_SECONDS),
         Family("batch_size", "histogram", "X-rays run together.", buckets=_BATCHES),
+        Family("padding_total", "counter", "X-rays run besides, to fill up batches."),
         Family("predictions_total", "counter", "X-rays by predicted class.", predicted),
         Family("abstentions_total", "counter", "Predictions too unsure to go by."),
         Family("out_of_scope_total", "counter", "X-rays unlike those that the model knows."),
@@ -115,9 +117,12 @@ class Metrics:
         self._row[self._starts[name]] = value
 
     def observe(self, name: str, value: float) -> None:
-        """Count a value in a histogram."""
+        """Count a value in a histogram, or add it to a counter."""
         start, buckets = self._starts[name], self._buckets[name]
         row = self._row
+        if not buckets:
+            row[start] += value
+            return
         row[start + bisect_left(buckets, value)] += 1.0
         row[start + len(buckets) + 1] += value
 
@@ -200,11 +205,7 @@ class Metrics:
 
 def share() -> dict[str, str]:
     """Make memory without a name on any disk; return the environment of those that share it."""
-    if hasattr(os, "memfd_create"):
-        place = os.memfd_create("toolkit-metrics")
-    else:
-        with tempfile.TemporaryFile() as file:
-            place = os.dup(file.fileno())
+    place = memory.make("toolkit-metrics")
     os.set_inheritable(place, True)
     return {_MEMORY: str(place)}
 
@@ -218,10 +219,10 @@ def _shared(
         place = int(environment[_MEMORY])
         if os.fstat(place).st_size < size:
             os.ftruncate(place, size)
-        memory = mmap.mmap(place, size)
+        mapped = mmap.mmap(place, size)
     except (KeyError, ValueError, OSError):
-        memory = mmap.mmap(-1, size)
-    return np.frombuffer(memory, dtype=np.float64).reshape(rows, width)
+        mapped = mmap.mmap(-1, size)
+    return np.frombuffer(mapped, dtype=np.float64).reshape(rows, width)
 
 
 def _escaped(label: str) -> str:

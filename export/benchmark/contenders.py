@@ -18,7 +18,7 @@ from export.export import write
 from toolkit.extras import require, require_onnxruntime
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.model.manifest import Manifest, PreprocessingConstants
-from toolkit.runtime.session import NO_TF32, has_cuda, open_session
+from toolkit.runtime.providers import NO_TF32, has_cuda, open_session
 from toolkit.train.calibration import softmax
 from toolkit.xray.reading import decode
 

@@ -27,7 +27,7 @@ def predict_batch(
     from toolkit.batch.paths import split
     from toolkit.batch.worker import Job
     from toolkit.batch.workspace import Workspace
-    from toolkit.runtime.session import PROVIDERS
+    from toolkit.runtime.providers import PROVIDERS
 
     if len(sources) != 1:
         raise UsageError(

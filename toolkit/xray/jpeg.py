@@ -19,14 +19,14 @@ from toolkit.xray.limits import MeteredFile, damage_error
 _MAX_SEGMENTS: Final = 2_000
 _MAX_SCANS: Final = 100
 # Neither stuffing nor restarts: what ends a scan, or begins a segment.
-_MARKER: Final = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _ALONE: Final = (0x01, 0xD8)
 _SCAN: Final = 0xDA
 _END: Final = 0xD9
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _COEFFICIENTS: Final = (1 << 64) - 1
 # libjpeg warns of a version that it does not know, and reads it; it stops at the first warning.
-_OF_LATER: Final = re.compile(rb"(\A\xff\xd8\xff\xe0..JFIF\0)[\x02-\xff]", re.DOTALL)
+_OF_LATER: Final = re.compile(rb"\xff\xd8\xff\xe0..JFIF\0[\x02-\xff]", re.DOTALL)
 
 
 class _Structure(NamedTuple):
@@ -72,11 +72,11 @@ def pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
     if not structure.complete:
         raise _loss(structure)
     whole = content if structure.ends else content + b"\xff\xd9"
+    if later := _OF_LATER.match(whole):
+        whole = whole[: later.end() - 1] + b"\x01" + whole[later.end() :]
     space = "GRAY" if image.mode == "L" else "RGB"
     try:
-        decoded = simplejpeg.decode_jpeg(
-            _OF_LATER.sub(rb"\g<1>" + b"\x01", whole, 1), space, strict=True
-        )
+        decoded = simplejpeg.decode_jpeg(whole, space, strict=True)
     except ValueError as error:
         if "memory" in str(error):
             raise MemoryError("no memory is left to decode an X-ray") from error

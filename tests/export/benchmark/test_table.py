@@ -15,7 +15,7 @@ from export.benchmark.table import Row, generated_xrays, judge, measure, ratios
 from toolkit.cli import app
 from toolkit.commands import data as generation
 from toolkit.errors import ProviderError, UsageError
-from toolkit.runtime.session import open_session
+from toolkit.runtime.providers import open_session
 
 pytest.importorskip("cv2")
 

@@ -17,7 +17,7 @@ from export.convert.pipeline import Pipeline
 from toolkit.errors import UsageError
 from toolkit.networks.folding import fold
 from toolkit.networks.preprocessing import Preprocessing
-from toolkit.runtime.session import open_session
+from toolkit.runtime.providers import open_session
 from toolkit.train.recipes import STUDY_EDGES
 
 XRAY = ("xray", "tensor(uint8)", ["batch", 224, 224])
