@@ -1,7 +1,7 @@
 """What each element of the default recipe earns: the recipe without it, on the validation part.
 
     python benchmarks/ablation.py --data DIR [--epochs 12] [--seeds 0,1] [--workers 2] \
-        [--precision fp32] [--rows NAME,NAME]
+        [--precision fp32] [--device auto] [--rows NAME,NAME]
 
 Stop it and run it again as you like: finished rows are kept in logs/ablation/results.jsonl, and
 a training goes on after its last epoch. Prints the table of docs/model.md. `benchmarks/faults.py`
@@ -23,8 +23,8 @@ import torch
 from toolkit.model import metrics
 from toolkit.train.dataset import load_folder
 from toolkit.train.evaluation import predict
-from toolkit.train.recipes import STUDY_EDGES, recipe
-from toolkit.train.training import Training
+from toolkit.train.recipes import DEVICES, STUDY_EDGES, recipe
+from toolkit.train.training import Training, device_of
 from toolkit.xray.labels import label_map
 
 KEY = ("row", "seed", "epochs", "precision")
@@ -46,11 +46,13 @@ ROWS = {
 _shared = {}
 
 
-def begin(data, threads, split, preset, rows, folder):
+def begin(data, threads, split, device, preset, rows, folder):
     """Read the X-rays, once for each worker, and keep what all its trainings have in common."""
     torch.set_num_threads(threads)
     dataset = load_folder(data, label_map("study"), split)
-    _shared.update(dataset=dataset, preset=preset, rows=rows, folder=folder)
+    _shared.update(
+        dataset=dataset, device=device_of(device), preset=preset, rows=rows, folder=folder
+    )
 
 
 def outcome(row, seed, epochs, precision):
@@ -59,7 +61,7 @@ def outcome(row, seed, epochs, precision):
     state = _shared["folder"] / f"{list(rows).index(row)}-{seed}-{epochs}-{precision}.state.pt"
     chosen = recipe(_shared["preset"], epochs=epochs, precision=precision)
     chosen = replace(chosen, **rows[row])
-    training = Training(dataset, chosen, seed, torch.device("cpu"))
+    training = Training(dataset, chosen, seed, _shared["device"])
     if state.exists():
         training.load(state)
     training.run(state, lambda _: None)
@@ -113,6 +115,7 @@ def main(preset="default", rows=ROWS, folder=Path("logs/ablation"), epochs=12, s
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--rows", default=",".join(rows))
     options = parser.parse_args()
     seeds = [int(each) for each in options.seeds.split(",")]
@@ -124,7 +127,7 @@ def main(preset="default", rows=ROWS, folder=Path("logs/ablation"), epochs=12, s
     ]
     missing = [key for key in wanted if key not in finished(results)]
     threads = max(1, len(os.sched_getaffinity(0)) // options.workers)
-    common = (options.data, threads, split, preset, rows, folder)
+    common = (options.data, threads, split, options.device, preset, rows, folder)
     with ProcessPoolExecutor(options.workers, get_context("spawn"), begin, common) as pool:
         for future in as_completed([pool.submit(outcome, *key) for key in missing]):
             line = future.result()

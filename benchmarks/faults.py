@@ -1,7 +1,7 @@
 """What three of the study's faults cost: its recipe, and the same with one of them mended.
 
     python benchmarks/faults.py --data DIR [--epochs 60] [--seeds 0,1] [--workers 2] \
-        [--precision fp32] [--rows NAME,NAME]
+        [--precision fp32] [--device auto] [--rows NAME,NAME]
 
 All rows have the study's own way of splitting. Stop it and run it again as you like: finished
 rows are kept in logs/faults/results.jsonl, and a training goes on after its last epoch.

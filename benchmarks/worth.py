@@ -51,6 +51,7 @@ def train(off, folder, _part):
     from toolkit.train.evaluation import predict
     from toolkit.train.recipes import recipe
     from toolkit.xray.labels import label_map
+    from toolkit.xray.patients import by_name
 
     def plain(network, preprocessing, xray):
         with torch.no_grad():
@@ -67,7 +68,8 @@ def train(off, folder, _part):
     pixels = torch.from_numpy(np.load(folder / "pixels.npy"))
     labels, names = torch.arange(len(pixels)) % 4, tuple(map(str, range(len(pixels))))
     parts = {"train": torch.arange(len(pixels))}
-    dataset = Dataset(pixels, labels, names, label_map("study"), "generated", "study", parts)
+    patients, classes = by_name(names), label_map("study")
+    dataset = Dataset(pixels, labels, names, patients, classes, "generated", "study", parts)
     found = {}
     for preset, (size, steps) in TRAININGS.items():
         chosen = recipe(preset, batch_size=size)
@@ -271,12 +273,15 @@ def main():
         return
     data = ["--data", str(options.data.resolve())] if options.data else []
     parts = [options.only] if options.only else PARTS
-    rows = [row for part in parts for row in measured(part, data, options.rounds)]
-    print(f"| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}")
-    for row in rows:
+    rows = []
+    for row in (row for part in parts for row in measured(part, data, options.rounds)):
+        if not rows:
+            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+        rows.append(row)
         *names, with_it, without = list(row.values())[:5]
         shares = ["" if each is None else f"{each:+.1%}" for each in list(row.values())[5:]]
-        print(f"| {' | '.join([*names, f'{with_it:.4g}', f'{without:.4g}', *shares])} |")
+        cells = [*names, f"{with_it:.4g}", f"{without:.4g}", *shares]
+        print(f"| {' | '.join(cells)} |", flush=True)
     print(json.dumps(rows))
 
 
