@@ -87,6 +87,7 @@ class ModelThread:
         self._waiting = 0
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: threading.Thread | None = None
         self._tried: Future[None] = Future()
 
     @property
@@ -131,6 +132,7 @@ class ModelThread:
     async def start(self) -> None:
         """Start the thread, and wait until it has opened the model or could not."""
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.current_thread()
         self._thread.start()
         await asyncio.wrap_future(self._tried)
 
@@ -263,6 +265,9 @@ class ModelThread:
 
     def _hand_over(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
         assert self._loop
+        if threading.current_thread() is self._loop_thread:
+            self._deliver(jobs, results, observed)
+            return
         # At the very end of a worker, nobody is left to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, jobs, results, observed)
