@@ -66,7 +66,8 @@ def outcome(row, seed, epochs, precision):
         training.load(state)
     training.run(state, lambda _: None)
     indices = dataset.parts["val"]
-    logits = predict(training.result, training.preprocessing, dataset.pixels[indices])
+    pixels = training.pixels[indices.to(training.device)]
+    logits = predict(training.result, training.preprocessing, pixels)
     found = metrics.evaluate(dataset.labels[indices].numpy(), logits.argmax(1).numpy(), 4, 1)
     state.unlink()
     return {
