@@ -122,8 +122,13 @@ class Handover(Engine):
     @property
     def waiting_since(self) -> float | None:  # type: ignore[override]
         """When the oldest of what the owner has was handed over."""
-        with self._changed:
-            return min((each.since for each in self._at.values()), default=None)
+        try:
+            # They are in the order in which they were handed over.
+            oldest = next(iter(self._at.values()), None)
+        except RuntimeError:
+            # Another thread changed them just now: nothing is stuck.
+            return None
+        return oldest.since if oldest else None
 
     def fileno(self) -> int:
         """Return the file descriptor that there is something to read of."""
