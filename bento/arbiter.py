@@ -9,6 +9,8 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from bentoml._internal.utils import circus  # noqa: TID253
 from circus import sockets as circus_sockets
 
 from bento import owner
+from bento.watch import Watch
 from bento.worker import counters, lifeline
 from bento.worker.settings import OWNER_SOCKET, settings
 from toolkit import bentoml_home
@@ -30,14 +33,24 @@ _LONGEST_FOLDER = 80
 _DEFAULTS = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144"}
 
 
-def install() -> None:
-    """Have BentoML start and mind workers as this module does."""
-    circus.create_standalone_arbiter = _create
+def install(hand_on: Callable[[], dict[str, str]]) -> None:
+    """Have BentoML start and mind workers as this module does.
+
+    Args:
+        hand_on: makes what the workers share; returns their environment.
+    """
+    circus.create_standalone_arbiter = partial(_create, hand_on)
     # BentoML gives it addresses; looking those up would take port 99999 for 34463.
     circus_sockets.addrinfo = lambda host, port, _family: (host, port)
 
 
-def _create(watchers: list[Any], *, threaded: bool = False, **options: Any) -> Any:
+def _create(
+    hand_on: Callable[[], dict[str, str]],
+    watchers: list[Any],
+    *,
+    threaded: bool = False,
+    **options: Any,
+) -> Any:
     """Return what starts and minds the workers; end the process in one line where it cannot be."""
     try:
         for each in options["sockets"]:
@@ -47,7 +60,7 @@ def _create(watchers: list[Any], *, threaded: bool = False, **options: Any) -> A
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
-    shared = counters.share() | lifeline.share()
+    shared = counters.share() | lifeline.share() | hand_on()
     if module:
         shared[OWNER_SOCKET] = f"{folder.name}/owner"
         watchers.append(_owner(module, watchers[0]))
@@ -70,6 +83,7 @@ def _create(watchers: list[Any], *, threaded: bool = False, **options: Any) -> A
     # A terminal that is closed ends the service, unless `nohup` began it.
     handlers = arbiter.ctrl.sys_hdl
     handlers.handle_hup = (lambda: None) if hangup_ignored else handlers.quit
+    _watch(arbiter, Watch(lambda: _processes(watchers), counters.beats(shared)))
     return arbiter
 
 
@@ -82,6 +96,25 @@ def _owner(module: str, beside: Any) -> Any:
         working_dir=beside.working_dir,
         env=dict(beside.env),
     )
+
+
+def _processes(watchers: list[Any]) -> list[tuple[int, int]]:
+    """Return the id of each process and the number, from 0, that it counts by."""
+    service, *owners = watchers
+    found = [(process.pid, process.wid - 1) for process in service.processes.values()]
+    last = 2 * service.numprocesses
+    return found + [(each.pid, last) for one in owners for each in one.processes.values()]
+
+
+def _watch(arbiter: Any, watch: Watch) -> None:
+    """Have the watch look whenever the arbiter looks for dead workers."""
+    manage = arbiter.manage_watchers
+
+    def look_and_manage() -> Any:
+        watch.look()
+        return manage()
+
+    arbiter.manage_watchers = look_and_manage
 
 
 def _check_port(wanted: Any) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from bento.http.routes import NAMES
-from bento.worker import lifeline
-from bento.worker.assembly import Information, check, open_proven, rows
+from bento.worker import lifeline, rollout
+from bento.worker.assembly import Information, open_proven, rows
 from bento.worker.counters import Metrics
 from bento.worker.log import Log
 from bento.worker.model_thread import counts_of_batch
@@ -66,7 +66,7 @@ def main(opener: Callable[[Path, str, int], Engine] = open_fixed_sizes) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     asked = settings()
     assert asked.owner
-    information = check(asked)
+    information = rollout.information(asked)
     log = Log()
     log.start()
     predictor = _opened(information, opener, log)

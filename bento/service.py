@@ -23,8 +23,8 @@ from bento.http import connections
 from bento.http.app import Interface
 from bento.http.exchange import Asgi
 from bento.http.routes import NAMES
-from bento.worker import lifeline
-from bento.worker.assembly import Information, Worker, check
+from bento.worker import lifeline, rollout
+from bento.worker.assembly import Information, Worker
 from bento.worker.log import Log
 from bento.worker.settings import settings
 from toolkit.errors import ToolkitError
@@ -72,15 +72,15 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
     return application
 
 
-arbiter.install()
-
 # An exception in the constructor would restart workers for ever; here it ends `bentoml serve`.
 try:
     _settings = settings()
-    _information: Information = check(_settings)
+    _information: Information = rollout.information(_settings)
 except ToolkitError as _error:
     print(f"error: {_error}", file=sys.stderr)
     raise SystemExit(_error.exit_code) from None
+
+arbiter.install(lambda: rollout.share(_information))
 
 
 @bentoml.service(

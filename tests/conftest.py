@@ -237,7 +237,8 @@ def workers_of():
 def started(free_port):
     """Return a function that starts `bentoml serve` on a model: its process and its address.
 
-    `within` is a command that runs it; `command` takes the place of `bentoml serve`.
+    `within` is a command that runs it; `command` takes the place of `bentoml serve`. A variable of
+    the environment that is None is not set.
     """
     serve = (Path(sys.executable).with_name("bentoml"), "serve")
 
@@ -246,11 +247,13 @@ def started(free_port):
     ):
         clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "BENTOML_"))}
         names = {"TOOLKIT_MODELS": str(files.folder), "TOOLKIT_MODEL": files.name}
+        homes = {"BENTOML_HOME": str(home)} if home else {}
+        wanted = clean | homes | names | environment
         port = port or free_port()
         process = subprocess.Popen(
             [*within, *command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=ROOT,
-            env=clean | ({"BENTOML_HOME": str(home)} if home else {}) | names | environment,
+            env={name: value for name, value in wanted.items() if value is not None},
             stdout=stdout,
             stderr=stderr,
             text=True,

@@ -91,8 +91,8 @@ def _run(arguments: list[str]) -> int:
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _failed(f"{message} (see --help)", 2, arguments)
-    except OSError as error:
-        return _failed(f"cannot go on: {error}", 2, arguments)
+    except (OSError, MemoryError) as error:
+        return _failed(f"cannot go on: {str(error) or 'no memory is left'}", 2, arguments)
     except SystemExit as ended:
         # Typer ends so, with the code of a failed check, wherever a pipe breaks.
         return _failed(f"cannot go on: {ended.__context__ or ended}", 2, arguments)

@@ -88,9 +88,8 @@ class Client:
             ServiceError: the service cannot be reached or does not answer as the service does.
         """
         if isinstance(xray, Path):
-            content = file_content(xray)
             try:
-                return self.predict(content)
+                return self.predict(file_content(xray))
             except ImageError as error:
                 raise ImageError(error.code, f"{xray}: {error}", error.status) from error
         if len(xray) > MAX_BYTES:

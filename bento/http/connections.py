@@ -58,6 +58,8 @@ def protect(
 async def _watch(server: Any, metrics: Metrics, beat: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     while not server.started:
+        # Opening the model may take longer than a worker without a sign of life is left alone.
+        beat()
         await asyncio.sleep(0.01)
     acceptor = Acceptor(server, metrics)
     try:

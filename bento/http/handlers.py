@@ -9,7 +9,7 @@ from bento.http.exchange import Call
 from bento.http.reply import Reply, in_json, problem_of
 from bento.worker.counters import CONTENT_TYPE
 from bento.worker.model_thread import TURN
-from toolkit.errors import ImageError, RequestError
+from toolkit.errors import ImageError
 from toolkit.model.answer import Answer, Batch, Prediction, Result
 
 if TYPE_CHECKING:
@@ -74,11 +74,8 @@ async def livez(interface: "Interface", _: Call) -> Reply:
 
 
 async def readyz(interface: "Interface", _: Call) -> Reply:
-    """Say whether the model answers."""
-    reason = interface.worker.model.reason
-    if reason:
-        raise RequestError(503, "not_ready", reason, retry_after="5")
-    return in_json({"ready": True})
+    """Say whether the model answers, and whether every worker's does."""
+    return in_json(interface.worker.readiness())
 
 
 async def metrics(interface: "Interface", _: Call) -> Reply:

@@ -69,7 +69,8 @@ def find(path: str) -> tuple[Route | None, dict[str, str]]:
 
 def name_of(path: str) -> str:
     """Return what metrics and logs call a path that has no route."""
-    first = _first_part(path)
+    # `OPTIONS *` is of the server as a whole.
+    first = _first_part(path) if path.startswith("/") else _OTHER
     return first if first in ("app", "v2") else _OTHER
 
 

@@ -2,8 +2,9 @@
 
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from bento.worker.counters import Metrics
 from bento.worker.explaining import Explainer
@@ -20,7 +21,7 @@ from toolkit.runtime.engine import Engine, open_engine
 from toolkit.runtime.golden import difference
 from toolkit.runtime.handover import Handover
 from toolkit.runtime.providers import check_provider, open_session
-from toolkit.runtime.session import Predictor, open_explainer, open_model
+from toolkit.runtime.session import Predictor, open_explainer, open_pipeline
 
 _PATIENCE_S = 20.0
 """How long a worker waits for the owner of the card before it says that it is not ready."""
@@ -35,12 +36,14 @@ class Information:
         record: its manifest.
         sha256: of the file that is served.
         meaning: of its probabilities.
+        explains: whether it has an explainer.
     """
 
     settings: Settings
     record: Manifest
     sha256: str
     meaning: Meaning
+    explains: bool
 
     def info(self, provider: str | None, reason: str) -> Info:
         """Return the answer to /info.
@@ -96,7 +99,7 @@ class Worker:
         )
         self.explainer = Explainer(
             (lambda: open_explainer(settings.files, record, "cpu", threads=1))
-            if _has_explainer(settings, record)
+            if information.explains
             else None
         )
 
@@ -149,6 +152,21 @@ class Worker:
             message = "a worker's model does not come back: start the service anew"
             raise RequestError(503, "stuck", message, retry_after="5")
 
+    def readiness(self) -> dict[str, Any]:
+        """Return what /readyz says: whether this worker answers, and whether all do.
+
+        Raises:
+            RequestError: 503, this one does not.
+        """
+        if self.model.reason:
+            raise RequestError(503, "not_ready", self.model.reason, retry_after="5")
+        self.beat()
+        workers, ready = self.information.settings.workers, self.metrics.ready_workers()
+        if ready >= workers:
+            return {"ready": True, "whole": True}
+        reason = f"{ready} of {workers} workers answer: the log says why the rest does not"
+        return {"ready": True, "whole": False, "reason": reason}
+
 
 def check(settings: Settings) -> Information:
     """Check all that can be before anything listens, and return what the model is.
@@ -160,12 +178,13 @@ def check(settings: Settings) -> Information:
     record = manifest.load(files.manifest)
     digest = check_equivalence(files, record, settings.kind)
     load_golden(files, record)
-    if _has_explainer(settings, record):
+    explains = _has_explainer(settings, record)
+    if explains:
         check_equivalence(files, record, "explainer")
     check_provider(settings.provider)
     session = open_session(files.path(settings.kind), "cpu", threads=1)
     check_words(session.get_modelmeta().custom_metadata_map, files, record, settings.kind)
-    return Information(settings, record, digest, meaning_of(record))
+    return Information(settings, record, digest, meaning_of(record), explains)
 
 
 def rows(settings: Settings) -> int:
@@ -181,20 +200,28 @@ def open_proven(
     """Open the model, and prove it on its provider by its golden X-rays.
 
     Args:
-        settings: how it is served.
-        record: its manifest.
+        settings: how to open it.
+        record: the manifest that the service began with. The one on disk must be the same, but
+            for the verdict, which may have been found anew.
         opener: opens what runs its file.
 
     Raises:
-        ToolkitError: it cannot be opened, or does not compute what PyTorch does.
+        ToolkitError: it cannot be opened, was replaced, or does not compute what PyTorch does.
     """
     files, kind = settings.files, settings.kind
-    predictor = open_model(files.folder, files.name, settings.provider, 1, kind, opener)
-    golden, engine = load_golden(files, record), predictor.engine
-    found = difference(golden, engine.outputs, engine.run, kind != "pipeline", engine.sizes)
-    if found:
+    found = manifest.load(files.manifest)
+    if replace(found, equivalence=None) != replace(record, equivalence=None):
         raise ModelRefusedError(
-            f"{files.name} does not compute on {predictor.provider} what PyTorch does: {found}"
+            f"{files.manifest} was replaced since the service began: start the service anew, or "
+            "restore the files"
+        )
+    check_equivalence(files, found, kind)
+    predictor = open_pipeline(files, record, settings.provider, 1, kind, opener)
+    golden, engine = load_golden(files, record), predictor.engine
+    differs = difference(golden, engine.outputs, engine.run, kind != "pipeline", engine.sizes)
+    if differs:
+        raise ModelRefusedError(
+            f"{files.name} does not compute on {predictor.provider} what PyTorch does: {differs}"
         )
     return predictor
 

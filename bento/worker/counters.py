@@ -1,7 +1,8 @@
 """Counters that all workers share, in memory alone, and Prometheus' text of them.
 
 Each worker adds to a row of its own, of a fixed number of cells: no label is made of what a
-request says. A worker that takes the place of a dead one counts on in its row.
+request says. A worker that takes the place of a dead one counts on in its row. Before the rows
+stands when each worker was last seen: its minder reads that without knowing the rest.
 """
 
 import mmap
@@ -23,6 +24,7 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25
 _GREYS = tuple(range(16, 256, 16))
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _ALIVE_S = 3.0
+_MOST_ROWS = 2048
 _MEMORY = "TOOLKIT_METRICS_MEMORY"
 
 
@@ -62,7 +64,6 @@ def families(classes: tuple[str, ...], routes: tuple[str, ...]) -> tuple[Family,
         Family("requests_total", "counter", "Requests answered.", answered),
         Family("requests_in_flight", "gauge", "Requests that are not answered yet."),
         Family("connections", "gauge", "Open connections."),
-        Family("seen", "hidden", "When the worker was last seen, by the machine's clock."),
         Family("accepting", "hidden", "When it last said that it takes connections, likewise."),
         Family("ready", "gauge", "Workers that answer."),
         Family("stuck", "hidden", "Whether its model is given up as it does not come back."),
@@ -101,7 +102,11 @@ class Metrics:
         self._routes = {name: place for place, name in enumerate(routes)}
         self._statuses = {status: place for place, status in enumerate(STATUSES)}
         width = sum(each.cells for each in self._families)
-        self._cells = _shared(max(workers, worker + 1), width)
+        rows = max(workers, worker + 1)
+        shared = _shared(_MOST_ROWS + rows * width)
+        self._seen = shared[:rows]
+        self._worker = worker
+        self._cells = shared[_MOST_ROWS:].reshape(rows, width)
         self._row = memoryview(self._cells[worker]).cast("B").cast("d")
         for family in self._families:
             if family.kind in ("gauge", "hidden"):
@@ -128,7 +133,7 @@ class Metrics:
 
     def alive(self) -> None:
         """Say that this worker runs; its gauges count for a few seconds."""
-        self.set("seen", monotonic())
+        self._seen[self._worker] = monotonic()
 
     def accepting(self) -> None:
         """Say that this worker takes connections now."""
@@ -149,6 +154,10 @@ class Metrics:
         ready = self._ready(taking)
         those = ready if ready.any() else taking
         return float(self._cells[those, self._starts["connections"]].min(initial=np.inf))
+
+    def ready_workers(self) -> int:
+        """Return how many workers run and answer."""
+        return int(self._running(self._starts["ready"]).sum())
 
     def any_stuck(self) -> bool:
         """Whether the model of a worker that runs is given up."""
@@ -180,8 +189,7 @@ class Metrics:
 
     def _running(self, place: int) -> NDArray[np.float64]:
         """Return a cell of each worker that runs."""
-        seen = self._cells[:, self._starts["seen"]]
-        running: NDArray[np.float64] = self._cells[seen > monotonic() - _ALIVE_S, place]
+        running: NDArray[np.float64] = self._cells[self._seen > monotonic() - _ALIVE_S, place]
         return running
 
     def _lines(self, family: Family, cells: NDArray[np.float64]) -> Iterator[str]:
@@ -204,25 +212,30 @@ class Metrics:
 
 
 def share() -> dict[str, str]:
-    """Make memory without a name on any disk; return the environment of those that share it."""
-    place = memory.make("toolkit-metrics")
-    os.set_inheritable(place, True)
-    return {_MEMORY: str(place)}
+    """Make the memory; return the environment of those that share it."""
+    return {_MEMORY: str(memory.share("toolkit-metrics", bytes(8 * _MOST_ROWS)))}
 
 
-def _shared(
-    rows: int, width: int, environment: Mapping[str, str] = os.environ
-) -> NDArray[np.float64]:
-    """Return the cells of all workers, float64 (rows, width); this process's own if not shared."""
-    size = rows * width * 8
+def beats(environment: Mapping[str, str]) -> NDArray[np.float64]:
+    """Return when each worker was last seen, by the machine's monotonic clock; float64 (2048,).
+
+    Args:
+        environment: as `share` gives it.
+    """
+    return _shared(_MOST_ROWS, environment)
+
+
+def _shared(cells: int, environment: Mapping[str, str] = os.environ) -> NDArray[np.float64]:
+    """Return the first cells of the memory; this process's own if none is shared."""
+    size = cells * 8
     try:
         place = int(environment[_MEMORY])
         if os.fstat(place).st_size < size:
             os.ftruncate(place, size)
-        mapped = mmap.mmap(place, size)
+        shared = mmap.mmap(place, size)
     except (KeyError, ValueError, OSError):
-        mapped = mmap.mmap(-1, size)
-    return np.frombuffer(mapped, dtype=np.float64).reshape(rows, width)
+        shared = mmap.mmap(-1, size)
+    return np.frombuffer(shared, dtype=np.float64)
 
 
 def _escaped(label: str) -> str:

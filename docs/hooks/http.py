@@ -37,7 +37,7 @@ def _information(record: "Manifest") -> dict[str, Any]:
 
     assert record.export
     served = record.export.artifacts["pipeline"].sha256
-    known = Information(settings({}), record, served, meaning_of(record))
+    known = Information(settings({}), record, served, meaning_of(record), explains=True)
     said: dict[str, Any] = to_builtins(known.info("CPUExecutionProvider", ""))
     return said | {"versions": {"toolkit": "..."}}
 

@@ -3,7 +3,7 @@
 import base64
 import html
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,9 @@ def equivalence_record(
         inputs: how many X-rays of each kind went through.
     """
     passed = all(leg.passed for kind, leg in legs.items() if kind not in OPTIONAL)
-    return EquivalenceRecord(passed, legs, inputs, current_versions(), answers_sha256(record))
+    verdict = EquivalenceRecord(passed, legs, inputs, current_versions())
+    whole = replace(record, equivalence=verdict)
+    return replace(verdict, answers_sha256=answers_sha256(whole))
 
 
 def current_versions() -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -135,13 +136,25 @@ def test_what_the_owner_had_in_hand_when_it_died_is_a_503(service, png, processe
     os.kill(owner, signal.SIGSTOP)
     with httpx.Client(base_url=url, timeout=60) as client:
         request = client.build_request("POST", "/predict", content=png, headers=PNG)
-        from threading import Timer
-
-        Timer(0.5, os.kill, (owner, signal.SIGKILL)).start()
+        threading.Timer(0.5, os.kill, (owner, signal.SIGKILL)).start()
         answer = client.send(request)
     assert answer.status_code == 503
     assert answer.json()["code"] == "not_ready" and int(answer.headers["retry-after"]) > 0
     await_ready(url, 2)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(180)
+def test_owner_that_hangs_is_replaced(service, png, processes_below):
+    process, url, log = service
+    (owner,), _ = parts_of(process.pid, processes_below)
+    os.kill(owner, signal.SIGSTOP)
+    end = time.monotonic() + 120
+    while command_of(owner):
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
+    await_ready(url, 2)
+    assert httpx.post(f"{url}/predict", content=png, headers=PNG, timeout=30).status_code == 200
 
 
 def test_worker_that_dies_leaves_the_owner_and_the_other_alone(service, png, processes_below):

@@ -75,7 +75,8 @@ def test_the_report_goes_where_it_is_asked_for_and_links_stay_links(copied, comm
     copied.manifest.resolve().chmod(0o644)
     linked = sorted(path.name for path in copied.folder.iterdir())
     record = manifest.load(copied.manifest)
-    former = replace(record, equivalence=replace(record.equivalence, versions={}))
+    verdict = replace(record.equivalence, versions={}, answers_sha256="")
+    former = replace(record, equivalence=verdict)
     manifest.save(former, copied.manifest)
     code, out, err = command("--json", "--out", tmp_path / "report")
     assert code == 0, err

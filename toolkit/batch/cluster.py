@@ -97,9 +97,8 @@ class _Actor:
     def __call__(self, shards: dict[str, Any]) -> dict[str, Any]:
         """Write the part of each shard; return the shards with their numbers of files."""
         files = []
-        for number in shards["shard"]:
-            shard = int(number)
-            rows = self._rows(shard, self._run.workspace.paths.shard(shard))
+        for shard, paths in self._run.workspace.paths.shards(map(int, shards["shard"])):
+            rows = self._rows(shard, paths)
             self._run.write(shard, rows)
             self._run.workspace.begun_mark(shard).unlink(missing_ok=True)
             files.append(len(rows))

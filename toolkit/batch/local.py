@@ -69,7 +69,7 @@ def grade(
 
     Raises:
         WorkerError: workers die as soon as they are started.
-        ToolkitError: the model cannot be opened.
+        ToolkitError: the model cannot be opened, or the machine lacks what it takes.
     """
     # One process for each core: libraries that start threads of their own would fight.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -140,22 +140,24 @@ def _chunks(shards: Iterable[tuple[int, list[bytes]]]) -> Iterator[_Chunk]:
 
 def _work(pipe: Any, _index: int, job: Job) -> None:
     """Grade what comes, until the supervisor is gone. The main function of a worker process."""
-    try:
-        grader = Grader(job)
-    except ToolkitError as error:
-        pipe.send(error)
-        return
     # The supervisor is gone when its end of the pipe is.
     with suppress(EOFError, OSError):
-        pipe.send(READY)
-        begun: deque[Callable[[], list[Row]]] = deque()
-        while True:
-            if len(begun) > grader.ahead or (begun and not pipe.poll()):
-                pipe.send(begun.popleft()())
-                continue
-            paths = pipe.recv()
-            # Where this process dies, it is for the first that is not answered: one that is given
-            # by itself, as it is suspected, must be that.
-            while begun and len(paths) == 1:
-                pipe.send(begun.popleft()())
-            begun.append(grader.begin(paths))
+        try:
+            _grade_all(pipe, Grader(job))
+        except ToolkitError as error:
+            pipe.send(error)
+
+
+def _grade_all(pipe: Any, grader: Grader) -> None:
+    pipe.send(READY)
+    begun: deque[Callable[[], list[Row]]] = deque()
+    while True:
+        if len(begun) > grader.ahead or (begun and not pipe.poll()):
+            pipe.send(begun.popleft()())
+            continue
+        paths = pipe.recv()
+        # Where this process dies, it is for the first that is not answered: one that is given by
+        # itself, as it is suspected, must be that.
+        while begun and len(paths) == 1:
+            pipe.send(begun.popleft()())
+        begun.append(grader.begin(paths))

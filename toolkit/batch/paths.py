@@ -18,8 +18,9 @@ from toolkit.errors import DataError
 from toolkit.extras import require
 from toolkit.files import replacing
 
-SHARD = 4096
-"""Files that are graded and written together."""
+SHARD = 256
+"""Files that are graded and written together: a few minutes of the slowest."""
+_SHARDS_IN_A_GROUP = 16
 
 
 def split(source: str) -> tuple[Path, str]:
@@ -141,7 +142,7 @@ def _names(found: Iterator["os.DirEntry[bytes]"]) -> Iterator[bytes]:
 
 @dataclass(frozen=True)
 class PathList:
-    """The frozen paths of a run, in a Parquet file with a row group for each shard.
+    """The frozen paths of a run, in a Parquet file with a row group for every 16 shards.
 
     Attributes:
         path: of that file.
@@ -150,7 +151,7 @@ class PathList:
     path: Path
 
     def freeze(self, paths: Iterable[bytes], on_listed: Callable[[int], None]) -> int:
-        """Write the paths, and return how many there are; `on_listed` hears of each shard."""
+        """Write the paths, and return how many there are; `on_listed` hears how far it is."""
         pyarrow, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
         paths, count = iter(paths), 0
         schema = pyarrow.schema([("path", pyarrow.binary())])
@@ -166,14 +167,19 @@ class PathList:
                 column_encoding={"path": "DELTA_BYTE_ARRAY"},
             ) as writer,
         ):
-            while shard := list(islice(paths, SHARD)):
-                writer.write_table(pyarrow.table([shard], schema=schema))
-                count += len(shard)
+            while group := list(islice(paths, SHARD * _SHARDS_IN_A_GROUP)):
+                writer.write_table(pyarrow.table([group], schema=schema))
+                count += len(group)
                 on_listed(count)
         return count
 
-    def shard(self, number: int) -> list[bytes]:
-        """Return the paths of one shard."""
+    def shards(self, numbers: Iterable[int]) -> Iterator[tuple[int, list[bytes]]]:
+        """Yield some shards' numbers with their paths."""
+        group, paths = -1, []
         with require("pyarrow.parquet", "batch").ParquetFile(self.path) as file:
-            paths: list[bytes] = file.read_row_group(number).column("path").to_pylist()
-        return paths
+            for number in numbers:
+                if group != number // _SHARDS_IN_A_GROUP:
+                    group = number // _SHARDS_IN_A_GROUP
+                    paths = file.read_row_group(group).column("path").to_pylist()
+                start = number % _SHARDS_IN_A_GROUP * SHARD
+                yield number, paths[start : start + SHARD]

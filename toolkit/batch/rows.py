@@ -8,14 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from toolkit.errors import BatchError
 from toolkit.extras import require
 from toolkit.files import replacing
 from toolkit.model.answer import Answer
 
 Row = tuple[Any, ...]
 """The values of one file, in the order of `schema`; None where there is none."""
-_PARTS_IN_A_GROUP = 25
-_FORMAT = {"compression": "zstd"}
+_PARTS_IN_A_GROUP = 400
+_FORMAT = {"compression": "zstd", "write_page_checksum": True}
 
 
 def schema(classes: Sequence[str], metadata: dict[str, str]) -> Any:
@@ -83,6 +84,7 @@ def join(parts: Iterable[Path], schema: Any, out: Path, on_joined: Callable[[int
         on_joined: hears now and then how many rows are written.
 
     Raises:
+        BatchError: a part cannot be read.
         UsageError: the folder cannot be written.
     """
     pa, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
@@ -92,7 +94,7 @@ def join(parts: Iterable[Path], schema: Any, out: Path, on_joined: Callable[[int
         parquet.ParquetWriter(temporary, schema, **_FORMAT) as writer,
     ):
         while group := list(islice(parts, _PARTS_IN_A_GROUP)):
-            table = pa.concat_tables([parquet.ParquetFile(part).read() for part in group])
+            table = pa.concat_tables([_read(part) for part in group])
             writer.write_table(table, row_group_size=len(table))
             rows += len(table)
             on_joined(rows)
@@ -117,5 +119,28 @@ def is_of(path: Path, schema: Any, rows: int) -> bool:
             return bool(
                 found.equals(schema, check_metadata=True) and file.metadata.num_rows == rows
             )
-    except (OSError, ValueError):
+    except _damages():
         return False
+
+
+def is_whole(part: Path, schema: Any, rows: int) -> bool:
+    """Return whether a part is of that schema and size, and can be read to its end."""
+    try:
+        return part.is_file() and is_of(part, schema, rows) and len(_read(part)) == rows
+    except BatchError:
+        return False
+
+
+def _read(part: Path) -> Any:
+    parquet = require("pyarrow.parquet", "batch")
+    try:
+        with parquet.ParquetFile(part, page_checksum_verification=True) as file:
+            return file.read()
+    except _damages() as error:
+        raise BatchError(f"{part} is damaged: the same command does its rows again") from error
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    """What is raised of a damaged file; one that asks for endless memory is one, too."""
+    pa = require("pyarrow", "batch")
+    return pa.ArrowException, OSError, ValueError, MemoryError

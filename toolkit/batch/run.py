@@ -53,9 +53,22 @@ class Plan:
         names = ("model", "model_sha256", "toolkit", "provider", "folder", "pattern")
         return rows.schema(self.setup["classes"], {name: self.setup[name] for name in names})
 
+    def part_schema(self, shard: int) -> Any:
+        """Return the schema of a part, which names its plan and shard as well."""
+        schema = self.schema
+        of = {"plan_sha256": self.workspace.plan_sha256(), "shard": str(shard)}
+        return schema.with_metadata(schema.metadata | of)
+
     def write(self, shard: int, found: list[rows.Row]) -> None:
         """Write the part of a shard."""
-        rows.write_part(found, self.schema, self.workspace.part(shard))
+        rows.write_part(found, self.part_schema(shard), self.workspace.part(shard))
+
+    def drop_unfit(self, files: int) -> None:
+        """Remove each part that is damaged or of another run: its shard is done again."""
+        for shard in self.workspace.done(-(-files // SHARD)):
+            part = self.workspace.part(shard)
+            if not rows.is_whole(part, self.part_schema(shard), _size([shard], files)):
+                part.unlink()
 
 
 def setup(predictor: "Predictor", folder: Path, pattern: str) -> dict[str, Any]:
@@ -84,6 +97,8 @@ def finish(run: Plan, engine: Engine, workers: int | None) -> dict[str, Any]:
             it, or its parts are of another run.
         DataError: there is no file to grade.
         WorkerError: workers die as soon as they are started.
+        BatchError: the machine lacks what it takes, or parts were damaged since they were
+            written; the same command goes on.
         InterruptedRunError: Ctrl-C; the same command goes on.
     """
     workspace = run.workspace
@@ -98,6 +113,8 @@ def finish(run: Plan, engine: Engine, workers: int | None) -> dict[str, Any]:
             content = {"resumed": files, "seconds": 0.0, "per_second": 0.0}
         else:
             try:
+                if files:
+                    run.drop_unfit(files)
                 files = files or _freeze(run)
                 content = _grade(run, files, engine, workers)
                 _join(run, files)
@@ -113,7 +130,7 @@ def local(
     """Grade on this machine, in worker processes, as `toolkit.batch.local` says."""
     from toolkit.batch.local import grade
 
-    shards = ((shard, run.workspace.paths.shard(shard)) for shard in pending)
+    shards = run.workspace.paths.shards(pending)
     count = workers or cores()
     with closing(grade(run.job, shards, count, run.classes, on_rows)) as graded:
         for shard, rows in graded:

@@ -3,18 +3,20 @@
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.batch.rows import Row, answered, failed
-from toolkit.errors import ImageError, ModelRefusedError, ProviderError
-from toolkit.xray.reading import MAX_BYTES, decode
+from toolkit.errors import BatchError, ImageError, ModelRefusedError, ProviderError
+from toolkit.xray.reading import decode, file_content
 
 if TYPE_CHECKING:
     from toolkit.model.answer import Answer
@@ -22,11 +24,17 @@ if TYPE_CHECKING:
     from toolkit.runtime.handover import Handover
     from toolkit.runtime.session import Predictor
 
+T = TypeVar("T")
+PATIENCE_S = (0.1, 1.0, 5.0)
+"""How long is waited before each new try where memory, a disk or a device fails."""
 # On a CPU, one X-ray at a time is as fast as any batch, and no row depends on its neighbours.
 _BATCH = {"CPUExecutionProvider": 1}
 _OTHER_BATCH = 128
 _PATIENCE_S = 60.0
 """How long the process with the card may take to begin."""
+
+_Xrays = dict[int, tuple[str, NDArray[np.uint8]]]
+"""The hash and the pixels of files, by their places."""
 
 
 @dataclass(frozen=True)
@@ -92,37 +100,6 @@ def _listen(handover: "Handover") -> None:
     threading.Thread(target=receive, name="handover", daemon=True).start()
 
 
-class _Batch:
-    """X-rays that run together, by the places of their files, with the files' hashes."""
-
-    def __init__(
-        self, predictor: "Predictor", xrays: dict[int, tuple[str, NDArray[np.uint8]]]
-    ) -> None:
-        self._xrays = xrays
-        self._found: SimpleQueue[list[Answer] | Exception] = SimpleQueue()
-        self._elsewhere = predictor.engine.is_elsewhere
-        self._run(predictor)
-
-    def _run(self, predictor: "Predictor") -> None:
-        try:
-            predictor.submit([xray for _, xray in self._xrays.values()], self._found.put)
-        except ProviderError as error:
-            if not self._elsewhere:
-                raise
-            self._found.put(error)
-
-    def answers(self, reopen: "Callable[[], Predictor]") -> "Iterator[tuple[int, str, Answer]]":
-        """Yield place, hash and answer of each file; once more where what ran them has ended."""
-        found = self._found.get()
-        if isinstance(found, ProviderError):
-            self._run(reopen())
-            found = self._found.get()
-        if isinstance(found, Exception):
-            raise found
-        for (place, (digest, _)), answer in zip(self._xrays.items(), found, strict=True):
-            yield place, digest, answer
-
-
 class Grader:
     """A model, open, that makes rows of files.
 
@@ -143,48 +120,83 @@ class Grader:
         self.ahead = int(self._predictor.engine.is_elsewhere)
 
     def __call__(self, paths: list[bytes]) -> list[Row]:
-        """Return a row for each path, in order."""
+        """Return a row for each path, in order.
+
+        Raises:
+            BatchError: the machine lacks memory, a disk or a device that it takes.
+        """
         return self.begin(paths)()
 
     def begin(self, paths: list[bytes]) -> Callable[[], list[Row]]:
-        """Read files and have them run; what is returned waits for it, and gives the rows."""
+        """Read files and have them run; what is returned waits for it, and gives the rows.
+
+        Raises:
+            BatchError: as a call does.
+        """
         rows: dict[int, Row] = {}
-        waiting: dict[int, tuple[str, NDArray[np.uint8]]] = {}
-        batches: list[_Batch] = []
+        waiting: _Xrays = {}
+        batches: list[tuple[_Xrays, Callable[[], list[Answer]]]] = []
         for index, path in enumerate(paths):
             sha256 = None
             try:
-                content = self._read(path)
+                content = _patiently(partial(file_content, self._root + path), path)
                 sha256 = hashlib.sha256(content).hexdigest()
-                waiting[index] = sha256, decode(content)
+                waiting[index] = sha256, _patiently(partial(decode, content), path)
             except ImageError as error:
                 # The hash of the beginning of a file is not the file's.
                 known = None if error.code == "too_large" else sha256
                 rows[index] = failed(path_text(path), known, self._classes, error.code, str(error))
             if waiting and (len(waiting) == self._batch or index == len(paths) - 1):
-                batches.append(_Batch(self._predictor, waiting))
+                batches.append((waiting, self._submit(waiting, path)))
                 waiting = {}
 
         def finish() -> list[Row]:
-            for batch in batches:
-                for place, digest, answer in batch.answers(self._reopen):
+            for xrays, answers in batches:
+                for (place, (digest, _)), answer in zip(xrays.items(), answers(), strict=True):
                     rows[place] = answered(path_text(paths[place]), digest, answer)
             return [rows[index] for index in range(len(paths))]
 
         return finish
 
-    def _reopen(self) -> "Predictor":
-        """Open the model anew, where another process ran it and has ended."""
-        self._predictor, _ = self._job.open()
-        return self._predictor
-
-    def _read(self, path: bytes) -> bytes:
+    def _submit(self, waiting: _Xrays, path: bytes) -> "Callable[[], list[Answer]]":
+        """Have X-rays run together; what is returned waits for it, and gives the answers."""
+        predictor, xrays = self._predictor, [xray for _, xray in waiting.values()]
+        found: SimpleQueue[list[Answer] | Exception] = SimpleQueue()
         try:
-            with open(self._root + path, "rb") as file:
-                return file.read(MAX_BYTES + 1)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ImageError("unreadable", f"cannot be read: {reason}") from error
+            predictor.submit(xrays, found.put)
+        except (MemoryError, OSError, ProviderError) as error:
+            found.put(error)
+
+        def again() -> "list[Answer]":
+            if self._predictor is predictor and predictor.engine.is_elsewhere:
+                # What ran it has ended, and another takes its place.
+                self._predictor, _ = self._job.open()
+            return self._predictor.answers(xrays)
+
+        def answers() -> "list[Answer]":
+            first = found.get()
+            return _patiently(again, path) if isinstance(first, Exception) else first
+
+        return answers
+
+
+def _patiently(work: Callable[[], T], path: bytes) -> T:
+    """Return what some work at a file comes to; it is tried again where the machine fails it.
+
+    Raises:
+        BatchError: the machine still does.
+    """
+    for wait in (*PATIENCE_S, 0.0):
+        try:
+            return work()
+        except (MemoryError, OSError, ProviderError) as error:
+            reason = getattr(error, "strerror", None) or str(error) or "no memory is left"
+        # Past the error, which holds what was read.
+        time.sleep(wait)
+    raise BatchError(
+        f"cannot go on at {path_text(path)}: {reason}; that is the machine's fault and not the "
+        "file's: mend it, and the same command goes on"
+    )
 
 
 def path_text(path: bytes) -> str:

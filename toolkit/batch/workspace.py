@@ -1,6 +1,8 @@
 """The folder of an unfinished run, `OUT.parts/`: what a run that was killed goes on from."""
 
+import hashlib
 import json
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from typing import Any
 
 from toolkit.batch.paths import PathList
 from toolkit.errors import UsageError
-from toolkit.files import write_bytes
+from toolkit.files import sha256, write_bytes
 from toolkit.resume import require_same
 
 _OURS = ("*.parquet", ".*.parquet", "*.begun", "lock", ".plan.*.json", "plan.json")
@@ -19,8 +21,9 @@ _OURS = ("*.parquet", ".*.parquet", "*.begun", "lock", ".plan.*.json", "plan.jso
 class Workspace:
     """The folder of an unfinished run.
 
-    `listing.parquet` holds the paths; `plan.json`, written after it, what the run is of;
-    `000000.parquet` and so on the rows of each shard that is done; `lock` keeps others out.
+    `listing.parquet` holds the paths; `plan.json`, written after it, what the run is of, with its
+    own hash and the listing's; `000000.parquet` and so on the rows of each shard that is done, with
+    the plan's; `lock` keeps others out.
 
     Attributes:
         out: the file that the run comes to.
@@ -46,15 +49,22 @@ class Workspace:
         """The file that says that someone began a shard, where that must be known."""
         return self.folder / f"{shard:06d}.begun"
 
-    def pending(self, shards: int) -> list[int]:
-        """The numbers of the shards that are not done."""
+    def done(self, shards: int) -> list[int]:
+        """The numbers of the shards, of so many, that have a part."""
         there = {path.name for path in self.folder.iterdir()}
-        return [shard for shard in range(shards) if self.part(shard).name not in there]
+        return [shard for shard in range(shards) if self.part(shard).name in there]
+
+    def pending(self, shards: int) -> list[int]:
+        """The numbers of the shards, of so many, that have none."""
+        return sorted(set(range(shards)) - set(self.done(shards)))
 
     def begin(self, run: dict[str, Any], files: int) -> None:
         """Record what the run is of, and over how many files, once its paths are frozen."""
-        content = {"run": run, "files": files}
-        write_bytes(self.folder / "plan.json", f"{json.dumps(content, indent=2)}\n".encode())
+        content = {"run": run, "files": files, "listing_sha256": sha256(self.paths.path)}
+        # Parts of a run that was the same, but for the time at which it read the files, do not fit.
+        content["begun"] = secrets.token_hex(8)
+        content["sha256"] = _digest(content)
+        write_bytes(self._plan, f"{json.dumps(content, indent=2)}\n".encode())
 
     def resume(self, run: dict[str, Any]) -> int | None:
         """Return how many files the run is over; None if it has not begun.
@@ -63,19 +73,43 @@ class Workspace:
             run: what it is of, as plain values.
 
         Raises:
-            UsageError: the parts are of another run.
+            UsageError: the parts are of another run, or what it goes on from is damaged.
         """
-        try:
-            content = json.loads((self.folder / "plan.json").read_bytes())
-            was, files = dict(content["run"]), int(content["files"])
-        except FileNotFoundError:
+        if not self._plan.exists():
             return None
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(
-                f"{self.folder} holds no plan that can be read: remove it, or choose another --out"
-            ) from error
-        require_same(was, run, f"the run in {self.folder}", "another --out")
-        return files
+        plan = self._read_plan()
+        require_same(plan["run"], run, f"the run in {self.folder}", "another --out")
+        listing = self.paths.path
+        if not listing.is_file() or sha256(listing) != plan["listing_sha256"]:
+            raise self._damage("listing")
+        return int(plan["files"])
+
+    def plan_sha256(self) -> str:
+        """Return what tells this run from any other.
+
+        Raises:
+            UsageError: the plan is damaged.
+        """
+        return str(self._read_plan()["sha256"])
+
+    @property
+    def _plan(self) -> Path:
+        return self.folder / "plan.json"
+
+    def _read_plan(self) -> dict[str, Any]:
+        try:
+            content = dict(json.loads(self._plan.read_bytes()) if self._plan.is_file() else {})
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            raise self._damage("plan") from error
+        if content.get("sha256") != _digest(content):
+            raise self._damage("plan")
+        return content
+
+    def _damage(self, what: str) -> UsageError:
+        return UsageError(
+            f"the {what} in {self.folder} is missing or damaged: remove that folder to begin anew, "
+            "or choose another --out"
+        )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -109,3 +143,9 @@ class Workspace:
                 path.unlink()
         with suppress(OSError):
             self.folder.rmdir()
+
+
+def _digest(plan: dict[str, Any]) -> str:
+    """Return the hash of all else that a plan says."""
+    rest = {name: value for name, value in plan.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -42,25 +43,34 @@ def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = 
         raise ModelRefusedError(f"{files.name} has no equivalence verdict: {mend}")
     if not (record.equivalence.passed and leg.passed):
         raise ModelRefusedError(f"{files.name} was found not equal to PyTorch: {mend}")
-    if is_changed(record):
-        raise ModelRefusedError(
-            f"{files.manifest} is not as it was proven: its classes, figures or limits were "
-            f"changed since; restore it, or {mend}"
-        )
     digest = sha256(path)
     if digest != artifact.sha256 or digest != leg.sha256 or leg.file != path.name:
         raise ModelRefusedError(
             f"{path} is not the file that was proven: its SHA-256 is {digest[:12]}..., the "
             f"manifest's {leg.sha256[:12]}...; {mend}"
         )
+    if is_changed(record):
+        raise ModelRefusedError(
+            f"{files.manifest} is not as it was proven: its classes, figures or limits were "
+            f"changed since; restore it, or {mend}"
+        )
     return digest
 
 
 def answers_sha256(record: manifest.Manifest) -> str:
-    """Return the SHA-256 of all that a manifest says before its export: answers depend on it."""
-    content = asdict(record)
-    for name in ("name", "schema_version", "export", "equivalence", "golden"):
+    """Return the SHA-256 of all that a manifest says, but the names and hashes of files.
+
+    Answers depend on what was said before the export, and /info tells of the verdict.
+    """
+    # Whole numbers that stand for floats, as they are once they are read.
+    read = msgspec.convert(json.loads(json.dumps(asdict(record))), manifest.Manifest)
+    content = asdict(read)
+    for name in ("name", "schema_version", "export", "golden"):
         del content[name]
+    if verdict := content["equivalence"]:
+        del verdict["answers_sha256"]
+        for leg in verdict["legs"].values():
+            del leg["file"]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -133,8 +133,8 @@ class EquivalenceRecord:
     """Whether every artifact is equal to PyTorch, how each was compared, and on what.
 
     Attributes:
-        answers_sha256: of what the manifest says that answers depend on; empty in records of
-            former versions.
+        answers_sha256: of all that the manifest says, but for names and hashes of files; empty
+            in records of former versions.
     """
 
     passed: bool

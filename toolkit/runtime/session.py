@@ -142,7 +142,22 @@ def open_model(
         MissingExtraError: ONNX Runtime is not installed, or twice.
     """
     files = ModelFiles(models, name)
-    record = manifest.load(files.manifest)
+    return open_pipeline(files, manifest.load(files.manifest), provider, threads, kind, opener)
+
+
+def open_pipeline(
+    files: ModelFiles,
+    record: manifest.Manifest,
+    provider: str = "auto",
+    threads: int = 0,
+    kind: str = "pipeline",
+    opener: Callable[[Path, str, int], Engine] = open_engine,
+) -> Predictor:
+    """Open the proven pipeline of a model whose manifest was read already; see `open_model`.
+
+    Raises:
+        ToolkitError: as `open_model` does, but for the manifest.
+    """
     digest = check_equivalence(files, record, kind)
     engine = opener(files.path(kind), provider, threads)
     predictor = Predictor(record.name, meaning_of(record), digest, engine)

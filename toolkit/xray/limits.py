@@ -2,7 +2,7 @@
 
 import errno
 import io
-from typing import Final
+from typing import Final, TypeGuard
 
 from toolkit.errors import ImageError
 
@@ -14,7 +14,14 @@ MIN_SIDE: Final = 64
 """Shortest side accepted, pixels."""
 MAX_ASPECT: Final = 1.5
 """Largest ratio of the longer side to the shorter one."""
-_SYSTEM_ERRORS: Final = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EAGAIN)
+# A file that is not there, may not be read, or is none. Any other error is of memory or a disk.
+_FILES_OWN: Final = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("ENOENT", "ENOTDIR", "EISDIR", "EACCES", "EPERM", "ELOOP", "ENAMETOOLONG"),
+        *("EILSEQ", "EINVAL", "EOVERFLOW", "ENXIO", "ENODEV"),
+    )
+)
 
 
 class MeteredFile(io.BytesIO):
@@ -69,9 +76,10 @@ def decoding_error(error: Exception) -> Exception:
     return damage_error()
 
 
-def is_system_error(error: Exception) -> bool:
+def is_system_error(error: Exception) -> TypeGuard[OSError]:
     """Whether it is the machine, not the file, that an error speaks of."""
-    return isinstance(error, OSError) and error.errno in _SYSTEM_ERRORS
+    # Decoders raise it without a number.
+    return isinstance(error, OSError) and error.errno not in (None, *_FILES_OWN)
 
 
 def damage_error() -> ImageError:

@@ -5,6 +5,8 @@ pixels. Arithmetic is in integers, or in floats that are exact for these ranges:
 makes no difference. Kind and size are judged by the header, before any pixel is decoded.
 """
 
+import os
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -36,13 +38,12 @@ def read_xray(source: Path | str | bytes, size: int = SIZE) -> NDArray[np.uint8]
     Raises:
         ImageError: `decode` refuses the file, or it cannot be read (`unreadable`). The message
             begins with the path, if there is one.
-        MemoryError, OSError: the machine has no memory or no open files left.
+        MemoryError, OSError: the machine lacks memory or open files, or a disk fails.
     """
     if isinstance(source, bytes):
         return decode(source, size)
-    content = file_content(Path(source))
     try:
-        return decode(content, size)
+        return decode(file_content(source), size)
     except ImageError as error:
         raise ImageError(error.code, f"{source}: {error}", error.status) from error
 
@@ -74,18 +75,26 @@ def decode(content: bytes, size: int = SIZE) -> NDArray[np.uint8]:
     raise ImageError("not_an_image", f"{what}; send a PNG, JPEG or DICOM file", 415)
 
 
-def file_content(path: Path) -> bytes:
+def file_content(path: Path | str | bytes) -> bytes:
     """Return the bytes of a file, or of a larger one the first `MAX_BYTES` + 1.
 
     Raises:
-        ImageError: it cannot be read (`unreadable`); the message begins with the path.
-        OSError: the machine has no memory or no open files left.
+        ImageError: it is no regular file, or cannot be read (`unreadable`).
+        OSError: the machine lacks memory or open files, or a disk fails.
     """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ImageError("unreadable", "cannot be read: it is no regular file")
             return file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         if is_system_error(error):
+            error.filename = path
             raise
         reason = getattr(error, "strerror", None) or error
-        raise ImageError("unreadable", f"{path}: cannot be read: {reason}") from error
+        raise ImageError("unreadable", f"cannot be read: {reason}") from error
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    # A pipe that nobody writes to would hold its reader for ever.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

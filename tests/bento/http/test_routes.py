@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bento.http.routes import NAMES, ROUTES
+from bento.http.routes import NAMES, ROUTES, name_of
 from bento.worker.counters import Metrics, share
 from bento.worker.model_thread import MOST_WAITING
 from toolkit.errors import ModelRefusedError
@@ -61,6 +61,13 @@ def test_reading_routes_answer_get_and_head_and_refuse_the_rest(client, path):
     answer = client.post(path)
     is_problem(answer, 405, "wrong_method")
     assert answer.headers["allow"] == "GET, HEAD"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"), [("*", "other"), ("", "other"), ("/app/no.css", "app"), ("/v2/no", "v2")]
+)
+def test_path_without_a_route_has_a_name_whatever_it_is(path, name):
+    assert name_of(path) == name
 
 
 def test_what_fails_inside_is_a_problem_and_tells_nothing_of_the_inside(client, monkeypatch):

@@ -14,6 +14,8 @@ from PIL import Image
 
 from toolkit.batch import paths as listing_paths
 from toolkit.batch.paths import PathList, scan, split
+from toolkit.batch.workspace import Workspace
+from toolkit.errors import UsageError
 from toolkit.xray.synthetic import generate
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,13 +24,21 @@ MODELS = ROOT / "saved_models"
 SITE = """
 import os, time
 import toolkit.batch.worker
+from toolkit.errors import ProviderError
 from toolkit.xray.reading import decode
+
+FAULTS = {"memory": MemoryError(), "disk": OSError(5, "Input/output error"),
+          "device": ProviderError("ONNX Runtime failed")}
+faults = [FAULTS[each] for each in os.environ.get("FAULTS", "").split()]
+toolkit.batch.worker.PATIENCE_S = (0.0, 0.0, 0.0)
 
 def judged(content):
     if content == b"poison":
         os.kill(os.getpid(), 9)
     while content == b"hold" and os.path.exists(os.environ["HOLD"]):
         time.sleep(0.01)
+    if content == b"hold" and faults:
+        raise faults.pop()
     return decode(content)
 
 toolkit.batch.worker.decode = judged
@@ -386,6 +396,171 @@ def test_workers_that_cannot_start_end_the_run(xrays, run, tmp_path):
     assert "Traceback" not in err
 
 
+# --- what is the machine's fault
+
+
+def test_what_the_machine_lacks_for_a_while_is_in_no_row(xrays, run, unbroken, tmp_path):
+    content, code, err = run(xrays, "--out", "results.parquet", FAULTS="memory disk device")
+    assert code == 0 and content["errors"] == {"not_an_image": 2}, err
+    assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
+
+
+def test_what_the_machine_lacks_ends_the_run_in_one_line_and_it_goes_on_to_the_same_rows(
+    xrays, run, unbroken, tmp_path
+):
+    arguments = (xrays, "--out", "results.parquet", "--workers", 1)
+    content, code, err = run(*arguments, FAULTS=" ".join(["disk"] * 9))
+    assert code == 2
+    assert "cannot go on at 0/033-hold: Input/output error; that is the" in content["error"]
+    assert err.count("error: ") == 1 and "Traceback" not in err and "worker ended" not in err
+    assert not (tmp_path / "results.parquet").exists()
+    assert run(*arguments)[0]["resumed"] >= 8
+    assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
+
+
+# --- what is damaged
+
+
+def joined_rows(part):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows, twice = pyarrow.parquet.read_table(part), part.with_name("twice")
+    pyarrow.parquet.write_table(pyarrow.concat_tables([rows, rows]), twice)
+    content = twice.read_bytes()
+    twice.unlink()
+    return content
+
+
+def flipped(content):
+    """A file with one bit flipped in its first half, where a part has its rows."""
+    place = len(content) // 3
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+UNFIT = {
+    "empty": lambda part: part.read_bytes()[:0],
+    "cut off": lambda part: part.read_bytes()[:-100],
+    "no Parquet": lambda part: b"x" * part.stat().st_size,
+    "a flipped bit": lambda part: flipped(part.read_bytes()),
+    "another shard's": lambda part: part.with_name("000007.parquet").read_bytes(),
+    "rows too many": joined_rows,
+}
+
+
+@pytest.fixture
+def stopped(xrays, run, tmp_path):
+    """The folder of parts of a run over all X-rays that ended before its end: 8 are there."""
+    arguments = (xrays, "--out", "results.parquet", "--workers", 1)
+    assert run(*arguments, shard=2, FAULTS=" ".join(["memory"] * 9))[1] == 2
+    parts = tmp_path / "results.parquet.parts"
+    assert len(list(parts.glob("0*.parquet"))) == 8
+    return parts
+
+
+def test_parts_that_do_not_fit_are_done_again(stopped, xrays, run, unbroken, tmp_path):
+    for number, damage in enumerate(UNFIT.values()):
+        part = stopped / f"{number:06d}.parquet"
+        part.write_bytes(damage(part))
+    (stopped / "000006.parquet").unlink()
+    os.mkfifo(stopped / "000006.parquet")
+    content, code, err = run(xrays, "--out", "results.parquet", "--workers", 1, shard=2)
+    assert code == 0 and content["resumed"] == 2, err
+    assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
+
+
+def test_parts_of_another_run_are_not_joined_though_it_was_the_same(xrays, start, run, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(xrays, folder)
+    process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
+    kill(process)
+    (tmp_path / "hold").unlink()
+    kept = (parts / "000000.parquet").read_bytes()
+    shutil.rmtree(parts)
+    (folder / "0" / "000.png").write_bytes((folder / "0" / "002.png").read_bytes())
+    process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
+    kill(process)
+    (tmp_path / "hold").unlink()
+    (parts / "000000.parquet").write_bytes(kept)
+    assert run(folder, "--out", "results.parquet")[1] == 0
+    rows = rows_of(tmp_path / "results.parquet")
+    assert rows["0/000.png"]["sha256"] == rows["0/002.png"]["sha256"]
+
+
+def test_a_damaged_plan_or_listing_is_refused_in_one_line(stopped, xrays, run):
+    arguments = (xrays, "--out", "results.parquet")
+    for name in ("listing.parquet", "plan.json"):
+        path = stopped / name
+        path.write_bytes(flipped(path.read_bytes()))
+        content, code, err = run(*arguments, shard=2)
+        what = name.partition(".")[0]
+        assert code == 2 and f"the {what} in {stopped} is missing or damaged" in content["error"]
+        assert "remove that folder" in content["error"] and "Traceback" not in err
+    assert len(list(stopped.glob("0*.parquet"))) == 8
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "a list": lambda path: path.write_text("[]"),
+    "no list of pairs": lambda path: path.write_text("[1]"),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "no text": lambda path: path.write_bytes(bytes(range(256))),
+    "a folder": Path.mkdir,
+    "a pipe": os.mkfifo,
+}
+
+
+@pytest.mark.parametrize("name", ["plan.json", "listing.parquet"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_no_plan_or_listing_is_refused(tmp_path, name, damage):
+    workspace = Workspace(tmp_path / "results.parquet")
+    workspace.paths.freeze([b"a", b"b"], lambda _: None)
+    workspace.begin({"a": 1}, 2)
+    assert workspace.resume({"a": 1}) == 2
+    (workspace.folder / name).unlink()
+    DAMAGES[damage](workspace.folder / name)
+    with pytest.raises(UsageError, match="is missing or damaged: remove that folder"):
+        workspace.resume({"a": 1})
+
+
+def test_one_bit_of_any_byte_of_a_plan_is_found(tmp_path):
+    workspace = Workspace(tmp_path / "results.parquet")
+    workspace.paths.freeze([b"a", b"b"], lambda _: None)
+    workspace.begin({"a": 1}, 2)
+    plan = workspace.folder / "plan.json"
+    content, whole = plan.read_bytes(), json.loads(plan.read_bytes())
+    for place in range(len(content)):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        plan.write_bytes(changed)
+        try:
+            assert workspace.resume({"a": 1}) == 2
+        except UsageError:
+            continue
+        # A blank that became another.
+        assert json.loads(changed) == whole
+
+
+def test_what_takes_a_files_place_after_the_listing_is_a_row_and_holds_nobody(
+    xrays, start, run, tmp_path
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(xrays, folder)
+    process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
+    kill(process)
+    assert not (parts / "000008.parquet").exists()
+    (tmp_path / "hold").unlink()
+    for name in ("061", "063"):
+        (folder / "1" / f"{name}.png").unlink()
+    os.mkfifo(folder / "1" / "061.png")
+    (folder / "1" / "063.png").mkdir()
+    content, code, _ = run(folder, "--out", "results.parquet")
+    assert code == 0 and content["errors"] == {"not_an_image": 2, "unreadable": 2}
+    rows = rows_of(tmp_path / "results.parquet")
+    assert "no regular file" in rows["1/061.png"]["detail"]
+    assert "directory" in rows["1/063.png"]["detail"]
+
+
 # --- refusals
 
 
@@ -495,10 +670,12 @@ def test_what_would_hold_its_reader_is_not_listed_by_whatever_link(tree):
 
 def test_what_is_frozen_comes_back_shard_by_shard(tmp_path, monkeypatch):
     monkeypatch.setattr(listing_paths, "SHARD", 4)
+    monkeypatch.setattr(listing_paths, "_SHARDS_IN_A_GROUP", 2)
     paths = [os.fsencode(f"{index:03d}/") + bytes([255, 10, index]) for index in range(1, 10)]
     frozen = PathList(tmp_path / "listing.parquet")
     assert frozen.freeze(paths, lambda _: None) == 9
-    assert [frozen.shard(number) for number in range(3)] == [paths[:4], paths[4:8], paths[8:]]
+    assert dict(frozen.shards(range(3))) == {0: paths[:4], 1: paths[4:8], 2: paths[8:]}
+    assert dict(frozen.shards([2])) == {2: paths[8:]}
 
 
 def test_folder_and_pattern_are_told_apart(tree):

@@ -1,5 +1,6 @@
 import errno
 import io
+import os
 import re
 import struct
 import subprocess
@@ -520,10 +521,12 @@ def test_an_xray_of_any_size_is_had_by_its_path_and_as_its_bytes(tmp_path, size,
         (".", "unreadable", 422, "cannot be read"),
         ("missing.png", "unreadable", 422, "cannot be read"),
         ("nul\0.png", "unreadable", 422, "cannot be read"),
+        ("pipe.png", "unreadable", 422, "no regular file"),
     ],
 )
 def test_a_file_that_is_refused_or_cannot_be_read_is_named(tmp_path, name, code, status, reason):
     (tmp_path / "text").write_bytes(b"hello")
+    os.mkfifo(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match=reason) as caught:
         read_xray(tmp_path / name)
     assert (caught.value.code, caught.value.status) == (code, status)
@@ -541,17 +544,19 @@ def test_a_huge_file_is_refused_without_reading_it_all(tmp_path):
         assert (caught.value.code, caught.value.status) == ("too_large", 413)
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE, errno.ETIMEDOUT]
+)
 def test_what_the_machine_lacks_is_not_the_files_fault(tmp_path, monkeypatch, number):
     def exhausted(*_arguments):
         raise OSError(number, "none left")
 
     path = tmp_path / "knee.png"
     path.write_bytes(saved(noise(224, 224)))
-    monkeypatch.setattr("pathlib.Path.open", exhausted)
+    monkeypatch.setattr(os, "open", exhausted)
     with pytest.raises(OSError, match="none left") as caught:
         read_xray(path)
-    assert caught.value.errno == number
+    assert (caught.value.errno, caught.value.filename) == (number, path)
 
 
 # Robustness

@@ -1,0 +1,195 @@
+"""Processes killed and frozen at random moments: nothing is lost, repeated or wrong."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import httpx
+import pytest
+
+from toolkit.files import sha256
+from toolkit.xray.synthetic import generate
+
+RAW = {"content-type": "image/png"}
+TOOLKIT = Path(sys.executable).with_name("toolkit")
+
+
+@pytest.fixture
+def site(tmp_path):
+    """Return a function: the environment of commands in which some Python code ran first."""
+
+    def environment(code):
+        folder = tmp_path / "site"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(code)
+        return {"PYTHONPATH": str(folder)}
+
+    return environment
+
+
+def await_that(condition, what="it"):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.05)
+
+
+class Asking(threading.Thread):
+    """Asks a service for the same X-rays, over and over; counts what comes of it."""
+
+    def __init__(self, url, files):
+        super().__init__()
+        self.url, self.files = url, files
+        self.expected = [self.ask(each) for each in files]
+        self.outcomes, self.ended = Counter(), threading.Event()
+
+    def ask(self, content):
+        return httpx.post(f"{self.url}/predict", content=content, headers=RAW, timeout=60)
+
+    def run(self):
+        while not self.ended.is_set():
+            for content, right in zip(self.files, self.expected, strict=True):
+                try:
+                    answer = self.ask(content)
+                except httpx.TransportError:
+                    self.outcomes["cut off"] += 1
+                    continue
+                same = answer.status_code == 200 and answer.json() == right.json()
+                self.outcomes["right" if same else answer.text] += 1
+
+
+@pytest.mark.timeout(600)
+def test_answers_are_right_whichever_workers_are_killed_or_frozen_at_any_moment(
+    small_files, serving, processes_below, site, pngs, tmp_path
+):
+    chance = random.Random(20)
+    environment = site("import bento.watch\nbento.watch.LOOKS = 3\n")
+    with serving(small_files, tmp_path, TOOLKIT_WORKERS="2", **environment) as (process, url, log):
+
+        def whole():
+            try:
+                return httpx.get(f"{url}/readyz", timeout=10).json().get("whole")
+            except httpx.HTTPError:
+                return False
+
+        await_that(whole)
+        asking = [Asking(url, pngs[:4]), Asking(url, pngs[4:])]
+        for each in asking:
+            each.start()
+        try:
+            for kind in (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM, signal.SIGKILL):
+                goal = sum(each.outcomes["right"] for each in asking) + chance.randrange(1, 60)
+                await_that(lambda: sum(each.outcomes["right"] for each in asking) >= goal)  # noqa: B023
+                victim = chance.choice(processes_below(process.pid)[1:])
+                os.kill(victim, kind)
+                await_that(lambda: victim not in processes_below(process.pid))  # noqa: B023
+                await_that(whole, log.read_text())
+        finally:
+            for each in asking:
+                each.ended.set()
+            for each in asking:
+                each.join()
+        found = asking[0].outcomes + asking[1].outcomes
+        assert set(found) <= {"right", "cut off"}, found
+        # A connection waits on a frozen worker for as long as it is frozen, two for each kill.
+        assert found["cut off"] <= 8 and found["right"] > 60, found
+        counted = sum(
+            float(line.rpartition(" ")[2])
+            for line in httpx.get(f"{url}/metrics").text.splitlines()
+            if line.startswith("toolkit_predictions_total{")
+        )
+        asked = found["right"] + len(pngs)
+        assert asked <= counted <= asked + found["cut off"]
+    assert "Traceback" not in log.read_text()
+
+
+def begun(command, folder, environment):
+    return subprocess.Popen(
+        [TOOLKIT, *map(str, command)],
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end_at_random(process, chance, longest):
+    """Kill a command with all its processes after a random time; return whether it had ended."""
+    try:
+        out, _ = process.communicate(timeout=chance.uniform(0, longest))
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        return False
+    assert process.returncode == 0, out
+    return True
+
+
+@pytest.mark.timeout(600)
+def test_batch_that_is_killed_at_random_moments_has_the_rows_of_an_unbroken_one(
+    small_files, site, pngs, tmp_path
+):
+    import pyarrow.parquet
+
+    for number in range(600):
+        path = tmp_path / "xrays" / f"{number % 7}" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pngs[number % len(pngs)] if number % 50 else b"no X-ray")
+    small = "import toolkit.batch.paths, toolkit.batch.run\n"
+    small += "toolkit.batch.paths.SHARD = toolkit.batch.run.SHARD = 16\n"
+    environment, chance = site(small), random.Random(20)
+    command = ("predict", small_files.name, "xrays", "--models", small_files.folder, "--out")
+    whole = begun((*command, "whole.parquet"), tmp_path, environment)
+    start = time.monotonic()
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
+    longest = time.monotonic() - start
+    parts = tmp_path / "broken.parquet.parts"
+    for _ in range(40):
+        process = begun((*command, "broken.parquet"), tmp_path, environment)
+        ended = end_at_random(process, chance, longest)
+        # It may have been killed when there was nothing left to do.
+        if ended or ((tmp_path / "broken.parquet").exists() and not parts.exists()):
+            break
+    expected, found = (
+        pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "broken")
+    )
+    assert found.equals(expected, check_metadata=True) and len(found) == 600
+    assert not parts.exists()
+
+
+@pytest.mark.timeout(600)
+def test_training_that_is_killed_at_random_moments_comes_to_the_same_weights(tmp_path):
+    from toolkit.xray.pictures import encode
+
+    for part, count in (("train", 24), ("val", 8)):
+        for number, each in enumerate(generate(count, seed=len(part))):
+            path = tmp_path / "data" / part / f"{each.grade}" / f"{9000000 + number}L.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(each.pixels))
+    chance = random.Random(20)
+    options = ("--data", "data", "--epochs", 8, "--layer-size", 4, "--batch-size", 8)
+
+    def command(name, *more):
+        return ("train", *options, "--name", name, "--models", "m", "--logs", "l", *more)
+
+    start = time.monotonic()
+    whole = begun(command("whole"), tmp_path, {})
+    out, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, out
+    longest = time.monotonic() - start
+    state, models = tmp_path / "m" / "broken.resume.pt", tmp_path / "m"
+    for _ in range(40):
+        more = ("--resume",) if state.exists() else ()
+        if end_at_random(begun(command("broken", *more), tmp_path, {}), chance, longest):
+            break
+    assert sha256(models / "broken.pt") == sha256(models / "whole.pt")
+    assert not state.exists()
