@@ -47,6 +47,9 @@ class ImageError(ToolkitError):
         self.code = code
         self.status = status
 
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str, int]]:
+        return type(self), (self.code, str(self), self.status)
+
 
 class RequestError(ToolkitError):
     """A request that the service refuses for another reason than its X-ray.

@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DataError
-from toolkit.xray.folders import read_files, scan
+from toolkit.xray.bulk import read_files
+from toolkit.xray.folders import scan
 from toolkit.xray.synthetic import generate
 
 _SIDE = 224

@@ -51,8 +51,9 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Count X-rays and patients; name what is left out, unreadable, contradictory or copied."""
+    from toolkit.xray.bulk import read_files
     from toolkit.xray.copies import copies, differing, picture_key
-    from toolkit.xray.folders import crossing_patients, left_out_lines, read_files, scan
+    from toolkit.xray.folders import crossing_patients, left_out_lines, scan
     from toolkit.xray.patients import PatientRule, identify_patients
 
     console = Console(as_json)

@@ -27,6 +27,7 @@ def load(
     rule: PatientRule,
     allow_conflicts: bool,
     console: Console,
+    cache: Path | None = None,
 ) -> Dataset:
     """Return the X-rays to train with, and say what was skipped and what is odd about them.
 
@@ -38,6 +39,7 @@ def load(
         rule: how patients are told apart.
         allow_conflicts: whether an X-ray may be there under two grades.
         console: where notices go.
+        cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
 
     Raises:
         DataError: no X-ray can be used, training lacks a class, all are of one patient, or some
@@ -51,7 +53,7 @@ def load(
         console.notice(f"no --data given: training on {GENERATED_COUNT} generated X-rays")
         dataset = generated(GENERATED_COUNT, label_map(labels), chosen)
     else:
-        dataset = load_folder(data, label_map(labels), chosen, rule=rule)
+        dataset = load_folder(data, label_map(labels), chosen, rule=rule, cache=cache)
     console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
     for line in dataset.left_out:
         console.notice(f"warning: {line}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import GroupsOption
+from toolkit.commands.options import CacheOption, GroupsOption
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
@@ -39,6 +39,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(metavar="DIR", help="Graded X-rays.")],
     part: Annotated[Part, typer.Option(help="Which part of them.")] = Part.TEST,
     groups: GroupsOption = None,
+    cache: CacheOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -57,7 +58,7 @@ def evaluate(
     console = Console(as_json)
     files = located(model, models)
     record = manifest.load(files.manifest)
-    dataset = load_as_trained(data, record, part.value, groups)
+    dataset = load_as_trained(data, record, part.value, groups, cache)
     for warning in dataset.warnings:
         console.notice(f"warning: {warning}")
     console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")

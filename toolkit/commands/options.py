@@ -58,6 +58,10 @@ ConflictsOption = Annotated[
     bool,
     typer.Option("--allow-conflicts", help="Go on though an X-ray is there under two grades."),
 ]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Keeps decoded X-rays for the next time."),
+]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to train.")]
 StorageOption = Annotated[
     str | None,

@@ -8,6 +8,7 @@ import typer
 
 from toolkit.commands.options import (
     JOURNAL,
+    CacheOption,
     ConflictsOption,
     DataOption,
     DeviceOption,
@@ -75,6 +76,7 @@ def train(
     patients: PatientsOption = None,
     groups: GroupsOption = None,
     allow_conflicts: ConflictsOption = False,
+    cache: CacheOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
@@ -106,7 +108,7 @@ def train(
     rule = PatientRule(patients, groups)
     log = log_folder(logs, name)
     with sole_training(files, log):
-        dataset = load(data, labels, split, recipe.preset, rule, allow_conflicts, console)
+        dataset = load(data, labels, split, recipe.preset, rule, allow_conflicts, console, cache)
         training = Training(dataset, recipe, seed, device_of(device))
         if resume:
             training.load(files.resume)

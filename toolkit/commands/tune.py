@@ -10,6 +10,7 @@ import typer
 from toolkit.commands.options import (
     JOURNAL,
     TUNING,
+    CacheOption,
     ConflictsOption,
     DataOption,
     DeviceOption,
@@ -72,6 +73,7 @@ def tune(
     patients: PatientsOption = None,
     groups: GroupsOption = None,
     allow_conflicts: ConflictsOption = False,
+    cache: CacheOption = None,
     device: DeviceOption = "auto",
     stale_after: Annotated[
         float,
@@ -99,7 +101,7 @@ def tune(
     chosen_device = device_of(device).type
     require_writable(logs / TUNING / name)
     rule = PatientRule(patients, groups)
-    dataset = load(data, labels, split, preset, rule, allow_conflicts, console)
+    dataset = load(data, labels, split, preset, rule, allow_conflicts, console, cache)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
     plan = TrialPlan(preset, max_epochs, logs / TUNING / name, stale_after)

@@ -13,6 +13,7 @@ a map over the convolution's output, not one number for each channel.
 """
 
 import copy
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -110,8 +111,8 @@ def features_of(
     # Of one channel, contiguous() takes either layout for the other, and the slower one is used.
     weight = weight.clone(memory_format=torch.channels_last)
     output = nn.functional.conv2d(grey, weight, None, first.stride, first.padding)
-    image = network.imagesClassifier[1:](_plus_map(output, bias_map))
-    return image, network.edgesClassifier(edges)
+    image = _run(list(network.imagesClassifier)[1:], _plus_map(output, bias_map))
+    return image, _run(list(network.edgesClassifier), edges)
 
 
 def logits_of(
@@ -119,6 +120,21 @@ def logits_of(
 ) -> Tensor:
     """Return the network's logits, float32 (N, C), of grey levels, uint8 (N, 224, 224)."""
     return network.joined(*features_of(network, preprocessing, xray))
+
+
+def _run(layers: list[nn.Module], taken: Tensor) -> Tensor:
+    """Return what layers give of `taken`, each ReLU before a pooling done after it.
+
+    The largest of several ReLUs is the ReLU of the largest, to the bit, and so is the gradient;
+    of what is pooled there is a quarter.
+    """
+    order = [*layers]
+    for place, (first, second) in enumerate(pairwise(layers)):
+        if isinstance(first, nn.ReLU) and isinstance(second, nn.MaxPool2d):
+            order[place : place + 2] = second, first
+    for layer in order:
+        taken = layer(taken)
+    return taken
 
 
 def _plus_map(output: Tensor, bias_map: Tensor) -> Tensor:

@@ -10,21 +10,26 @@ _SCALE = 0.10  # either way
 _CONTRAST = 0.25  # either way
 _BRIGHTNESS = 0.10  # of white, either way
 _GAMMA = 0.25  # of the exponent's logarithm, either way
+DRAWS = 8
+"""Numbers that are drawn for each X-ray."""
 
 
-def augment(xray: Tensor, strength: float, generator: torch.Generator) -> Tensor:
+def draw(count: int, generator: torch.Generator) -> Tensor:
+    """Return what `augment` needs for so many X-rays: evenly in [-1, 1), float32 (8, count)."""
+    return torch.rand((DRAWS, count), generator=generator) * 2 - 1
+
+
+def augment(xray: Tensor, strength: float, draws: Tensor) -> Tensor:
     """Return X-rays flipped (left knee, right knee), moved, turned, scaled and re-exposed.
 
     Args:
         xray: uint8 (N, 224, 224).
         strength: multiplies every range; flips always have an even chance.
-        generator: on the CPU, so that the draws are the same on every device.
+        draws: of `draw`, on the same device, float32 (8, N).
 
     Returns:
         uint8 (N, 224, 224).
     """
-    count = xray.shape[0]
-    draws = (torch.rand((8, count), generator=generator) * 2 - 1).to(xray.device)
     # Not sign(): a draw of exactly 0 would flatten the X-ray.
     flip = torch.where(draws[0] < 0, -1.0, 1.0)
     angle = draws[1] * _ROTATION * strength

@@ -1,6 +1,7 @@
 """Graded X-rays as tensors, with their labels and their split into train, val and test."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from toolkit.errors import DataError, ImageError, UsageError
 from toolkit.files import name_bytes
 from toolkit.model.manifest import DatasetRecord
 from toolkit.train.split import copies_warning, crossing, draw_parts
+from toolkit.xray.bulk import read_files
 from toolkit.xray.copies import copies, differing, picture_key
-from toolkit.xray.folders import XrayFile, left_out_lines, read_files, scan
+from toolkit.xray.folders import XrayFile, left_out_lines, scan
 from toolkit.xray.labels import LabelMap
 from toolkit.xray.patients import BY_FILES, PatientRule, Patients, by_name, identify_patients
 from toolkit.xray.synthetic import generate
@@ -103,6 +105,7 @@ def load_folder(
     split: str | None,
     seed: int = 0,
     rule: PatientRule = BY_FILES,
+    cache: Path | None = None,
 ) -> Dataset:
     """Read a folder of graded X-rays; a file that is refused is left out and named.
 
@@ -112,6 +115,7 @@ def load_folder(
             parts, else `patient`.
         seed: of the `patient` split.
         rule: how patients are told apart, where the user says so.
+        cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
 
     Raises:
         DataError: no X-ray can be used, or `published` is asked of a flat folder.
@@ -122,7 +126,7 @@ def load_folder(
     kept: list[XrayFile] = []
     skipped: list[str] = []
     pixels = np.empty((len(files), 224, 224), dtype=np.uint8)
-    for file, result in read_files(files):
+    for file, result in read_files(files, cache):
         if isinstance(result, ImageError):
             skipped.append(f"{file.path}: {result}")
         else:
@@ -132,7 +136,8 @@ def load_folder(
         raise DataError(f"no X-ray in {folder} can be used with the labels {label_map.name!r}")
     patients = identify_patients(kept, folder, rule)
     labels = [label_map.class_of(file.grade) for file in kept]
-    found = copies(picture_key(xray) for xray in pixels[: len(kept)])
+    with ThreadPoolExecutor() as pool:
+        found = copies(pool.map(picture_key, pixels[: len(kept)]))
     parts, notes = draw_parts(split, patients, found, [file.part for file in kept], seed)
     paths = [file.path.relative_to(folder).as_posix() for file in kept]
     return Dataset(

@@ -17,6 +17,8 @@ from toolkit.xray.patients import PatientRule
 
 ALL = "all"
 _BATCH = 128
+# A GPU is not filled by fewer.
+_GPU_BATCH = 1024
 _PERMUTATIONS = 10
 
 
@@ -26,7 +28,7 @@ def predict(
 ) -> Tensor:
     """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, 224, 224)."""
     network.eval()
-    batches = torch.split(pixels, _BATCH)
+    batches = torch.split(pixels, _GPU_BATCH if pixels.is_cuda else _BATCH)
     return torch.cat([logits_of(network, preprocessing, xray) for xray in batches]).cpu()
 
 
@@ -66,7 +68,11 @@ def permutation(
 
 
 def load_as_trained(
-    folder: Path, record: Manifest, part: str, groups: Path | None = None
+    folder: Path,
+    record: Manifest,
+    part: str,
+    groups: Path | None = None,
+    cache: Path | None = None,
 ) -> Dataset:
     """Return graded X-rays, split as a model's training split them, as far as they allow.
 
@@ -77,6 +83,7 @@ def load_as_trained(
         record: the model's manifest.
         part: that is asked for, or `ALL`.
         groups: the table of patients, where the training had one.
+        cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
 
     Raises:
         DataError: no X-ray can be used, or the part cannot be told.
@@ -88,27 +95,29 @@ def load_as_trained(
     )
     by_folder = "parts are taken by folder, and the model may have been trained on any of them"
     if part == ALL or (known and known.source == "generated"):
-        return replace(load_folder(folder, record.labels, None, seed), warnings=())
+        dataset = load_folder(folder, record.labels, None, seed, cache=cache)
+        return replace(dataset, warnings=())
     if known is None:
         if not has_parts:
             raise DataError(
                 f"{record.name} was imported, so its split is not known, and {folder} has no "
                 "folders train, val and test: use --part all"
             )
-        dataset = load_folder(folder, record.labels, None)
+        dataset = load_folder(folder, record.labels, None, cache=cache)
         note = f"{record.name} was imported, so its split is not known: {by_folder}"
         return replace(dataset, warnings=(note,))
     if known.split == "published" and not has_parts:
         raise not_its_own
     rule = PatientRule(None if groups else known.patient_pattern, groups)
-    dataset = load_folder(folder, record.labels, known.split, seed, rule)
+    dataset = load_folder(folder, record.labels, known.split, seed, rule, cache)
     here = {name: dataset.part_sha256(name) for name in dataset.parts}
     if known.split == "published" or here == known.part_sha256:
         return replace(dataset, warnings=())
     if not has_parts:
         raise not_its_own
     note = f"this is not the data that the model's split was drawn from: {by_folder}"
-    return replace(load_folder(folder, record.labels, "published"), warnings=(note,))
+    dataset = load_folder(folder, record.labels, "published", cache=cache)
+    return replace(dataset, warnings=(note,))
 
 
 def part_indices(dataset: Dataset, part: str) -> Tensor:

@@ -1,10 +1,11 @@
-"""Adam for every weight, or Muon for the weight matrices and Adam for the rest; and their rate."""
+"""Adam for every weight, or Muon for the weight matrices and Adam for the rest."""
 
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from toolkit.train.muon import StackedMuon
 from toolkit.train.recipes import Recipe
 
 # Its steps have singular values near 1, so that its rates are of another size.
@@ -31,25 +32,24 @@ class Optimiser:
         self._matrices = [nn.Parameter(each.detach().flatten(1).clone()) for each in self._weights]
         owned = {id(each) for each in self._weights}
         rest = [each for each in network.parameters() if id(each) not in owned]
-        decay = recipe.weight_decay
+        rest += heads.parameters()
         self._parts: list[tuple[torch.optim.Optimizer, float]] = [
-            (torch.optim.AdamW([*rest, *heads.parameters()], weight_decay=decay), recipe.lr)
+            (_adam(rest, recipe.lr, recipe.weight_decay), recipe.lr)
         ]
         if hidden:
-            muon = torch.optim.Muon(self._matrices, weight_decay=decay)
-            self._parts.append((muon, _MUON_RATE * recipe.lr))
-        self.steps = 0
+            lr = _MUON_RATE * recipe.lr
+            self._parts.append((_muon(self._matrices, lr, recipe.weight_decay), lr))
 
     @property
     def lr(self) -> float:
         """Adam's learning rate at present."""
         return float(self._parts[0][0].param_groups[0]["lr"])
 
-    def scale(self, factor: float) -> None:
-        """Set the learning rates to `factor` times the recipe's."""
+    def scale(self, factor: Tensor) -> None:
+        """Set the learning rates to `factor`, float64 () on the weights' device, times theirs."""
         for optimiser, lr in self._parts:
             for group in optimiser.param_groups:
-                group["lr"] = lr * factor
+                group["lr"].copy_(factor * lr)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -62,7 +62,6 @@ class Optimiser:
             optimiser.step()
         for weight, matrix in zip(self._weights, self._matrices, strict=True):
             weight.copy_(matrix.view_as(weight))
-        self.steps += 1
 
     def zero_grad(self) -> None:
         """Forget the gradients."""
@@ -71,32 +70,44 @@ class Optimiser:
         self._parts[0][0].zero_grad()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the next step depends on beside the weights."""
-        return {"steps": self.steps, "parts": [each.state_dict() for each, _ in self._parts]}
+        """Return all that the next step depends on beside the weights and the rate."""
+        return {"parts": [each.state_dict() for each, _ in self._parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned.
+        """Go on from what `state_dict` returned, on whatever device that was.
 
         Raises:
             KeyError, TypeError, ValueError: it is of other weights, or damaged.
         """
-        for (optimiser, _), each in zip(self._parts, state["parts"], strict=True):
-            optimiser.load_state_dict(each)
-        self.steps = int(state["steps"])
+        for (optimiser, _), saved in zip(self._parts, state["parts"], strict=True):
+            own = optimiser.state_dict()["param_groups"]
+            if [each["params"] for each in saved["param_groups"]] != [
+                each["params"] for each in own
+            ]:
+                raise ValueError("a state of other weights")
+            # How a step is computed is the device's affair.
+            optimiser.load_state_dict({"state": saved["state"], "param_groups": own})
 
 
-def lr_factor(recipe: Recipe, epoch: int, progress: float) -> float:
-    """Return what the highest learning rate is multiplied with.
+def _adam(weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    on_gpu = weights[0].is_cuda
+    # A CUDA graph can hold only one that never asks the device for a number.
+    adam = torch.optim.AdamW(
+        weights, lr, weight_decay=decay, fused=on_gpu or None, capturable=on_gpu
+    )
+    return _rate_on_device(adam, lr)
 
-    Args:
-        recipe: whose schedule it is.
-        epoch: the current one, from 0.
-        progress: share of all steps already made, in [0, 1).
-    """
-    if recipe.schedule == "exponential":
-        return float(recipe.lr_decay ** (epoch / 100))
-    warm_up = 0.1
-    if progress < warm_up:
-        return 0.02 + 0.98 * progress / warm_up
-    falling = (progress - warm_up) / (1 - warm_up)
-    return 0.5 * (1 + float(torch.cos(torch.tensor(torch.pi * falling, dtype=torch.float64))))
+
+def _muon(matrices: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
+    kind = StackedMuon if matrices[0].is_cuda else torch.optim.Muon
+    return _rate_on_device(kind(matrices, lr, decay), lr)
+
+
+def _rate_on_device(optimiser: torch.optim.Optimizer, lr: float) -> torch.optim.Optimizer:
+    """Make the learning rate a tensor, which a step reads anew each time that it is repeated."""
+    for group in optimiser.param_groups:
+        device = group["params"][0].device
+        # Adam's one kernel for all weights takes no other precision.
+        precision = torch.float32 if device.type == "cuda" else torch.float64
+        group["lr"] = torch.tensor(lr, dtype=precision, device=device)
+    return optimiser

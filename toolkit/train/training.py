@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
-from toolkit.networks.folding import features_of
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel, initialise
 from toolkit.resume import require_same
 from toolkit.train import checkpoint
-from toolkit.train.augmentation import augment
+from toolkit.train.capture import steps_on
 from toolkit.train.dataset import Dataset, class_weights
 from toolkit.train.evaluation import predict
 from toolkit.train.memory import keep_freed
-from toolkit.train.optimiser import Optimiser, lr_factor
+from toolkit.train.optimiser import Optimiser
+from toolkit.train.plan import plan_epoch
 from toolkit.train.recipes import Recipe
+from toolkit.train.step import Parts, TrainingStep
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,8 @@ class Training:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
         torch.set_flush_denormal(True)
+        # Without it a GPU sums in another order each time, and no run comes to another's weights.
+        torch.backends.cudnn.deterministic = True
         keep_freed()
         self.recipe = recipe
         self.seed = seed
@@ -91,8 +95,17 @@ class Training:
         self.pixels = dataset.pixels.to(device)
         self.labels = dataset.labels.to(device)
         weights = class_weights(recipe.class_weights, dataset.labels[self.indices], classes)
-        self.weights = None if weights is None else weights.to(device)
-        self._identity = _identity(dataset, recipe, seed)
+        parts = Parts(
+            self.network,
+            self.average,
+            self.heads,
+            self.preprocessing,
+            self.pixels,
+            self.labels,
+            None if weights is None else weights.to(device),
+        )
+        self.step = TrainingStep(parts, self.optimiser, recipe)
+        self.make_steps = steps_on(device, self.step)
 
     @property
     def result(self) -> IntermediarySpaceModel:
@@ -123,6 +136,11 @@ class Training:
         self.epoch += 1
         self.history.append(result)
         return result
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        # Only what is saved or resumed needs it, and all pixels are hashed.
+        return _identity(self.dataset, self.recipe, self.seed)
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch depends on."""
@@ -161,6 +179,8 @@ class Training:
             self.average.load_state_dict(state["average"])
             self.heads.load_state_dict(state["heads"])
             self.optimiser.load_state_dict(state["optimiser"])
+            # What was captured goes by the optimiser's former tensors.
+            self.make_steps = steps_on(self.device, self.step)
             self.generator.set_state(state["generator"])
             torch.set_rng_state(state["rng"])
             if self.device.type == "cuda" and state["cuda_rng"]:
@@ -180,31 +200,26 @@ class Training:
             raise CheckpointError(f"{path} is corrupt: start without --resume") from error
 
     def _run_epoch(self) -> Epoch:
-        order = self.indices[torch.randperm(len(self.indices), generator=self.generator)]
-        batches = torch.split(order.to(self.device), self.recipe.batch_size)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+        rows = plan_epoch(self.recipe, self.indices, self.generator, self.epoch)
         lasting = self.recipe.dropout_epochs
         # Nothing but dropout depends on the mode.
         self.network.train(lasting is None or self.epoch < lasting)
-        for step, batch in enumerate(batches):
-            self._set_lr(step, len(batches))
-            loss, logits = self._step(batch)
-            correct += (logits.argmax(dim=1) == self.labels[batch]).sum()
-            loss_sum += loss.detach() * len(batch)
-        train_loss = float(loss_sum) / len(order)
+        self.step.reset()
+        self.make_steps(rows, self.network.training)
+        sums = self.step.sums()
+        train_loss = sums.loss / len(self.indices)
         self._require_finite(train_loss)
         val_accuracy, val_loss = self._validate()
         # The last step of an epoch can break the weights: only validation sees that.
         self._require_finite(val_loss or 0.0)
         return Epoch(
             epoch=self.epoch,
-            train_accuracy=int(correct) / len(order),
+            train_accuracy=sums.correct / len(self.indices),
             train_loss=train_loss,
             val_accuracy=val_accuracy,
             val_loss=val_loss,
             lr=self.optimiser.lr,
-            last_batch_loss=float(loss.detach()),
+            last_batch_loss=sums.last_loss,
         )
 
     def _require_finite(self, loss: float) -> None:
@@ -212,56 +227,6 @@ class Training:
             raise TrainingError(
                 f"the loss is {loss} in epoch {self.epoch + 1}: lower the learning rate with --lr"
             )
-
-    def _set_lr(self, step: int, steps: int) -> None:
-        progress = (self.epoch + step / steps) / self.recipe.epochs
-        self.optimiser.scale(lr_factor(self.recipe, self.epoch, progress))
-
-    def _step(self, batch: Tensor) -> tuple[Tensor, Tensor]:
-        xray = self.pixels[batch]
-        if self.recipe.augmentation:
-            xray = augment(xray, self.recipe.augmentation, self.generator)
-        with self._autocast():
-            features = features_of(self.network, self.preprocessing, xray)
-            logits = self.network.joined(*features)
-            branches = [
-                head(functional.relu(each))
-                for head, each in zip(self.heads, features, strict=False)
-            ]
-        loss = self._cross_entropy(logits, batch)
-        for each in branches:
-            loss = loss + self.recipe.branch_loss * self._cross_entropy(each, batch)
-        if self.recipe.l2:
-            squares = torch._foreach_norm(list(self.network.parameters()))
-            loss = loss + self.recipe.l2 * torch.stack(squares).square().sum()
-        self.optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimiser.step()
-        self._update_average()
-        return loss, logits.detach()
-
-    def _autocast(self) -> torch.autocast:
-        lower = self.recipe.precision == "bf16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=lower)
-
-    def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
-        return functional.cross_entropy(
-            logits.float(),
-            self.labels[batch],
-            weight=self.weights,
-            label_smoothing=self.recipe.label_smoothing,
-        )
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if not self.recipe.average_decay:
-            return
-        steps = self.optimiser.steps
-        # Early averages would be dominated by the first weights.
-        decay = min(self.recipe.average_decay, (1 + steps) / (10 + steps))
-        torch._foreach_lerp_(
-            list(self.average.parameters()), list(self.network.parameters()), 1 - decay
-        )
 
     def _validate(self) -> tuple[float | None, float | None]:
         if "val" not in self.dataset.parts:

@@ -4,18 +4,12 @@ import hashlib
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from toolkit.errors import DataError, ImageError
+from toolkit.errors import DataError
 from toolkit.files import name_bytes
-from toolkit.xray.reading import read_xray
 
 PARTS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -174,24 +168,6 @@ def _files_of(folder: Path) -> list[Path]:
 def _name(file: Path) -> str:
     """Return a path without its suffix; a number at its end, as of a DICOM UID, is none."""
     return (file if file.suffix[1:].isdigit() else file.with_suffix("")).as_posix()
-
-
-def read_files(
-    files: Iterable[XrayFile],
-) -> Iterator[tuple[XrayFile, NDArray[np.uint8] | ImageError]]:
-    """Yield each file, in order, with its pixels, uint8 (224, 224), or why it is refused."""
-
-    def attempt(file: XrayFile) -> NDArray[np.uint8] | ImageError:
-        try:
-            return read_xray(file.path)
-        except ImageError as error:
-            return error
-
-    remaining = iter(files)
-    # Pillow decodes without the interpreter's lock; blocks keep few X-rays in flight.
-    with ThreadPoolExecutor() as pool:
-        while block := list(islice(remaining, 256)):
-            yield from zip(block, pool.map(attempt, block), strict=True)
 
 
 def crossing_patients(parts: Iterable[str], patients: Iterable[str]) -> set[str]:

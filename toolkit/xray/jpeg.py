@@ -26,7 +26,7 @@ _END: Final = 0xD9
 _FRAMES: Final = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _COEFFICIENTS: Final = (1 << 64) - 1
 # libjpeg warns of a version that it does not know, and reads it; it stops at the first warning.
-_OF_LATER: Final = re.compile(rb"\xff\xd8\xff\xe0..JFIF\0[\x02-\xff]", re.DOTALL)
+_OF_LATER: Final = re.compile(rb"(\xff\xd8\xff\xe0..JFIF\0)[\x02-\xff]", re.DOTALL)
 
 
 class _Structure(NamedTuple):
@@ -73,7 +73,7 @@ def pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
         raise _loss(structure)
     whole = content if structure.ends else content + b"\xff\xd9"
     if later := _OF_LATER.match(whole):
-        whole = whole[: later.end() - 1] + b"\x01" + whole[later.end() :]
+        whole = later[1] + b"\x01" + whole[later.end() :]
     space = "GRAY" if image.mode == "L" else "RGB"
     try:
         decoded = simplejpeg.decode_jpeg(whole, space, strict=True)

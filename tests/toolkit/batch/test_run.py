@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from toolkit.batch import paths as listing_paths
+from toolkit.batch import rows
 from toolkit.batch.paths import PathList, scan, split
 from toolkit.batch.workspace import Workspace
 from toolkit.errors import UsageError
@@ -467,6 +468,25 @@ def test_parts_that_do_not_fit_are_done_again(stopped, xrays, run, unbroken, tmp
     content, code, err = run(xrays, "--out", "results.parquet", "--workers", 1, shard=2)
     assert code == 0 and content["resumed"] == 2, err
     assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
+
+
+def test_one_bit_of_a_part_is_found_or_changes_no_row(tmp_path):
+    part, schema = tmp_path / "part.parquet", rows.schema(["a", "b"], {"model": "m"})
+    found = [
+        (f"{number}.png", sha256(bytes([number])).hexdigest(), 1, "b", 0.1, 0.9, 2.5, False, True)
+        for number in range(20)
+    ]
+    rows.write_part([(*row, None, None) for row in found], schema, part)
+    content, right = part.read_bytes(), table(part)
+    unseen = 0
+    for place in range(0, len(content), 7):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        part.write_bytes(changed)
+        if rows.is_whole(part, schema, 20):
+            assert table(part).equals(right), place
+            unseen += 1
+    assert unseen < len(content) / 7 / 2
 
 
 def test_parts_of_another_run_are_not_joined_though_it_was_the_same(xrays, start, run, tmp_path):

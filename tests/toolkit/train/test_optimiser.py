@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.train.muon import StackedMuon, orthogonalised
 from toolkit.train.optimiser import Optimiser
 from toolkit.train.recipes import recipe
 
@@ -19,6 +20,10 @@ def network():
     made = IntermediarySpaceModel(4, 0.0, 4)
     initialise(made)
     return made.to(memory_format=torch.channels_last)
+
+
+def factor(value):
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def gradients(modules):
@@ -35,7 +40,7 @@ def stepped(kind, steps=1):
     chosen = recipe("default", optimiser=kind, lr=LR, weight_decay=DECAY)
     optimiser = Optimiser(made, heads, chosen)
     for _ in range(steps):
-        optimiser.scale(1.0)
+        optimiser.scale(factor(1.0))
         gradients((made, heads))
         optimiser.step()
     return before, (made, heads), optimiser
@@ -89,8 +94,52 @@ def test_beside_muon_biases_the_last_layer_and_the_heads_are_stepped_by_adam():
 
 def test_rates_are_scaled_and_gradients_forgotten():
     _, (made, heads), optimiser = stepped("muon")
-    optimiser.scale(0.25)
+    optimiser.scale(factor(0.25))
     assert optimiser.lr == pytest.approx(0.25 * LR)
-    assert optimiser.steps == 1
     optimiser.zero_grad()
     assert all(each.grad is None for each in [*made.parameters(), *heads.parameters()])
+
+
+def matrices(*shapes):
+    generator = torch.Generator().manual_seed(2)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    "shapes", [[(6, 40), (6, 40)], [(6, 40), (9, 5), (40, 6), (1, 3)]], ids=["alike", "unlike"]
+)
+def test_muon_over_a_stack_steps_as_pytorchs_muon_and_reads_its_state(shapes):
+    theirs, mine = matrices(*shapes), matrices(*shapes)
+    muon = torch.optim.Muon(theirs, lr=0.01, weight_decay=DECAY)
+    stacked = StackedMuon(mine, lr=0.01, weight_decay=DECAY)
+    stacked.param_groups[0]["lr"] = torch.tensor(0.01)
+    generator = torch.Generator().manual_seed(3)
+    for step in range(4):
+        for first, second in zip(theirs, mine, strict=True):
+            first.grad = torch.randn(first.shape, generator=generator)
+            second.grad = first.grad.clone()
+        muon.step()
+        stacked.step()
+        if step == 1:
+            stacked.load_state_dict(copy.deepcopy(muon.state_dict()))
+    for first, second, start in zip(theirs, mine, matrices(*shapes), strict=True):
+        # The products are in bfloat16, and summed in another order.
+        torch.testing.assert_close(second, first, rtol=0, atol=0.02 * 0.01 * 4)
+        assert (second - start).norm() > 10 * (second - first).norm()
+
+
+def test_a_stack_of_matrices_is_orthogonalised_as_each_would_be_alone():
+    given = [each.detach() for each in matrices((6, 40), (12, 9), (2, 2))]
+    settings = ((3.4445, -4.7750, 2.0315), 5, 1e-7)
+    for together, matrix in zip(orthogonalised(given, *settings), given, strict=True):
+        alone = orthogonalised([matrix], *settings)[0]
+        assert together.shape == matrix.shape
+        torch.testing.assert_close(together, alone, rtol=0, atol=0.02)
+        assert torch.linalg.svdvals(together).max() < 1.4
+
+
+def test_a_state_of_other_weights_is_refused():
+    chosen = recipe("default", optimiser="muon")
+    state = Optimiser(network(), nn.ModuleList(), chosen).state_dict()
+    with pytest.raises(ValueError, match="other weights"):
+        Optimiser(network(), nn.ModuleList([nn.Linear(8, 4)]), chosen).load_state_dict(state)

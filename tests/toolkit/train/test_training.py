@@ -12,10 +12,11 @@ from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, Us
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint
+from toolkit.train.augmentation import draw
 from toolkit.train.dataset import class_weights, load_folder
 from toolkit.train.evaluation import predict
 from toolkit.train.finish import judge
-from toolkit.train.optimiser import lr_factor
+from toolkit.train.plan import lr_factor
 from toolkit.train.recipes import recipe
 from toolkit.train.training import Training, device_of
 from toolkit.xray.labels import label_map
@@ -182,14 +183,14 @@ def test_dropout_stays_on_for_as_many_epochs_as_the_recipe_says(tiny):
 
 def test_the_loss_of_the_last_batch_is_told_beside_the_mean(tiny):
     training = Training(tiny, small("study"), 0, CPU)
-    losses, step = [], training._step
+    losses, compute = [], training.step.loss
 
-    def spied(batch):
-        loss, logits = step(batch)
+    def spied(batch, draws):
+        loss, logits = compute(batch, draws)
         losses.append((float(loss.detach()), len(batch)))
         return loss, logits
 
-    training._step = spied
+    training.step.loss = spied
     epoch = training.advance()
     assert len(losses) > 2
     assert epoch.last_batch_loss == losses[-1][0]
@@ -203,7 +204,8 @@ def test_a_loss_for_each_branch_reaches_it_though_nothing_else_does(tiny):
     with torch.no_grad():
         # The joint part listens to neither branch.
         training.network.outputCombiner[2].weight.zero_()
-    training._step(tiny.parts["train"][:8])
+    loss, _ = training.step.loss(tiny.parts["train"][:8], draw(8, training.generator))
+    loss.backward()
     for branch in (training.network.imagesClassifier, training.network.edgesClassifier):
         assert float(branch[0].weight.grad.abs().max()) > 0
 

@@ -1,0 +1,163 @@
+"""One step of a training: the same on every device, and free of any wait for it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from toolkit.networks.folding import features_of
+from toolkit.networks.preprocessing import Preprocessing
+from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.train.augmentation import augment
+from toolkit.train.optimiser import Optimiser
+from toolkit.train.plan import step_plan
+from toolkit.train.recipes import Recipe
+
+
+class Sums(NamedTuple):
+    """What the steps since the last `reset` came to; losses with the penalty.
+
+    Attributes:
+        correct: X-rays whose class was told, as the network stood at their step.
+        loss: summed over the X-rays.
+        last_loss: of the last step.
+    """
+
+    correct: int
+    loss: float
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a step changes and reads, all on one device.
+
+    Attributes:
+        network: that is trained.
+        average: of its weights.
+        heads: each branch's own opinion, which only training asks for; may be empty.
+        preprocessing: of its inputs.
+        pixels: of all X-rays, uint8 (N, 224, 224).
+        labels: their classes, int64 (N,).
+        class_weights: in the loss, float32 (C,), or None for equal ones.
+    """
+
+    network: IntermediarySpaceModel
+    average: IntermediarySpaceModel
+    heads: nn.ModuleList
+    preprocessing: Preprocessing
+    pixels: Tensor
+    labels: Tensor
+    class_weights: Tensor | None
+
+
+class TrainingStep:
+    """Changes weights, optimiser and average by one batch, and counts.
+
+    Every result stays on the device, and nothing of one step's graph outlives it: a CUDA graph
+    that is captured later must not meet what was made outside of it.
+    """
+
+    def __init__(self, parts: Parts, optimiser: Optimiser, recipe: Recipe) -> None:
+        self.parts = parts
+        self.optimiser = optimiser
+        self.recipe = recipe
+        device = parts.pixels.device
+        self._correct = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._last_loss = torch.zeros((), dtype=torch.float64, device=device)
+
+    def __call__(self, row: Tensor) -> None:
+        """Make the step of a row of `toolkit.train.plan.plan_epoch`, on the device."""
+        plan = step_plan(row, self.recipe)
+        self.optimiser.scale(plan.rate)
+        loss, logits = self.loss(plan.batch, plan.draws)
+        self.optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimiser.step()
+        self._update_average(plan.newest)
+        self._count(loss.detach(), logits.detach(), plan.batch)
+
+    def loss(self, batch: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss, float32 (), and the logits, (N, C), of X-rays as they are trained on.
+
+        Args:
+            batch: which ones, int64 (N,).
+            draws: for their augmentation, where the recipe has one.
+        """
+        parts, recipe = self.parts, self.recipe
+        xray = parts.pixels[batch]
+        if recipe.augmentation:
+            xray = augment(xray, recipe.augmentation, draws)
+        with torch.autocast(xray.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            features = features_of(parts.network, parts.preprocessing, xray)
+            logits = parts.network.joined(*features)
+            branches = [
+                head(functional.relu(each))
+                for head, each in zip(parts.heads, features, strict=False)
+            ]
+        loss = self._cross_entropy(logits, batch)
+        for each in branches:
+            loss = loss + recipe.branch_loss * self._cross_entropy(each, batch)
+        if recipe.l2:
+            squares = torch._foreach_norm(list(parts.network.parameters()))
+            loss = loss + recipe.l2 * torch.stack(squares).square().sum()
+        return loss, logits
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        for each in (self._correct, self._loss, self._last_loss):
+            each.zero_()
+
+    def sums(self) -> Sums:
+        """Return what was counted; the only wait for the device."""
+        counts = torch.stack([self._correct.double(), self._loss, self._last_loss])
+        correct, loss, last_loss = counts.tolist()
+        return Sums(int(correct), loss, last_loss)
+
+    def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
+        return cross_entropy(
+            logits.float(),
+            self.parts.labels[batch],
+            self.parts.class_weights,
+            self.recipe.label_smoothing,
+        )
+
+    @torch.no_grad()
+    def _update_average(self, newest: Tensor) -> None:
+        if not self.recipe.average_decay:
+            return
+        average: list[Tensor] = list(self.parts.average.parameters())
+        weights: list[Tensor] = list(self.parts.network.parameters())
+        shares = [newest] * len(weights)
+        torch._foreach_lerp_(average, weights, shares)
+
+    def _count(self, loss: Tensor, logits: Tensor, batch: Tensor) -> None:
+        self._correct += (logits.argmax(dim=1) == self.parts.labels[batch]).sum()
+        self._loss += loss * len(batch)
+        self._last_loss.copy_(loss)
+
+
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float
+) -> Tensor:
+    """Return PyTorch's mean cross entropy, to the same bits, float32 ().
+
+    With weights and smoothing PyTorch's own asks the device which labels are to be ignored, and
+    waits for the answer. Here there is none to be ignored.
+
+    Args:
+        logits: float32 (N, C).
+        labels: int64 (N,).
+        weights: of the classes, float32 (C,), or None.
+        smoothing: share of the loss that all classes have, in [0, 1).
+    """
+    if weights is None or not smoothing:
+        return functional.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
+    likelihoods = logits.log_softmax(dim=1)
+    told = functional.nll_loss(likelihoods, labels, weights)
+    spread = -(likelihoods * weights).sum(dim=1)
+    even = spread.sum() / weights.gather(0, labels).sum()
+    return (1 - smoothing) * told + even * (smoothing / len(weights))
