@@ -31,7 +31,7 @@ from toolkit.processes import cores
 
 NAME = "model_saved"
 # Of a run of 5 minutes, the seconds that each group may take at most.
-LIMITS = {"engine": 60.0, "service": 110.0, "predict": 60.0, "training": 240.0}
+LIMITS = {"engine": 60.0, "service": 120.0, "predict": 80.0, "training": 240.0}
 _PACKAGES = ("toolkit", "torch", "onnxruntime", "onnxruntime-gpu", "numpy", "bentoml")
 
 
@@ -197,7 +197,7 @@ def predict(options):
         drawn(folder)
         decoded = bound(folder, workers, 0.5 if options.cpu else 3, "--decode")
         yield steps.step("predict: processes that only decode", decoded, "X-rays/s")
-        few, many = (32, 96) if options.cpu else (4096, int(4096 + 6 * decoded))
+        few, many = (32, 352) if options.cpu else (4096, int(4096 + 3 * decoded))
         took = [_graded(folder, Path(temporary), count, workers, options) for count in (few, many)]
         # What all runs need to begin is in both.
         rate = (many - few) / (took[1] - took[0])
