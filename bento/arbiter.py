@@ -89,12 +89,14 @@ def _create(
 
 def _owner(module: str, beside: Any) -> Any:
     """Return what minds the process that owns the card, begun like the workers beside it."""
+    paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
     return serving.create_watcher(
         name="owner",
         args=["-m", module],
         numprocesses=1,
         working_dir=beside.working_dir,
-        env=dict(beside.env),
+        # A bento from the store is not where the service was begun.
+        env=beside.env | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
 
 

@@ -20,11 +20,10 @@ from bento.worker.counters import Metrics
 from bento.worker.log import Log
 from bento.worker.model_thread import counts_of_batch
 from bento.worker.settings import Settings, settings
-from toolkit.doctor import host
 from toolkit.errors import ProviderError, ToolkitError
 from toolkit.runtime.engine import Engine, open_fixed_sizes
 from toolkit.runtime.owner import Owner, refuse
-from toolkit.runtime.probe import CUDA
+from toolkit.runtime.probe import runs_on_cuda
 from toolkit.runtime.providers import has_cuda
 from toolkit.runtime.session import Predictor
 
@@ -45,8 +44,7 @@ def module_for(asked: Settings) -> str | None:
         return named
     if asked.provider == "cpu" or not (asked.provider == "cuda" or has_cuda()):
         return None
-    found = host.probe(with_cuda=True)
-    if found.active[:1] == (CUDA,):
+    if runs_on_cuda():
         return "bento.owner"
     if asked.provider == "cuda":
         raise ProviderError(
