@@ -67,7 +67,7 @@ def outcome(row, seed, epochs, precision):
     training.run(state, lambda _: None)
     indices = dataset.parts["val"]
     pixels = training.pixels[indices.to(training.device)]
-    logits = predict(training.result, training.preprocessing, pixels)
+    logits = predict(training.classifier, pixels)
     found = metrics.evaluate(dataset.labels[indices].numpy(), logits.argmax(1).numpy(), 4, 1)
     state.unlink()
     return {

@@ -45,7 +45,7 @@ def train(off, folder, _part):
     """Return X-rays a second of training steps and of predictions."""
     import torch
 
-    from toolkit.networks import folding
+    from toolkit.networks import default, folding
     from toolkit.train import training
     from toolkit.train.dataset import Dataset
     from toolkit.train.evaluation import predict
@@ -59,7 +59,7 @@ def train(off, folder, _part):
         return network.imagesClassifier(image), network.edgesClassifier(edges)
 
     if off == "folding":
-        for module in (folding, training):
+        for module in (folding, default):
             patch.object(module, "features_of", plain).start()
     elif off == "product with ones":
         patch.object(folding, "_plus_map", torch.add).start()
@@ -84,7 +84,7 @@ def train(off, folder, _part):
         found[f"{preset}, batches of {size}: trained/s"] = count / taken
         found[f"{preset}: loss of epoch 2"] = run.history[1].train_loss
     start = time.perf_counter()
-    predict(run.result, run.preprocessing, pixels)
+    predict(run.classifier, pixels)
     return found | {"predicted/s": len(pixels) / (time.perf_counter() - start)}
 
 

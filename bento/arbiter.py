@@ -19,6 +19,7 @@ from bentoml._internal.utils import circus  # noqa: TID253
 from circus import sockets as circus_sockets
 
 from bento import owner
+from bento.http import cors
 from bento.watch import Watch
 from bento.worker import counters, lifeline
 from bento.worker.settings import OWNER_SOCKET, settings
@@ -55,6 +56,7 @@ def _create(
     try:
         for each in options["sockets"]:
             _check_port(each)
+        cors.options()
         module = owner.module_for(settings())
         folder = _private_folder()
     except ToolkitError as error:

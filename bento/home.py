@@ -1,7 +1,7 @@
-"""Folders for BentoML where its own cannot be written, or there are none.
+"""Folders for BentoML where its own cannot be written, and paths as the caller means them.
 
-BentoML makes its folders before it looks at a service. It loads its extensions' commands before
-that: `pyproject.toml` names this module's as one.
+BentoML makes its folders before it looks at a service, for which it goes to the service's folder.
+It loads its extensions' commands before that: `pyproject.toml` names this module's as one.
 """
 
 import atexit
@@ -14,8 +14,15 @@ import click
 
 from toolkit import bentoml_home
 
+_PATHS = ("TOOLKIT_MODELS", "BENTOML_CONFIG", "BENTOML_HOME")
+
 
 def _prepare() -> None:
+    for name in _PATHS:
+        path = os.environ.get(name)
+        # BentoML puts variables in their place.
+        if path and not path.startswith("$"):
+            os.environ[name] = os.path.abspath(path)
     try:
         tempfile.gettempdir()
     except OSError:

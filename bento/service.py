@@ -1,9 +1,9 @@
 """The BentoML service: `bentoml serve` at the root of the repository finds it by bentofile.yaml.
 
-Environment: TOOLKIT_MODEL, the name to serve (model_saved); TOOLKIT_MODELS, its folder
-(saved_models); TOOLKIT_WORKERS, the number of processes (one for each core); TOOLKIT_PROVIDER,
-auto, cpu or cuda (auto); TOOLKIT_PRECISION, fp32, fp16 or int8 (fp32); TOOLKIT_TOKEN, what every
-request but the probes must bear (none).
+Environment: TOOLKIT_MODEL, the name to serve (the only one in the folder, else model_saved);
+TOOLKIT_MODELS, its folder (saved_models); TOOLKIT_WORKERS, the number of processes (one for each
+core); TOOLKIT_PROVIDER, auto, cpu or cuda (auto); TOOLKIT_PRECISION, fp32, fp16 or int8 (fp32);
+TOOLKIT_TOKEN, what every request but the probes must bear (none).
 """
 
 import gc
@@ -21,6 +21,7 @@ from bentoml._internal.configuration.containers import BentoMLContainer  # noqa:
 from bento import arbiter
 from bento.http import connections
 from bento.http.app import Interface
+from bento.http.cors import with_cors
 from bento.http.exchange import Asgi
 from bento.http.routes import NAMES
 from bento.worker import lifeline, rollout
@@ -43,12 +44,12 @@ class Service(bentoml.Service[Any]):  # type: ignore[misc]
 
 def _application(whole: Asgi, interface: Interface) -> Asgi:
     """Return an application: BentoML's `whole` for the worker's life, `interface` for the rest."""
-    requests: Asgi = interface
+    requests = with_cors(interface)
     if BentoMLContainer.tracing.exporter_type.get():
         from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
         provider = BentoMLContainer.tracer_provider.get()
-        requests = OpenTelemetryMiddleware(interface, tracer_provider=provider)
+        requests = OpenTelemetryMiddleware(requests, tracer_provider=provider)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "lifespan":

@@ -18,12 +18,15 @@ from export.convert.pipeline import Pipeline, load_pipeline
 from export.convert.precisions import export_int8
 from export.convert.torch_formats import export_pt2, export_torchscript
 from toolkit.errors import DataError, HealthError, ManifestError, UsageError
-from toolkit.files import held_signals
+from toolkit.files import held_signals, link_target, write_bytes
 from toolkit.model import manifest
 from toolkit.model.artifacts import is_changed
 from toolkit.model.equivalence import Artifact, ExportRecord, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
+from toolkit.networks.checking import check
+from toolkit.networks.loading import load
+from toolkit.train.checkpoint import config_of
 from toolkit.train.health import Finding, health
 
 KINDS = {
@@ -51,15 +54,19 @@ class Options:
     Attributes:
         data: a folder of real X-rays to compare on as well; of graded ones for a precision lower
             than fp32, which is judged by them.
+        groups: the table of their patients, where the model was trained with one.
         opset: of the ONNX files.
         precision: `fp32`, `fp16` or `int8`.
         dead_input: what to do with one; `DROP` replaces what is provably constant.
+        network: another definition of the network than the one that is kept, as it is meant.
     """
 
     data: Path | None = None
     opset: int = OPSET
     precision: str = "fp32"
     dead_input: DeadInput = DeadInput.REFUSE
+    groups: Path | None = None
+    network: str | None = None
 
 
 def export(
@@ -78,6 +85,7 @@ def export(
 
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        DefinitionError: its network's definition is missing, changed, or cannot work.
         HealthError: one of its inputs has no effect, or its weights are not finite.
         DataError: a lower precision without graded X-rays to judge it by.
         UsageError: an unsupported opset, a precision that the format does not have, or a folder
@@ -86,10 +94,10 @@ def export(
     options = options or Options()
     kinds = _kinds(format_name, options)
     record = manifest.load(source.manifest)
-    pipeline = load_pipeline(source, record)
-    reference = reference_of(pipeline, record, options.data, kinds)
+    pipeline, record = _defined(source, record, options.network)
+    reference = reference_of(pipeline, record, options.data, kinds, options.groups)
     xrays = torch.from_numpy(reference.samples.pixels)
-    findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
+    findings = health(pipeline, xrays, record)
     _refuse(findings, options.dead_input)
     cleaned, _ = clean_up(pipeline, xrays, options.dead_input is DeadInput.DROP)
     drafts = {kind: _draft(target.path(kind)) for kind in kinds}
@@ -113,12 +121,32 @@ def export(
             result = replace(result, golden=golden)
         with held_signals():
             _keep(result, drafts, target, passed)
+            _keep_definition(source, target, options.network)
     finally:
         for draft in drafts.values():
             # Where the folder is a file, there is nothing to remove.
             with suppress(OSError):
                 draft.unlink()
     return Equivalence(result, legs, reference.samples, tuple(findings))
+
+
+def _defined(source: ModelFiles, record: Manifest, again: str | None) -> tuple[Pipeline, Manifest]:
+    """Return the pipeline of a model, and its manifest with what its network is meant to be."""
+    pipeline = load_pipeline(source, record, again)
+    if again:
+        definition = load(again)
+        check(definition.network, len(record.labels.classes), config_of(record.network))
+        known = definition.record(config_of(record.network))
+        record = replace(record, network=replace(record.network, definition=known))
+    return pipeline, record
+
+
+def _keep_definition(source: ModelFiles, target: ModelFiles, again: str | None) -> None:
+    path = source.path("definition")
+    if again:
+        write_bytes(target.path("definition"), load(again).content)
+    elif path.is_file() and target.folder != source.folder:
+        write_bytes(target.path("definition"), path.read_bytes())
 
 
 def _refuse(findings: list[Finding], dead_input: DeadInput) -> None:
@@ -173,7 +201,7 @@ def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifes
     with suppress(ManifestError):
         former = manifest.load(target.manifest)
         if former.training == record.training:
-            return former
+            return replace(former, network=record.network)
     # Other files of the source's are not in the target's folder.
     if target.manifest != source.manifest:
         return replace(record, export=None, equivalence=None, golden=None)
@@ -216,7 +244,7 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
     try:
         for kind, draft in drafts.items():
             if passed:
-                draft.replace(target.path(kind))
+                draft.replace(link_target(target.path(kind)))
             else:
                 target.path(kind).unlink(missing_ok=True)
     except OSError as error:
@@ -228,4 +256,9 @@ def _keep(result: Manifest, drafts: dict[str, Path], target: ModelFiles, passed:
 
 
 def _draft(path: Path) -> Path:
-    return path.with_name(f".{secrets.token_hex(4)}.{path.name}")
+    """Return where a file is written that is to take the place of `path`, or of what that leads to.
+
+    Raises:
+        UsageError: `path` leads to a write-protected file.
+    """
+    return link_target(path).with_name(f".{secrets.token_hex(4)}.{path.name}")

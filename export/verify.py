@@ -9,7 +9,8 @@ from export.compare.artifact import compare_file, reference_of
 from export.compare.report import Equivalence, equivalence_record
 from export.compare.service import compare_service
 from export.convert.pipeline import load_pipeline
-from toolkit.errors import ModelRefusedError, UsageError
+from toolkit.client import Client
+from toolkit.errors import CheckFailedError, ModelRefusedError, UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.artifacts import is_changed
@@ -18,7 +19,13 @@ from toolkit.model.files import LOWER, ModelFiles
 from toolkit.train.health import health
 
 
-def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence:
+def verify(
+    files: ModelFiles,
+    data: Path | None,
+    url: str | None,
+    groups: Path | None = None,
+    network: str | None = None,
+) -> Equivalence:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
 
     The record in the manifest on disk is replaced where it can be written. A file of lower
@@ -29,11 +36,14 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
         files: the model.
         data: a folder of real X-rays to compare on as well.
         url: of a running service.
+        groups: the table of the patients in `data`, where the model was trained with one.
+        network: another definition of the network than the one that is kept, as it is meant.
 
     Raises:
         ManifestError, CheckpointError: there is no such model, or it is corrupt.
+        DefinitionError: its network's definition is missing, changed, or does not run.
         ModelRefusedError: nothing of it was exported, or its manifest was changed since.
-        CheckFailedError: the service cannot be reached.
+        UsageError: `url` is no address.
     """
     record = manifest.load(files.manifest)
     artifacts = record.export.artifacts if record.export else {}
@@ -52,8 +62,11 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
             f"{files.name} has no pipeline that a service could serve: run `toolkit export onnx "
             f"{files.name}`"
         )
-    pipeline = load_pipeline(files, record)
-    reference = reference_of(pipeline, record, data, artifacts)
+    if url:
+        # What is no address is said before files are compared for long.
+        Client(url).close()
+    pipeline = load_pipeline(files, record, network)
+    reference = reference_of(pipeline, record, data, artifacts, groups)
     legs = {kind: record.equivalence.legs[kind] for kind in artifacts}
     for kind, artifact in artifacts.items():
         path = files.path(kind)
@@ -62,7 +75,7 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
         elif kind not in LOWER or reference.gate_samples:
             legs[kind] = compare_file(kind, path, (artifact.inputs, artifact.outputs), reference)
     samples = reference.samples
-    former, unkept = record, ""
+    former, unkept, unreached = record, "", ""
     record = replace(record, equivalence=equivalence_record(record, dict(legs), samples.counts()))
     try:
         if record != former:
@@ -70,10 +83,13 @@ def verify(files: ModelFiles, data: Path | None, url: str | None) -> Equivalence
     except UsageError as error:
         unkept = str(error)
     if url:
-        legs["service"] = compare_service(url, pipeline, samples, artifacts["pipeline"].sha256)
+        try:
+            legs["service"] = compare_service(url, pipeline, samples, artifacts["pipeline"].sha256)
+        except CheckFailedError as error:
+            unreached = str(error)
     xrays = torch.from_numpy(samples.pixels)
-    findings = health(pipeline.network, pipeline.preprocessing, xrays, record)
-    return Equivalence(record, legs, samples, tuple(findings), unkept)
+    findings = health(pipeline, xrays, record)
+    return Equivalence(record, legs, samples, tuple(findings), unkept, unreached)
 
 
 def _changed(path: Path, artifact: Artifact) -> str:

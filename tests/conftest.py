@@ -96,8 +96,9 @@ def export_small_model(files):
     from export.export import export
     from toolkit.files import sha256
     from toolkit.model import manifest
-    from toolkit.networks.preprocessing import Preprocessing
-    from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+    from toolkit.networks.base import Classifier, parameter_count
+    from toolkit.networks.default import StudyNetwork
+    from toolkit.networks.study import IntermediarySpaceModel
     from toolkit.train import checkpoint, novelty
     from toolkit.train.dataset import generated
     from toolkit.xray.labels import label_map
@@ -113,9 +114,8 @@ def export_small_model(files):
         network.outputCombiner[8].weight /= 8
     checkpoint.save(network.state_dict(), files.checkpoint)
     labels, constants = label_map("study"), manifest.PreprocessingConstants()
-    scope, limit, within = novelty.fit(
-        network.eval(), Preprocessing(constants), generated(32, labels)
-    )
+    classifier = Classifier(StudyNetwork(constants), network)
+    scope, limit, within = novelty.fit(classifier, generated(32, labels))
     record = manifest.Manifest(
         name=files.name,
         labels=labels,

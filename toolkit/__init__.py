@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from toolkit.client import Client
     from toolkit.errors import ToolkitError
+    from toolkit.model.equivalence import TensorSpec
     from toolkit.model.manifest import Manifest
     from toolkit.model.manifest import load as load_manifest
+    from toolkit.networks.base import Network
     from toolkit.runtime.session import Predictor, open_model
     from toolkit.xray.reading import read_xray
 
@@ -19,7 +21,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Client",
     "Manifest",
+    "Network",
     "Predictor",
+    "TensorSpec",
     "ToolkitError",
     "__version__",
     "load_manifest",
@@ -29,7 +33,9 @@ __all__ = [
 _PLACES = {
     "Client": "toolkit.client:Client",
     "Manifest": "toolkit.model.manifest:Manifest",
+    "Network": "toolkit.networks.base:Network",
     "Predictor": "toolkit.runtime.session:Predictor",
+    "TensorSpec": "toolkit.model.equivalence:TensorSpec",
     "ToolkitError": "toolkit.errors:ToolkitError",
     "load_manifest": "toolkit.model.manifest:load",
     "open_model": "toolkit.runtime.session:open_model",

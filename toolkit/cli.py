@@ -20,6 +20,7 @@ from toolkit.commands import (
     explain,
     export,
     import_,
+    init,
     list_,
     package,
     predict,
@@ -37,7 +38,7 @@ UNREAD = 141
 
 app = typer.Typer(
     name="toolkit",
-    help="Train a two-input X-ray network, export it, prove the export equal, and serve it.",
+    help="Train an X-ray network, export it, prove the export equal, and serve it.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.add_typer(tune.app, name="tune")
 app.command("import")(import_.import_)
+app.command("init")(init.init)
 app.command("list")(list_.list_)
 app.command("rename")(rename.rename)
 app.command("evaluate")(evaluate.evaluate)

@@ -146,7 +146,12 @@ class Client:
         if status in _OF_THE_FILE:
             raise ImageError(plain(problem.get("code") or "refused"), detail, status)
         if status == 401:
-            raise ServiceError(f"{self.url} asks for its token: set TOOLKIT_TOKEN", status)
+            asks = (
+                "refuses the token that it was given"
+                if self._transport.sends_token
+                else ("asks for its token")
+            )
+            raise ServiceError(f"{self.url} {asks}: set TOOLKIT_TOKEN", status)
         if status in BUSY:
             raise ServiceError(f"{self.url} is busy ({status}): {detail}", status)
         if 300 <= status < 400 or status == 404:

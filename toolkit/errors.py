@@ -87,6 +87,10 @@ class CheckpointError(ToolkitError):
     """A checkpoint that is missing, corrupt, or of another network."""
 
 
+class DefinitionError(ToolkitError):
+    """A network's definition that cannot be read, or cannot work; it says where and why."""
+
+
 class ModelRefusedError(ToolkitError):
     """An artifact without a valid proof: a hash that does not match, or no passed verdict."""
 
@@ -144,3 +148,17 @@ def escaped(text: str) -> str:
     return "".join(
         each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text
     )
+
+
+def is_text(text: str) -> bool:
+    """Return whether a text can be written as UTF-8: names of files may hold half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def numbered(count: int, thing: str) -> str:
+    """Return so many things in words: `1 file`, `2 files`."""
+    return f"{count} {thing}{'s' * (count != 1)}"

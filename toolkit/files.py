@@ -1,6 +1,5 @@
 """Files written whole or not at all, and the hash that identifies them."""
 
-import errno
 import hashlib
 import os
 import secrets
@@ -28,6 +27,23 @@ def name_bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogateescape")
 
 
+def link_target(path: Path) -> Path:
+    """Return what is to be replaced so that `path`, where it is a link, stays one.
+
+    Raises:
+        UsageError: it leads to a write-protected file: stores of large files keep theirs so, under
+            their hashes.
+    """
+    # Unlike pathlib's, these two raise for no name, however long, and for no circle of links.
+    if not os.path.islink(path):
+        return path
+    target = Path(os.path.realpath(path))
+    with suppress(OSError):
+        if not target.stat().st_mode & 0o222:
+            raise UsageError(f"cannot write {path}: it is a link to a write-protected file")
+    return target
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds.
@@ -36,13 +52,9 @@ def replacing(path: Path) -> Iterator[Path]:
     when the block raises. Where `path` is a link it stays one, and what it leads to is replaced. A
     full disk, a read-only folder and a link to a write-protected file are a `UsageError`.
     """
-    # Unlike pathlib's, these two raise for no name, however long, and for no circle of links.
-    named, path = path, Path(os.path.realpath(path)) if os.path.islink(path) else path
+    named, path = path, link_target(path)
     temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        # Stores of large files keep what their links lead to so, under its hash.
-        if path != named and path.exists() and not path.stat().st_mode & 0o222:
-            raise PermissionError(errno.EACCES, "it is a link to a write-protected file")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("rb+") as stream:
@@ -130,6 +142,22 @@ def held_signals() -> Iterator[None]:
             signal.signal(each, handler)
         for number in heard[:1]:
             signal.raise_signal(number)
+
+
+def require_parent(path: Path, option: str = "--out") -> None:
+    """Check that the folder in which something is to be written is there: none is made by mistake.
+
+    Args:
+        path: of what is to be written.
+        option: of the command line that names it.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"cannot write {path}: there is no folder {path.parent}; make it, or correct {option}"
+        )
 
 
 def require_writable(folder: Path, option: str = "--logs") -> None:

@@ -59,6 +59,7 @@ class Transport:
         self.url = url.rstrip("/")
         self._path = urlsplit(self.url).path
         self._headers = _headers(os.environ.get("TOOLKIT_TOKEN") if token is None else token)
+        self.sends_token = "Authorization" in self._headers
         self._timeout_s, self._deadline_s = timeout_s, deadline_s
         self._closed = threading.Event()
         self._connections: WeakSet[HTTPConnection] = WeakSet()

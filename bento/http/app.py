@@ -32,7 +32,8 @@ class Interface:
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
-        self.document = in_json(document(worker.information.meaning))
+        known = worker.information
+        self.document = in_json(document(known.meaning, known.shape, known.views))
         self.reading = Lock()
         token = worker.information.settings.token
         self._token = token

@@ -1,6 +1,7 @@
 """The service's own OpenAPI document, from the table of routes and the types of the answers."""
 
 import re
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -43,23 +44,30 @@ def _form(field: dict[str, Any]) -> dict[str, Any]:
     return {"schema": {"type": "object", "required": [FIELD], "properties": {FIELD: field}}}
 
 
-BODIES: dict[str, dict[str, Any]] = {
+_BODIES: dict[str, dict[str, Any]] = {
     "file": {"multipart/form-data": _form(_FILE)}
     | {kind.decode(): {"schema": _FILE} for kind in RAW_TYPES},
     "files": {"multipart/form-data": _form(_FILES)},
-    "tensors": {
+}
+
+
+def bodies(shape: tuple[int, ...]) -> dict[str, dict[str, Any]]:
+    """Return what the body of a route may be; `shape` is that of one X-ray."""
+    sides = ", ".join(map(str, shape))
+    tensors = {
         "application/json": {
             "schema": {
                 "type": "object",
                 "required": ["inputs"],
-                "description": f"Up to {MAX_BATCH} X-rays: input {INPUT}, UINT8 [N, {SIZE}, "
-                f"{SIZE}]; at most {MAX_BODY} bytes, not compressed.",
+                "description": f"Up to {MAX_BATCH} X-rays: input {INPUT}, UINT8 [N, {sides}]; at "
+                f"most {MAX_BODY} bytes, not compressed.",
             }
         },
         "application/octet-stream": {},
-    },
-}
-"""What the body of a route may be."""
+    }
+    return _BODIES | {"tensors": tensors}
+
+
 _HEADERS: dict[str, Any] = {
     "x-request-id": {
         "description": "The request's own, if it is sane, else a new one.",
@@ -82,21 +90,30 @@ _HEADERS_OF = {
 }
 
 
-def document(meaning: Meaning) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a service whose answers mean this."""
+def document(
+    meaning: Meaning, shape: tuple[int, ...] = (SIZE, SIZE), views: Sequence[str] = ("edge_map",)
+) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of a service.
+
+    Args:
+        meaning: of its answers.
+        shape: of one X-ray.
+        views: what it shows beside the X-ray, by name.
+    """
     listed = [route for route in ROUTES if route.summary]
-    examples = _examples(meaning)
+    examples = _examples(meaning, views)
+    known = bodies(shape)
     return {
         "openapi": "3.1.0",
         "info": {
             "title": "X-ray classifier",
             "version": __version__,
-            "description": f"Grades one knee X-ray: {', '.join(meaning.classes)}. Not a medical "
+            "description": f"Classifies one X-ray: {', '.join(meaning.classes)}. Not a medical "
             "device.",
         },
-        "paths": {route.path: _path_item(route, examples) for route in listed},
+        "paths": {route.path: _path_item(route, examples, known) for route in listed},
         "components": {
-            "schemas": _schemas(meaning, {route.answer for route in listed if route.answer}),
+            "schemas": _schemas(meaning, views, {route.answer for route in listed if route.answer}),
             "headers": _HEADERS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
@@ -105,7 +122,9 @@ def document(meaning: Meaning) -> dict[str, Any]:
     }
 
 
-def _path_item(route: Route, examples: dict[type, Any]) -> dict[str, Any]:
+def _path_item(
+    route: Route, examples: dict[type, Any], known: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     content: dict[str, Any] = {kind: {} for kind in route.kinds}
     if "application/json" in content:
         content["application/json"] = _json(route.answer, examples)
@@ -120,7 +139,7 @@ def _path_item(route: Route, examples: dict[type, Any]) -> dict[str, Any]:
         "responses": {str(status): answer for status, answer in statuses.items()},
     }
     if route.body:
-        operation["requestBody"] = {"required": True, "content": BODIES[route.body]}
+        operation["requestBody"] = {"required": True, "content": known[route.body]}
     if route.is_open:
         operation["security"] = []
     if route.name == "v2":
@@ -154,7 +173,7 @@ def _other(route: Route, status: int) -> dict[str, Any]:
     }
 
 
-def _schemas(meaning: Meaning, answers: set[type]) -> dict[str, Any]:
+def _schemas(meaning: Meaning, views: Sequence[str], answers: set[type]) -> dict[str, Any]:
     """Return the schemas of all answers, narrowed to what this model can say."""
     types = sorted({*answers, Problem, ProtocolProblem}, key=lambda answer: answer.__name__)
     _, schemas = msgspec.json.schema_components(types, ref_template=_REF)
@@ -176,13 +195,24 @@ def _schemas(meaning: Meaning, answers: set[type]) -> dict[str, Any]:
                 del properties[field]
             elif field not in schemas[name]["required"]:
                 schemas[name]["required"].append(field)
+    explained = schemas[Explanation.__name__]
+    picture = explained["properties"]["views"]["additionalProperties"]
+    explained["properties"]["views"] |= {
+        "properties": dict.fromkeys(views, picture),
+        "required": list(views),
+    }
+    explained["required"].append("views")
+    if "edge_map" in views:
+        explained["required"].append("edge_map")
+    else:
+        del explained["properties"]["edge_map"]
     schemas[Batch.__name__]["properties"]["results"]["maxItems"] = MAX_FILES
     result = schemas[Result.__name__]
     result["oneOf"] = [{"required": [name]} for name in result["properties"]]
     return schemas
 
 
-def _examples(meaning: Meaning) -> dict[type, Any]:
+def _examples(meaning: Meaning, views: Sequence[str]) -> dict[type, Any]:
     answer = _example(meaning)
     sha256 = "5f2b3c0d1e4a59687786950a4b3c2d1e0f5f2b3c0d1e4a59687786950a4b3c2d"
     origin: dict[str, Any] = {
@@ -192,10 +222,11 @@ def _examples(meaning: Meaning) -> dict[type, Any]:
     }
     problem = Problem(HTTPStatus(422).phrase, 422, "too_small", "…")
     picture = "iVBORw0KGgo…"
+    shown = dict.fromkeys(views, picture)
     examples = (
         Prediction(**msgspec.structs.asdict(answer), **origin),
         Batch(**origin, results=(Result(prediction=answer), Result(problem=problem))),
-        Explanation(answer.class_index, answer.label, picture, picture),
+        Explanation(answer.class_index, answer.label, picture, shown, shown.get("edge_map")),
     )
     return {type(example): msgspec.to_builtins(example) for example in examples}
 

@@ -32,7 +32,7 @@ class Route:
         kinds: media types of its answer.
         success: the status of its answer.
         others: further statuses that its handler may answer with.
-        body: a key of `openapi.BODIES`; a route with one takes POST, any other GET and HEAD.
+        body: a key of `openapi.bodies`; a route with one takes POST, any other GET and HEAD.
         is_open: whether it is answered without the service's token.
     """
 
@@ -107,7 +107,7 @@ ROUTES = (
           "Several X-rays, each answered or refused by itself.", Batch,
           others=_UPLOAD, body="files"),
     Route("/explain", handlers.explain,
-          "Which regions of the X-ray and of its edge map the decision went by; with "
+          "Which regions of the X-ray and of its views the decision went by; with "
           "`Accept: image/png` the picture itself.", Explanation,
           kinds=("application/json", "image/png"), others=(*_UPLOAD, 404), body="file"),
     Route("/info", handlers.info, "What is served, its proof, and whether it is ready.", Info),

@@ -1,6 +1,6 @@
 // One X-ray in the list: its picture, and what the service says of it.
 
-import { classes, introduced, nameClasses } from "./model.js";
+import { classes, introduced, nameClasses, views } from "./model.js";
 import { Refusal, lane, service } from "./service.js";
 
 const AT_ONCE = 3;
@@ -40,6 +40,7 @@ export class Card {
     this.part("article").setAttribute("aria-label", this.name);
     this.part(".again").addEventListener("click", () => this.predict());
     this.part(".explain").addEventListener("click", () => this.explain());
+    introduced().then(() => (this.part(".view figcaption").textContent = spoken(views[0] ?? "")));
   }
 
   part(selector) {
@@ -58,7 +59,7 @@ export class Card {
     const text = this.part(".xray p");
     const head = await this.file.slice(128, 132).text().catch(() => "");
     if (head === "DICM") {
-      text.textContent = "Browsers cannot show DICOM. The edge map and the heat show it.";
+      text.textContent = "Browsers cannot show DICOM. What it looked at shows it.";
       text.hidden = false;
       return;
     }
@@ -144,7 +145,7 @@ export class Card {
 
   async explain() {
     const button = this.part(".explain");
-    const text = this.part(".edges p");
+    const text = this.part(".view p");
     if (button.getAttribute("aria-disabled")) return;
     // A disabled button would lose the focus.
     button.setAttribute("aria-disabled", "true");
@@ -165,27 +166,42 @@ export class Card {
     button.removeAttribute("aria-disabled");
   }
 
-  async showHeat({ label, edge_map: edgeMap, heat }) {
-    const edges = this.part(".edges img");
-    edges.src = `data:image/png;base64,${edgeMap}`;
-    edges.alt = `The edge map of ${this.name}`;
+  async showHeat({ label, views: shown, heat }) {
+    const place = this.part(".view");
     const figure = this.part(".heat");
     const picture = figure.querySelector("img");
-    picture.src = `data:image/png;base64,${heat}`;
-    picture.alt = `The X-ray and its edge map, coloured by what spoke for ${label}`;
-    await Promise.all([edges.decode(), picture.decode()]);
-    figure.querySelector("figcaption").textContent =
-      `Red regions speak for “${label}”: with one covered, the network is less sure of it. ` +
-      "Blue ones speak against it. Both pictures are on one scale.";
     const button = this.part(".explain");
     const focused = document.activeElement === button;
-    button.remove();
-    this.part(".edges p").remove();
-    edges.hidden = figure.hidden = false;
+    const pictures = Object.entries(shown).map(([name, view]) => {
+      const each = place.cloneNode(true);
+      each.querySelector("p").remove();
+      each.querySelector("button").remove();
+      each.querySelector("figcaption").textContent = spoken(name);
+      const image = each.querySelector("img");
+      image.src = `data:image/png;base64,${view}`;
+      image.alt = `The ${spoken(name).toLowerCase()} of ${this.name}`;
+      image.hidden = false;
+      return each;
+    });
+    picture.src = `data:image/png;base64,${heat}`;
+    const names = ["X-ray", ...Object.keys(shown).map((name) => spoken(name).toLowerCase())];
+    picture.alt = `The ${names.join(" and its ")}, coloured by what spoke for ${label}`;
+    const images = pictures.map((each) => each.querySelector("img"));
+    await Promise.all([picture, ...images].map((each) => each.decode()));
+    figure.querySelector("figcaption").textContent =
+      `Red regions speak for “${label}”: with one covered, the network is less sure of it. ` +
+      "Blue ones speak against it. All pictures are on one scale.";
+    place.replaceWith(...pictures);
+    figure.hidden = false;
     if (focused) figure.focus({ preventScroll: true });
     figure.scrollIntoView({ block: "nearest" });
-    say(`${this.name}: edge map and heat are shown`);
+    say(`${this.name}: ${[...names.slice(1), "heat"].join(" and ")} shown`);
   }
+}
+
+/** What a view is called in a sentence. */
+function spoken(name) {
+  return name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
 }
 
 function bar(index, share, chosen) {

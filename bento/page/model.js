@@ -7,6 +7,12 @@ const byId = (id) => document.getElementById(id);
 /** The label of each class. */
 export const classes = [];
 
+/** The names of what the network is made to see of an X-ray besides. */
+export const views = [];
+
+/** Whether classes are grades of a knee: nothing else is said of other X-rays. */
+export let graded = true;
+
 /** Name what /info, where it was refused, has not named. */
 export function nameClasses(count) {
   while (classes.length < count) classes.push(`class ${classes.length}`);
@@ -32,6 +38,11 @@ async function introduce() {
   try {
     const found = await service("info");
     classes.splice(0, classes.length, ...found.classes);
+    views.splice(0, views.length, ...(found.views ?? []));
+    graded = (found.grades ?? []).length > 0;
+    for (const each of document.querySelectorAll(".graded")) each.hidden = !graded;
+    for (const each of document.querySelectorAll(".other")) each.hidden = graded;
+    if (!graded) document.title = "Classify an X-ray";
     fact("Name", found.model);
     fact("File", `SHA-256 ${found.model_sha256.slice(0, 12)}`, found.model_sha256);
     fact("Proof", proofOf(found.equivalence ?? {}));
@@ -39,7 +50,7 @@ async function introduce() {
     fact("Runs on", [active, found.precision].filter(Boolean).join(", "));
     const grades = (index) => found.grades?.[index]?.join(", ");
     const named = classes.map((each, i) => (grades(i) ? `${each} (${grades(i)})` : each));
-    fact("Classes", named.join(", "), "with their Kellgren-Lawrence grades");
+    fact("Classes", named.join(", "), graded ? "with their Kellgren-Lawrence grades" : "");
     if (!found.ready) problem.textContent = `Not ready: ${found.reason}`;
   } catch (error) {
     introduction = null;

@@ -1,7 +1,7 @@
 // The list of X-rays: how they come in, and how what was said of them goes out.
 
 import { Card, say } from "./card.js";
-import { classes, introduced } from "./model.js";
+import { classes, graded, introduced } from "./model.js";
 import { guarded, service } from "./service.js";
 
 const byId = (id) => document.getElementById(id);
@@ -50,12 +50,14 @@ function field(value) {
 
 function csv() {
   const names = classes.map((label) => `p_${label}`);
-  const head = ["file", "class", "label", ...names, "expected_grade", "abstain", "in_scope"];
+  const grade = graded ? ["expected_grade"] : [];
+  const head = ["file", "class", "label", ...names, ...grade, "abstain", "in_scope"];
   const rows = cards.filter((each) => each.done).map(({ name, prediction, problem }) => {
     const found = prediction ?? {};
     const shares = classes.map((_, index) => found.probabilities?.[index]);
-    const rest = [found.expected_grade, found.abstain, found.in_scope, found.model_sha256];
-    return [name, found.class, found.label, ...shares, ...rest, problem?.message];
+    const grades = grade.map((each) => found[each]);
+    const rest = [found.abstain, found.in_scope, found.model_sha256];
+    return [name, found.class, found.label, ...shares, ...grades, ...rest, problem?.message];
   });
   const lines = [[...head, "model_sha256", "problem"], ...rows].map((row) => row.map(field).join());
   return `${lines.join("\r\n")}\r\n`;
@@ -88,7 +90,7 @@ function listen() {
     add(target.files);
     target.value = "";
   });
-  byId("download").addEventListener("click", () => save("knees.csv", "text/csv", csv()));
+  byId("download").addEventListener("click", () => save(graded ? "knees.csv" : "answers.csv", "text/csv", csv()));
   byId("interface").addEventListener("click", saveInterface);
   byId("clear").addEventListener("click", clear);
   byId("ask-not").addEventListener("click", () => byId("ask").close());

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from bento.http.exchange import Call
 from bento.http.reply import Reply, in_json
-from bento.v2.tensors import HEADER_LENGTH, INPUT, MAX_BODY, OUTPUT_TYPES, parse, render
+from bento.v2.tensors import HEADER_LENGTH, INPUT, MAX_BODY, datatype_of, parse, render
 from bento.worker.model_thread import TURN
 from bento.worker.waiting import to_its_end
 from toolkit import __version__
 from toolkit.errors import RequestError
 from toolkit.runtime.session import Predictor
-from toolkit.xray.reading import SIZE
 
 if TYPE_CHECKING:
     from bento.http.app import Interface
@@ -64,16 +63,18 @@ async def model(interface: "Interface", call: Call) -> Reply:
     worker = interface.worker
     _check_name(worker, call)
     _check_ready(worker)
-    shapes = {"edge_map": [-1, SIZE, SIZE], "novelty": [-1]}
+    shape = _shape(worker)
     scores = [-1, len(worker.information.meaning.classes)]
+    shapes = {"logits": scores, "probabilities": scores, "novelty": [-1]}
+    view = [-1, *shape[:2]]
     return in_json(
         {
             "name": worker.information.record.name,
             "versions": [_version(worker)],
             "platform": "onnxruntime_onnx",
-            "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, SIZE, SIZE]}],
+            "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *shape]}],
             "outputs": [
-                {"name": name, "datatype": OUTPUT_TYPES[name], "shape": shapes.get(name, scores)}
+                {"name": name, "datatype": datatype_of(name), "shape": shapes.get(name, view)}
                 for name in _outputs(worker)
             ],
         }
@@ -89,7 +90,7 @@ async def infer(interface: "Interface", call: Call) -> Reply:
     length = call.headers.get(HEADER_LENGTH.encode())
     text = None if length is None else length.decode("latin-1")
     async with interface.reading:
-        asked = await _in_thread(parse, body, text, _outputs(worker))
+        asked = await _in_thread(parse, body, text, _outputs(worker), _shape(worker))
     values = await _run(worker, asked.xrays, list(asked.outputs))
     name, version = worker.information.record.name, _version(worker)
     content, head_length = await _in_thread(render, asked, name, version, values)
@@ -137,9 +138,15 @@ def _version(worker: "Worker") -> str:
 
 
 def _outputs(worker: "Worker") -> tuple[str, ...]:
-    """Return the outputs of the model's graph that the protocol can write."""
+    """Return the outputs of the model's graph."""
     assert worker.model.predictor
-    return tuple(name for name in OUTPUT_TYPES if name in worker.model.predictor.outputs)
+    return tuple(worker.model.predictor.outputs)
+
+
+def _shape(worker: "Worker") -> tuple[int, ...]:
+    """Return the shape of one X-ray."""
+    assert worker.model.predictor
+    return worker.model.predictor.shape
 
 
 def _check_name(worker: "Worker", call: Call) -> None:

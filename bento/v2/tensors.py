@@ -6,6 +6,9 @@ Everything here is a pure function; `bento/v2/protocol.py` answers requests with
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from math import prod
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -14,21 +17,21 @@ from msgspec import Meta, Raw, Struct
 from numpy.typing import NDArray
 
 from toolkit.errors import RequestError
+from toolkit.runtime.session import ANSWERED
 from toolkit.xray.reading import SIZE
 
 INPUT = "xray"
 DEFAULT_OUTPUTS = ("logits", "probabilities")
-OUTPUT_TYPES = {"logits": "FP32", "probabilities": "FP32", "edge_map": "UINT8", "novelty": "FP32"}
 HEADER_LENGTH = "inference-header-content-length"
 MAX_BATCH = 64
 MAX_BODY = 20_000_000
-"""Largest body, bytes: 64 X-rays in JSON are 12.9 MB without blanks, in raw bytes 3.2 MB."""
+"""Largest body, bytes: 64 X-rays of 224x224 are 12.9 MB in JSON without blanks, 3.2 MB raw."""
 
 T = TypeVar("T")
-_XRAY_BYTES = SIZE * SIZE
-# Commas, brackets and quotes of 64 X-rays, nested, and of the rest of a request. A body of 20 MB
-# could otherwise become half a gigabyte of empty lists.
-_MAX_MARKS = MAX_BATCH * (_XRAY_BYTES + 2 * SIZE + 2) + 10_000
+# Commas that are not of X-rays.
+_OTHER_MARKS = 10_000
+# Brackets and quotes: a body of 20 MB could otherwise become half a gigabyte of empty lists.
+_MAX_LISTS = 1_500_000
 _STORAGE = {"FP32": "<f4", "UINT8": "|u1"}
 _NULL = b"null"
 # What makes a float of a whole number: some clients write every number so.
@@ -37,8 +40,8 @@ _FRACTION = re.compile(rb"(?<=[0-9])\.0+(?=[\s,\]])")
 _Whole = int | float
 _Grey = Annotated[int, Meta(ge=0, le=255)]
 _Flat = list[_Grey]
-_Row = Annotated[list[_Grey], Meta(min_length=SIZE, max_length=SIZE)]
-_Nested = list[Annotated[list[_Row], Meta(min_length=SIZE, max_length=SIZE)]]
+Shape = tuple[int, ...]
+"""Of one X-ray: (size, size), or (size, size, 3) in colour."""
 
 
 class _InputParameters(Struct, frozen=True):
@@ -48,7 +51,7 @@ class _InputParameters(Struct, frozen=True):
 class _Input(Struct, frozen=True):
     name: str
     datatype: str
-    shape: Annotated[list[_Whole], Meta(min_length=3, max_length=3)]
+    shape: Annotated[list[_Whole], Meta(min_length=3, max_length=4)]
     data: Raw = Raw(_NULL)
     parameters: _InputParameters | None = None
 
@@ -83,7 +86,7 @@ class Inference:
     """What a request asks for.
 
     Attributes:
-        xrays: uint8 (N, 224, 224), N from 1 to 64.
+        xrays: uint8 (N, size, size), or (N, size, size, 3) in colour, N from 1 to 64.
         outputs: the outputs to give, in order, and whether each goes as raw bytes.
         identity: the request's own id, to be repeated; None where it has none.
     """
@@ -93,7 +96,14 @@ class Inference:
     identity: str | None
 
 
-def parse(body: bytes, header_length: str | None, known: Sequence[str]) -> Inference:
+def datatype_of(output: str) -> str:
+    """Return what the protocol calls the type of an output; what is no number is a view."""
+    return "FP32" if output in ANSWERED else "UINT8"
+
+
+def parse(
+    body: bytes, header_length: str | None, known: Sequence[str], of: Shape = (SIZE, SIZE)
+) -> Inference:
     """Return what a request asks for.
 
     Args:
@@ -101,6 +111,7 @@ def parse(body: bytes, header_length: str | None, known: Sequence[str]) -> Infer
         header_length: the header `Inference-Header-Content-Length`: the length of the JSON,
             bytes; None where it is missing and all of the body is JSON.
         known: the outputs that may be asked for.
+        of: the shape of one X-ray.
 
     Raises:
         RequestError: anything that the protocol or this model does not know; nothing else
@@ -108,7 +119,8 @@ def parse(body: bytes, header_length: str | None, known: Sequence[str]) -> Infer
     """
     end = _end_of_json(header_length, len(body))
     text, raw = body[:end], body[end:]
-    if sum(text.count(mark) for mark in (b",", b"[", b"{", b'"')) > _MAX_MARKS:
+    lists = sum(map(text.count, (b"[", b"{", b'"')))
+    if text.count(b",") > MAX_BATCH * prod(of) + _OTHER_MARKS or lists > _MAX_LISTS:
         raise _refused(f"the JSON holds more than {MAX_BATCH} X-rays")
     request = _decode(text, _Request, "the JSON")
     (tensor,) = request.inputs
@@ -116,11 +128,12 @@ def parse(body: bytes, header_length: str | None, known: Sequence[str]) -> Infer
         found = f"{_short(tensor.name)} of {_short(tensor.datatype)}"
         raise _refused(f"no input is {found}: it is {INPUT}, of UINT8")
     count, *sides = tensor.shape
-    if sides != [SIZE, SIZE] or count not in range(1, MAX_BATCH + 1):
-        shape = f"[N, {SIZE}, {SIZE}] with N from 1 to {MAX_BATCH}"
+    if sides != [*of] or count not in range(1, MAX_BATCH + 1):
+        shape = f"[N, {', '.join(map(str, of))}] with N from 1 to {MAX_BATCH}"
         raise _refused(f"shape of {INPUT} is {_short(tensor.shape)}, not {shape}")
     read = _listed if tensor.binary_size is None else _sized
-    return Inference(read(tensor, int(count), raw), _outputs(request, known), request.id)
+    xrays = read(tensor, (int(count), *of), raw)
+    return Inference(xrays, _outputs(request, known), request.id)
 
 
 def render(
@@ -137,7 +150,7 @@ def render(
     outputs: list[dict[str, Any]] = []
     raw: list[bytes] = []
     for output, binary in inference.outputs.items():
-        datatype = OUTPUT_TYPES[output]
+        datatype = datatype_of(output)
         value = np.asarray(values[output], _STORAGE[datatype])
         entry: dict[str, Any] = {"name": output, "datatype": datatype, "shape": value.shape}
         if binary:
@@ -178,20 +191,20 @@ def _decode(text: bytes, kind: type[T], what: str) -> T:
         raise _refused(f"{what} cannot be read: {_plain(error)}") from error
 
 
-def _sized(tensor: _Input, count: int, raw: bytes) -> NDArray[np.uint8]:
+def _sized(tensor: _Input, shape: Shape, raw: bytes) -> NDArray[np.uint8]:
     """Return the X-rays that follow the JSON as raw bytes."""
     size = tensor.binary_size
     if bytes(tensor.data) != _NULL:
         raise _refused(f"{INPUT} has both data and binary_data_size")
-    if not size == len(raw) == count * _XRAY_BYTES:
+    if not size == len(raw) == prod(shape):
         raise _refused(
             f"binary_data_size of {INPUT} is {_short(size)} and {len(raw)} bytes follow the "
-            f"JSON: {count} X-rays have {count * _XRAY_BYTES}"
+            f"JSON: {shape[0]} X-rays have {prod(shape)}"
         )
-    return np.frombuffer(raw, np.uint8).reshape(count, SIZE, SIZE)
+    return np.frombuffer(raw, np.uint8).reshape(shape)
 
 
-def _listed(tensor: _Input, count: int, raw: bytes) -> NDArray[np.uint8]:
+def _listed(tensor: _Input, shape: Shape, raw: bytes) -> NDArray[np.uint8]:
     """Return the X-rays that are in the JSON as a list, flat or nested."""
     if raw:
         raise _refused(f"{len(raw)} bytes after the JSON, and no binary_data_size")
@@ -200,14 +213,24 @@ def _listed(tensor: _Input, count: int, raw: bytes) -> NDArray[np.uint8]:
     )
     what = f"data of {INPUT}"
     if text[:1] + text[1:50].lstrip()[:1] == b"[[":
-        pixels = b"".join(bytes(row) for xray in _decode(text, _Nested, what) for row in xray)
+        rows = _decode(text, _nested(shape[1:]), what)
+        for _ in shape[1:-1]:
+            rows = chain.from_iterable(rows)
+        pixels = b"".join(map(bytes, rows))
     else:
         pixels = bytes(_decode(text, _Flat, what))
-    if len(pixels) != count * _XRAY_BYTES:
-        raise _refused(
-            f"{what} has {len(pixels)} values: {count} X-rays have {count * _XRAY_BYTES}"
-        )
-    return np.frombuffer(pixels, np.uint8).reshape(count, SIZE, SIZE)
+    if len(pixels) != prod(shape):
+        raise _refused(f"{what} has {len(pixels)} values: {shape[0]} X-rays have {prod(shape)}")
+    return np.frombuffer(pixels, np.uint8).reshape(shape)
+
+
+@cache
+def _nested(of: Shape) -> Any:
+    """Return the type of nested lists of X-rays of a shape."""
+    kind: Any = _Grey
+    for size in reversed(of):
+        kind = Annotated[list[kind], Meta(min_length=size, max_length=size)]
+    return list[kind]
 
 
 def _outputs(request: _Request, known: Sequence[str]) -> dict[str, bool]:

@@ -21,7 +21,7 @@ from toolkit.runtime.engine import Engine, open_engine
 from toolkit.runtime.golden import difference
 from toolkit.runtime.handover import Handover
 from toolkit.runtime.providers import check_provider, open_session
-from toolkit.runtime.session import Predictor, open_explainer, open_pipeline
+from toolkit.runtime.session import ANSWERED, Predictor, open_explainer, open_pipeline
 
 _PATIENCE_S = 20.0
 """How long a worker waits for the owner of the card before it says that it is not ready."""
@@ -45,6 +45,18 @@ class Information:
     meaning: Meaning
     explains: bool
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one X-ray: (size, size), or (size, size, 3) in colour."""
+        return self.record.network.xray_shape
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of what the network is made to see of an X-ray besides."""
+        assert self.record.export
+        outputs = self.record.export.artifacts[self.settings.kind].outputs
+        return tuple(each.name for each in outputs if each.name not in ANSWERED)
+
     def info(self, provider: str | None, reason: str) -> Info:
         """Return the answer to /info.
 
@@ -61,6 +73,7 @@ class Information:
             classes=self.meaning.classes,
             checkpoint_sha256=self.record.training.checkpoint_sha256,
             grades=self.meaning.grades,
+            views=self.views,
             equivalence=Equivalence(
                 verdict.passed and leg.passed,
                 leg.samples,

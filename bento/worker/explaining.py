@@ -9,9 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from bento.worker.waiting import to_its_end
 from toolkit.errors import RequestError, ToolkitError
 from toolkit.model.answer import Explanation
@@ -19,10 +16,9 @@ from toolkit.runtime.heat_picture import draw
 from toolkit.runtime.occlusion import occlusion
 from toolkit.runtime.session import Predictor
 from toolkit.xray.pictures import encode
-from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
-    from toolkit.runtime.occlusion import TwoInputModel
+    from toolkit.runtime.occlusion import PicturesModel
 
 _MOST_WAITING = 4
 _NICENESS = 5
@@ -36,9 +32,9 @@ class Explainer:
             None where the model has no explainer.
     """
 
-    def __init__(self, opener: "Callable[[], TwoInputModel] | None") -> None:
+    def __init__(self, opener: "Callable[[], PicturesModel] | None") -> None:
         self._opener = opener
-        self._classify: TwoInputModel | None = None
+        self._classify: PicturesModel | None = None
         self._waiting = 0
         self._threads = ThreadPoolExecutor(1, "explainer", _give_way)
 
@@ -79,23 +75,22 @@ class Explainer:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _explanation(self, predictor: Predictor, files: list[bytes]) -> tuple[Explanation, bytes]:
-        xray = decode(files.pop())
+        xray = predictor.decode(files.pop())
         try:
             classify = self._open()
-            found = predictor.run(["logits", "edge_map"], xray[None])
-            edge_map: NDArray[np.uint8] = found["edge_map"][0]
-            index = int(found["logits"][0].argmax())
-            heat = occlusion(classify, xray, edge_map, index)
+            index = int(predictor.predict(xray[None]).logits[0].argmax())
+            views = predictor.views(xray)
+            pictures = {"xray": xray} | views
+            heat = occlusion(classify, pictures, index)
         except ToolkitError as error:
             raise RequestError(503, "no_explanation", str(error), retry_after="5") from error
         label = predictor.meaning.classes[index]
-        picture = draw(xray, edge_map, heat, f"{predictor.name}: what speaks for {label!r}")
-        pictures = (encode(edge_map), picture)
-        return Explanation(
-            index, label, *(b64encode(content).decode() for content in pictures)
-        ), picture
+        picture = draw(pictures, heat, f"{predictor.name}: what speaks for {label!r}")
+        shown = {name: b64encode(encode(view)).decode() for name, view in views.items()}
+        heat_text = b64encode(picture).decode()
+        return Explanation(index, label, heat_text, shown, shown.get("edge_map")), picture
 
-    def _open(self) -> "TwoInputModel":
+    def _open(self) -> "PicturesModel":
         if self._classify is None:
             assert self._opener
             self._classify = self._opener()

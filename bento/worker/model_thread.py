@@ -21,7 +21,6 @@ from toolkit.model.answer import Answer
 from toolkit.runtime.engine import Engine
 from toolkit.runtime.handover import Handover, handover_lost
 from toolkit.runtime.session import Predictor
-from toolkit.xray.reading import SIZE, decode
 
 T = TypeVar("T")
 
@@ -34,7 +33,6 @@ TURN = 4
 # The longest that decoding a file or running the model may take: then it is not ready, and then it
 # is given up. Files are decoded in a second or two, and slow machines are to be spared.
 _SLOW_S, _STUCK_S = 30.0, 60.0
-_EIGHTHS = (SIZE // 8) ** 2
 
 
 @dataclass
@@ -288,13 +286,13 @@ class ModelThread:
         for job in jobs:
             for content in () if callable(job.content) else job.content:
                 self._step_since = monotonic()
-                decoded.append(_decode(content))
+                decoded.append(_decode(predictor, content))
                 now = perf_counter()
                 observed.append(("decode_seconds", now - begun))
                 begun = now
         xrays = [xray for xray in decoded if not isinstance(xray, ImageError)]
         # The mean grey level of every eighth pixel.
-        observed += [("brightness", int(xray[::8, ::8].sum()) / _EIGHTHS) for xray in xrays]
+        observed += [("brightness", float(xray[::8, ::8].mean())) for xray in xrays]
         refused = [xray if isinstance(xray, ImageError) else None for xray in decoded]
         begun, engine = perf_counter(), predictor.engine
 
@@ -339,9 +337,9 @@ def _not_ready(reason: str) -> RequestError:
     return RequestError(503, "not_ready", f"the model does not answer: {reason}", retry_after="5")
 
 
-def _decode(content: bytes) -> NDArray[np.uint8] | ImageError:
+def _decode(predictor: Predictor, content: bytes) -> NDArray[np.uint8] | ImageError:
     try:
-        return decode(content)
+        return predictor.decode(content)
     except ImageError as error:
         # A new one: the traceback of this one would hold the file until it is collected.
         return ImageError(error.code, str(error), error.status)

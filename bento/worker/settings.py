@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.errors import UsageError
-from toolkit.model.files import DEFAULT_NAME, ModelFiles
+from toolkit.model.files import ModelFiles, served_name
 from toolkit.processes import cores
 from toolkit.runtime.providers import PROVIDERS
 
@@ -50,20 +50,13 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     """
     folder = Path(environment.get("TOOLKIT_MODELS", "saved_models"))
     return Settings(
-        ModelFiles(folder, environment.get("TOOLKIT_MODEL", _only_model(folder))),
+        ModelFiles(folder, environment.get("TOOLKIT_MODEL", served_name(folder))),
         _workers(environment.get("TOOLKIT_WORKERS", str(cores()))),
         _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
         _one_of(environment, "TOOLKIT_PRECISION", tuple(KINDS)),
         _token(environment.get("TOOLKIT_TOKEN")),
         environment.get(OWNER_SOCKET),
     )
-
-
-def _only_model(folder: Path) -> str:
-    """Return the model to serve where none is named: a bento holds one, of whatever name."""
-    manifests = [each for each in folder.glob("*.json") if not each.stem.endswith(".equivalence")]
-    names = [each.stem for each in manifests]
-    return names[0] if len(names) == 1 else DEFAULT_NAME
 
 
 def _token(text: str | None) -> bytes | None:

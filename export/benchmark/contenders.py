@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ _SHAPE = (224, 224)
 _FILTER = np.array([[-1, -1, -1], [0, 0, 0], [1, 1, 1]], dtype=np.float32)
 
 Classify = Callable[[Any], NDArray[np.float32]]
-"""X-rays, uint8 (N, 224, 224), or the bytes of N files, to probabilities, float32 (N, C)."""
+"""X-rays, uint8 (N, size, size), or the bytes of N files, to probabilities, float32 (N, C)."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,13 @@ def contenders(
     yield contender("onnx", "pipeline", lambda n: _onnx(whole, n))
     yield contender("onnx", "fp16", lambda n: _onnx(half, n), precision="fp16")
     yield contender("onnx", "int8", lambda n: _onnx(bytewise, n), precision="int8")
-    yield contender("onnx", "pipeline", lambda n: _from_files(_onnx(whole, n)), source="file")
+    from_files = partial(_from_files, shape=pipeline.xray_shape())
+    yield contender("onnx", "pipeline", lambda n: from_files(_onnx(whole, n)), source="file")
     network = paths["network"]
-    if find_spec("cv2"):
-        yield contender(
-            "reference path", "network", lambda n: _reference(network, record, n), source="file"
-        )
+    constants = record.preprocessing
+    if constants and find_spec("cv2"):
+        reference = partial(_reference, network, constants, record.temperature)
+        yield contender("reference path", "network", reference, source="file")
     if not has_cuda():
         return
     # A row of its own for each: the equivalence is shown without TF32.
@@ -132,19 +134,22 @@ def _in_fixed_sizes(path: Path) -> Classify:
     return lambda xrays: engine.run(["probabilities"], xrays)["probabilities"]
 
 
-def _from_files(classify: Classify) -> Classify:
-    return lambda contents: classify(np.stack([decode(content) for content in contents]))
+def _from_files(classify: Classify, shape: tuple[int, ...]) -> Classify:
+    size, *channels = shape[1:]
+    return lambda contents: classify(np.stack([decode(each, size, *channels) for each in contents]))
 
 
-def _reference(path: Path, record: Manifest, threads: int) -> Classify:
+def _reference(
+    path: Path, constants: PreprocessingConstants, temperature: float, threads: int
+) -> Classify:
     require("cv2", "dev").setNumThreads(threads)
     session = open_session(path, "cpu", threads)
 
     def classify(contents: Sequence[bytes]) -> NDArray[np.float32]:
-        inputs = [reference_inputs(content, record.preprocessing) for content in contents]
+        inputs = [reference_inputs(content, constants) for content in contents]
         image, edges = map(np.stack, zip(*inputs, strict=True))
         (logits,) = session.run(["logits"], {"image": image, "edges": edges})
-        return softmax(logits, record.temperature).astype(np.float32)
+        return softmax(logits, temperature).astype(np.float32)
 
     return classify
 

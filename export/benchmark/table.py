@@ -23,7 +23,8 @@ from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
 from toolkit.xray.folders import scan
 from toolkit.xray.pictures import encode
-from toolkit.xray.reading import decode
+from toolkit.xray.reading import SIZE, decode
+from toolkit.xray.scaling import shaped
 from toolkit.xray.synthetic import generate
 
 ROUNDS = 5
@@ -81,7 +82,7 @@ class Xrays:
 
     Attributes:
         contents: the files to time with, as they lie on disk.
-        decoded: the same, uint8 (M, 224, 224).
+        decoded: the same, uint8 (M, size, size).
         gate: those to judge by, and to calibrate with.
     """
 
@@ -114,45 +115,49 @@ def benchmark(
     threads: Sequence[int],
     batches: Sequence[int],
     rounds: Iterable[int] = range(ROUNDS),
+    groups: Path | None = None,
 ) -> tuple[list[Row], list[str]]:
     """Return a model's table on X-rays of `data` or drawn ones, and what was left out and why.
 
     Raises:
         DataError: the folder cannot be used.
     """
-    xrays = xrays_of(data, record) if data else generated_xrays(_GENERATED)
+    shape = record.network.xray_shape
+    xrays = xrays_of(data, record, groups) if data else generated_xrays(_GENERATED, shape)
     with TemporaryDirectory() as folder:
         every = contenders(pipeline, record, Path(folder), xrays.gate)
         judgements, left_out = judge(every, xrays)
-        if all(contender.format != "reference path" for contender, _ in judgements):
+        kinds = {contender.format for contender, _ in judgements}
+        if record.preprocessing and "reference path" not in kinds:
             left_out.append("no reference path: it needs OpenCV, pip install 'toolkit[dev]'")
         return measure(judgements, xrays, threads, batches, rounds), left_out
 
 
-def xrays_of(data: Path, record: Manifest) -> Xrays:
+def xrays_of(data: Path, record: Manifest, groups: Path | None = None) -> Xrays:
     """Return X-rays of a folder: some files to time with, its graded ones to judge by.
 
     Raises:
         DataError: the folder cannot be used.
     """
-    files = scan(data)
+    files = scan(data, record.labels)
+    size, *channels = record.network.xray_shape[1:]
     step = max(1, len(files) // _FILES)
     contents, decoded = [], []
     for file in files[::step][:_FILES]:
         try:
             content = file.path.read_bytes()
-            decoded.append(decode(content))
+            decoded.append(decode(content, size, *channels))
         except (OSError, ImageError):
             continue
         contents.append(content)
     if not contents:
         raise DataError(f"none of the X-rays in {data} can be read: give other ones with --data")
-    return Xrays(tuple(contents), np.stack(decoded), gate_samples(data, record))
+    return Xrays(tuple(contents), np.stack(decoded), gate_samples(data, record, groups))
 
 
-def generated_xrays(count: int) -> Xrays:
+def generated_xrays(count: int, shape: tuple[int, ...] = (SIZE, SIZE)) -> Xrays:
     """Return X-rays that are drawn, as PNG files; their classes are not asked for."""
-    pixels = np.stack([xray.pixels for xray in generate(2 * count, seed=0)])
+    pixels = np.stack([shaped(xray.pixels, shape) for xray in generate(2 * count, seed=0)])
     judged = GateSamples(pixels[:count], pixels[count:], np.zeros(0, dtype=np.int64))
     return Xrays(tuple(map(encode, pixels[count:])), pixels[count:], judged)
 
@@ -228,7 +233,7 @@ def _scores(
     if not len(judged.labels):
         return agreement
     classes = 1 + int(max(found.max(), expected.max(), judged.labels.max()))
-    result = evaluate(judged.labels, found, classes, resamples=1)
+    result = evaluate(judged.labels, found, classes, resamples=1, ordinal=judged.ordinal)
     kappa = result.quadratic_weighted_kappa
     return {"accuracy": result.accuracy, "kappa": kappa} | agreement
 

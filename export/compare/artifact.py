@@ -17,14 +17,14 @@ from export.compare.layers import first_difference
 from export.compare.measurement import Origin, Runner, Setting, compare, concatenate, settings
 from export.compare.samples import Samples, samples
 from export.convert.onnx import Specs
-from export.convert.pipeline import OUTPUTS, Pipeline, probabilities_of
+from export.convert.pipeline import Pipeline, probabilities_of
 from export.convert.torch_formats import OPENERS
 from toolkit.files import sha256, write_bytes
 from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import GoldenRecord, Leg, TensorSpec
 from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
-from toolkit.model.tolerance import BOUNDS, GATED, PROBABILITY_TOLERANCE
+from toolkit.model.tolerance import PROBABILITY_TOLERANCE, bound_of
 from toolkit.runtime.providers import open_session
 
 _BATCH = 64
@@ -59,15 +59,20 @@ class Reference:
 
 
 def reference_of(
-    pipeline: Pipeline, record: Manifest, data: Path | None, kinds: Iterable[str]
+    pipeline: Pipeline,
+    record: Manifest,
+    data: Path | None,
+    kinds: Iterable[str],
+    groups: Path | None = None,
 ) -> Reference:
     """Return what artifacts of some kinds are compared with, on the X-rays of `data` too.
 
     Raises:
-        DataError: the folder cannot be used.
+        DataError: the folder, or the table of its patients, cannot be used.
     """
-    inputs = samples(data)
-    gated = gate_samples(data, record) if data and not set(LOWER).isdisjoint(kinds) else None
+    inputs = samples(data, record.labels, record.network.xray_shape)
+    lower = not set(LOWER).isdisjoint(kinds)
+    gated = gate_samples(data, record, groups) if data and lower else None
     arrays = reference_arrays(pipeline, inputs)
     return Reference(pipeline, inputs, arrays, record.labels.classes, gated)
 
@@ -77,14 +82,14 @@ def reference_arrays(pipeline: Pipeline, samples: Samples) -> dict[str, NDArray[
     """Run PyTorch eager over all samples, in batches of 64, on the CPU.
 
     Returns:
-        `xray`, `image`, `edges` (the graphs' inputs) and `logits`, `probabilities`, `edge_map`
-        and, with a scope, `novelty`.
+        `xray`, the network's inputs, and the pipeline's outputs, by name.
     """
 
     def step(xray: Tensor) -> dict[str, NDArray[Any]]:
-        image, edges = pipeline.preprocessing(xray)
-        outputs = dict(zip(OUTPUTS, pipeline(xray), strict=False))
-        tensors = {"xray": xray, "image": image, "edges": edges} | outputs
+        names = [spec.name for spec in pipeline.definition.inputs]
+        inputs = dict(zip(names, pipeline.inputs(xray), strict=True))
+        outputs = dict(zip(pipeline.outputs, pipeline(xray), strict=True))
+        tensors = {"xray": xray} | inputs | outputs
         return {name: tensor.numpy() for name, tensor in tensors.items()}
 
     return concatenate(map(step, torch.split(torch.from_numpy(samples.pixels), _BATCH)))
@@ -115,7 +120,7 @@ def compare_file(
     else:
         tried, failures, provider = _onnx_settings(path, specs)
     origin = Origin(file_name or path.name, sha256(path), provider)
-    bounds = GATED if kind in LOWER else BOUNDS
+    bounds = {spec.name: bound_of(spec.name, kind in LOWER) for spec in specs[1]}
     leg = compare(tried, specs, reference.arrays, reference.samples, origin, failures, bounds)
     if kind in LOWER:
         return _through_gate(leg, path, reference)
@@ -136,7 +141,7 @@ def save_golden(path: Path, reference: Reference) -> GoldenRecord:
     arrays = reference.arrays
     generated = np.flatnonzero([kind == "generated" for kind in reference.samples.kinds])
     places = generated[_clearest(arrays["logits"][generated])]
-    chosen = {name: arrays[name][places] for name in ("xray", *OUTPUTS) if name in arrays}
+    chosen = {name: arrays[name][places] for name in ("xray", *reference.pipeline.outputs)}
     stream = io.BytesIO()
     np.savez_compressed(stream, allow_pickle=False, **chosen)
     write_bytes(path, stream.getvalue())
@@ -166,7 +171,8 @@ def _through_gate(leg: Leg, path: Path, reference: Reference) -> Leg:
     starts = range(0, len(judged.pixels), _BATCH)
     found = concatenate(run({"xray": judged.pixels[start : start + _BATCH]}) for start in starts)
     logits = found["logits"]
-    result = gate(reference.gate_logits, logits, judged.labels, reference.label_names)
+    names, ordinal = reference.label_names, judged.ordinal
+    result = gate(reference.gate_logits, logits, judged.labels, names, ordinal)
     softmax = probabilities_of(torch.from_numpy(logits), reference.pipeline.temperature).numpy()
     failures = (*leg.failures, *result.failures)
     # The gate judges logits, and the probabilities are what is served.

@@ -27,35 +27,44 @@ class GateSamples:
     """X-rays with their classes, apart from those to calibrate with.
 
     Attributes:
-        calibration: of the training part, uint8 (M, 224, 224).
-        pixels: of the part to judge by, uint8 (N, 224, 224).
+        calibration: of the training part, uint8 (M, size, size).
+        pixels: of the part to judge by, uint8 (N, size, size).
         labels: their classes, int64 (N,).
+        ordinal: whether classes are in an order: else there is no kappa to judge by.
     """
 
     calibration: NDArray[np.uint8]
     pixels: NDArray[np.uint8]
     labels: NDArray[np.int64]
+    ordinal: bool = True
 
 
-def gate_samples(data: Path, record: Manifest) -> GateSamples:
+def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> GateSamples:
     """Read the graded X-rays of a folder, split as they were for the training.
 
     Judged is by the part `val`, or `test` where there is none; calibrated with 300 X-rays that
     are spread over the part `train`.
+
+    Args:
+        data: the folder.
+        record: of the model.
+        groups: the table of patients, where the training had one.
 
     Raises:
         DataError: the folder cannot be used, or has no such parts.
     """
     split = record.dataset.split if record.dataset else None
     seed = record.training.seed or 0
-    rule = PatientRule(record.dataset.patient_pattern if record.dataset else None)
-    dataset = load_folder(data, record.labels, split if split in SPLITS else None, seed, rule)
+    pattern = record.dataset.patient_pattern if record.dataset and not groups else None
+    rule = PatientRule(pattern, groups)
+    known, shape = split if split in SPLITS else None, record.network.xray_shape
+    dataset = load_folder(data, record.labels, known, seed, rule, shape=shape)
     if record.dataset and record.dataset.patient_table and split == "patient":
         here = {part: dataset.part_sha256(part) for part in dataset.parts}
         if here != record.dataset.part_sha256:
             raise DataError(
-                f"{record.name} was trained with --groups, without which {data} is split another "
-                "way: a lower precision needs patients that names, folders or --patients show"
+                f"{record.name} was trained with a table of patients, and {data} is split another "
+                f"way {f'with {groups}' if groups else 'without'}: give that table with --groups"
             )
     part = next((part for part in ("val", "test") if part in dataset.parts), None)
     if part is None or "train" not in dataset.parts:
@@ -69,6 +78,7 @@ def gate_samples(data: Path, record: Manifest) -> GateSamples:
         dataset.pixels[train[places]].numpy(),
         dataset.pixels[judged].numpy(),
         dataset.labels[judged].numpy(),
+        bool(record.labels.grades),
     )
 
 
@@ -77,6 +87,7 @@ def gate(
     logits: NDArray[Any],
     labels: NDArray[np.int64],
     classes: tuple[str, ...],
+    ordinal: bool = True,
 ) -> Gate:
     """Judge logits by the classes that they come to.
 
@@ -88,6 +99,7 @@ def gate(
         logits: of the same X-rays from the file to judge, float (N, C).
         labels: their true classes, integers (N,).
         classes: the C names.
+        ordinal: whether they are in an order.
     """
     if not len(labels):
         return Gate(0, 0.0, None, (None,) * len(classes), (NO_XRAYS,))
@@ -96,7 +108,8 @@ def gate(
         return Gate(len(labels), 0.0, None, (None,) * len(classes), (line,))
     before, after = reference_logits.argmax(axis=1), logits.argmax(axis=1)
     old, new = (
-        evaluate(labels, predicted, len(classes), resamples=1) for predicted in (before, after)
+        evaluate(labels, predicted, len(classes), resamples=1, ordinal=ordinal)
+        for predicted in (before, after)
     )
     agreement = float((before == after).mean())
     kappa = _points(old.quadratic_weighted_kappa, new.quadratic_weighted_kappa)

@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor
 
-from export.convert.onnx import layer_of
-from export.convert.pipeline import OUTPUTS, Pipeline
+from export.convert.onnx import PREPROCESSING, layer_of, scopes_of
+from export.convert.pipeline import Pipeline
 from export.convert.torch_formats import open_pt2, open_torchscript
 from toolkit.networks.recording import recording
 from toolkit.runtime.providers import open_session
 
 _TOLERANCE = 1e-5
 _XRAYS = 8
+
+_FAST = "fast "
 
 Layers = dict[str, NDArray[Any]]
 """What layers take or give, by name, in the order in which they run."""
@@ -33,7 +35,7 @@ def first_difference(kind: str, path: Path, pipeline: Pipeline, xrays: NDArray[n
         kind: of artifact.
         path: its file.
         pipeline: PyTorch's.
-        xrays: uint8 (N, 224, 224) on which the two differ; the first eight are taken.
+        xrays: uint8 (N, size, size) on which the two differ; the first eight are taken.
     """
     xrays = xrays[:_XRAYS]
     taken, expected = _recorded(pipeline, torch.from_numpy(xrays))
@@ -42,7 +44,7 @@ def first_difference(kind: str, path: Path, pipeline: Pipeline, xrays: NDArray[n
     elif kind == "pt2":
         values = _of_pt2(path, xrays)
     else:
-        values = _of_onnx(path, expected)
+        values = _of_onnx(path, expected, [spec.name for spec in pipeline.definition.inputs])
     for layer, value in values:
         reference = expected.get(layer)
         if reference is None or reference.shape != value.shape:
@@ -57,30 +59,27 @@ def first_difference(kind: str, path: Path, pipeline: Pipeline, xrays: NDArray[n
 @torch.no_grad()
 def _recorded(pipeline: Pipeline, xray: Tensor) -> tuple[Layers, Layers]:
     """Return what PyTorch's layers take, and what they give, in the order in which they run."""
-    constants = pipeline.preprocessing
-    edge_map = constants.edge_map(xray)
-    given: Layers = {
-        "xray": xray.numpy(),
-        "edge_map": edge_map.numpy(),
-        "image": constants.image(xray).numpy(),
-        "grey": constants.resized(xray).numpy(),
-        "edges": constants.edges(edge_map).numpy(),
-    }
-
-    leaves = {
-        name: layer for name, layer in pipeline.network.named_modules() if not [*layer.children()]
-    }
-    with recording(leaves) as runs:
-        outputs = pipeline(xray)
-    given |= {run.name: run.given.numpy() for run in runs}
-    given |= {name: output.numpy() for name, output in zip(OUTPUTS, outputs, strict=False)}
-    return {run.name: run.taken.numpy() for run in runs}, given
+    names = [spec.name for spec in pipeline.definition.inputs]
+    with recording(pipeline.layers()) as runs:
+        outputs = dict(zip(pipeline.outputs, pipeline(xray), strict=True))
+    values = {"xray": xray} | dict(zip(names, pipeline.inputs(xray), strict=True))
+    values |= {run.name: run.given for run in runs} | outputs
+    # What is exported may have another preprocessing.
+    for name, value in zip(names, pipeline.fast().inputs(xray), strict=True):
+        values[f"{_FAST}{name}"] = value
+    taken = {run.name: run.taken.numpy() for run in runs}
+    return taken, {name: value.numpy() for name, value in values.items()}
 
 
-def _of_onnx(path: Path, expected: Layers) -> Iterator[tuple[str, NDArray[Any]]]:
+def _of_onnx(path: Path, expected: Layers, inputs: list[str]) -> Iterator[tuple[str, NDArray[Any]]]:
     """Yield what the layers of a graph give, all of them taken out at once."""
-    model = onnx.load(path)
-    layers = dict(_layers(model))
+    model = onnx.shape_inference.infer_shapes(onnx.load(path))
+    known = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    layers = {
+        value: layer
+        for value, layer in _layers(model, expected)
+        if known.get(value, TensorProto.FLOAT) == TensorProto.FLOAT
+    }
     outputs = {value.name for value in model.graph.output}
     del model.graph.value_info[:]
     for value in layers:
@@ -89,27 +88,40 @@ def _of_onnx(path: Path, expected: Layers) -> Iterator[tuple[str, NDArray[Any]]]
     session = open_session(model.SerializeToString(), "cpu")
     feed = {value.name: expected[value.name] for value in session.get_inputs()}
     for layer, array in zip(layers.values(), session.run(list(layers), feed), strict=True):
-        # The folded image branch is given one grey channel, not three normalised ones.
-        yield ("grey" if layer == "image" and array.shape[1] == 1 else layer), array
+        yield layer or _closest(array, expected, inputs), array
 
 
-def _layers(model: onnx.ModelProto) -> Iterator[tuple[str, str]]:
-    """Yield the values of a graph that are a layer's output or a branch's input, with its name.
+def _closest(array: NDArray[Any], expected: Layers, inputs: list[str]) -> str:
+    """Return which of the network's inputs a value is, by its shape and then by its numbers."""
+    names = [name for each in inputs for name in (each, f"{_FAST}{each}")]
+    errors = {
+        name: float(np.nan_to_num(np.abs(array - expected[name]), nan=np.inf).max())
+        for name in names
+        if expected[name].shape == array.shape
+    }
+    return min(errors, key=lambda name: errors[name], default="")
 
-    The names are the modules', which PyTorch's exporter keeps with every node.
+
+def _layers(model: onnx.ModelProto, expected: Layers) -> Iterator[tuple[str, str]]:
+    """Yield the values of a graph that are a layer's output, with its name, or go into the network.
+
+    The names are the modules', which PyTorch's exporter keeps with every node; what the
+    preprocessing hands on has none.
     """
-    last: dict[str, str] = {}
+    last = {layer: node.output[0] for node in model.graph.node if (layer := layer_of(node))}
+    ends = {value: layer for layer, value in last.items() if layer in expected}
+    outputs = {value.name for value in model.graph.output}
+    made = {
+        value
+        for node in model.graph.node
+        if PREPROCESSING in scopes_of(node)
+        for value in node.output
+    }
     for node in model.graph.node:
-        if layer := layer_of(node):
-            last[layer] = node.output[0]
-    ends = {value: layer for layer, value in last.items()}
-    inputs = {value.name for value in model.graph.input}
-    for node in model.graph.node:
-        branch = {"imagesClassifier.0": "image", "edgesClassifier.0": "edges"}.get(layer_of(node))
-        if branch and node.op_type == "Conv" and node.input[0] not in inputs:
-            yield node.input[0], branch
+        if PREPROCESSING not in scopes_of(node):
+            yield from ((value, "") for value in node.input if value in made - outputs)
         for value in node.output:
-            if value in OUTPUTS:
+            if value in outputs:
                 yield value, value
             elif value in ends:
                 yield value, ends[value]

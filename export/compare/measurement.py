@@ -11,7 +11,7 @@ from export.compare.samples import Samples
 from export.convert.onnx import Specs
 from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import Flip, Leg, OutputDifference, TensorSpec
-from toolkit.model.tolerance import BOUNDS, Bound, within
+from toolkit.model.tolerance import Bound, bound_of, within
 
 BATCHES = (1, 2, 7, 64)
 HISTOGRAM_EDGES = tuple(10.0**power for power in range(-9, 0))
@@ -123,7 +123,7 @@ def compare(
     samples: Samples,
     origin: Origin,
     failures: tuple[str, ...] = (),
-    bounds: Mapping[str, Bound] = BOUNDS,
+    bounds: Mapping[str, Bound] | None = None,
 ) -> Leg:
     """Run every sample in every setting and say whether all are within their bounds.
 
@@ -134,10 +134,11 @@ def compare(
         samples: where the inputs came from.
         origin: what is compared.
         failures: of names, dtypes and shapes; with any, nothing is run.
-        bounds: how far each output may be from PyTorch's.
+        bounds: how far each output may be from PyTorch's, unless as usual.
     """
     _, outputs = specs
     first = outputs[0].name
+    bounds = bounds or {spec.name: bound_of(spec.name) for spec in outputs}
     measured = {spec.name: Measurement(spec, samples, bounds[spec.name]) for spec in outputs}
     logits: list[NDArray[Any]] = []
     for name, setting in {} if failures else tried.items():

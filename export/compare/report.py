@@ -45,6 +45,7 @@ class Equivalence:
         samples: the X-rays that went through.
         findings: what is wrong with the model itself.
         unkept: why the record could not be saved; empty where it was.
+        unreached: why the running service could not be compared; empty where it was, or none is.
     """
 
     record: Manifest
@@ -52,6 +53,7 @@ class Equivalence:
     samples: Samples
     findings: tuple[Finding, ...]
     unkept: str = ""
+    unreached: str = ""
 
     @property
     def passed(self) -> bool:

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from toolkit.errors import DataError
 from toolkit.xray.bulk import read_files
 from toolkit.xray.folders import scan
+from toolkit.xray.labels import LabelMap
+from toolkit.xray.reading import SIZE
+from toolkit.xray.scaling import shaped
 from toolkit.xray.synthetic import generate
 
-_SIDE = 224
 _GENERATED = 48
 _NOISE = 8
 _REAL = 64
@@ -23,7 +25,7 @@ class Samples:
     """X-rays with the kind of each.
 
     Attributes:
-        pixels: uint8 (N, 224, 224).
+        pixels: uint8 (N, size, size), or (N, size, size, 3) in colour.
         kinds: N words: `real`, `generated`, `noise`, `black`, `white`, `half` or `one pixel`.
     """
 
@@ -40,51 +42,58 @@ class Samples:
         return {kind: self.kinds.count(kind) for kind in dict.fromkeys(self.kinds)}
 
 
-def samples(data: Path | None = None, seed: int = 0) -> Samples:
+def samples(
+    data: Path | None = None,
+    labels: LabelMap | None = None,
+    shape: tuple[int, ...] = (SIZE, SIZE),
+    seed: int = 0,
+) -> Samples:
     """Return generated X-rays, extreme inputs, and real X-rays of `data` where given.
 
     Args:
         data: a folder as `toolkit.xray.folders.scan` takes it; up to 64 of its X-rays are spread
             evenly over its files.
+        labels: of the folder's classes.
+        shape: of one X-ray: (size, size), or (size, size, 3) in colour.
         seed: of the generated X-rays and the noise.
 
     Raises:
         DataError: the folder has no readable X-ray.
     """
-    groups = {
-        "generated": np.stack([xray.pixels for xray in generate(_GENERATED, seed=seed)]),
-        **_extremes(seed),
-    }
+    drawn = [shaped(xray.pixels, shape) for xray in generate(_GENERATED, seed=seed)]
+    groups = {"generated": np.stack(drawn), **_extremes(shape, seed)}
     if data is not None:
-        groups["real"] = _real(data)
+        groups["real"] = _real(data, labels, shape)
     return Samples(
         pixels=np.concatenate(list(groups.values())),
         kinds=tuple(kind for kind, pixels in groups.items() for _ in pixels),
     )
 
 
-def _extremes(seed: int) -> dict[str, NDArray[np.uint8]]:
-    noise = np.random.default_rng(seed).integers(0, 256, (_NOISE, _SIDE, _SIDE), dtype=np.uint8)
-    half = np.zeros((2, _SIDE, _SIDE), dtype=np.uint8)
-    half[0, _SIDE // 2 :] = 255
-    half[1, :, _SIDE // 2 :] = 255
-    one = np.zeros((4, _SIDE, _SIDE), dtype=np.uint8)
-    for image, (row, column) in zip(one, ((0, 0), (112, 112), (223, 223), (1, 223)), strict=True):
+def _extremes(shape: tuple[int, ...], seed: int) -> dict[str, NDArray[np.uint8]]:
+    noise = np.random.default_rng(seed).integers(0, 256, (_NOISE, *shape), dtype=np.uint8)
+    side = shape[0]
+    half = np.zeros((2, *shape), dtype=np.uint8)
+    half[0, side // 2 :] = 255
+    half[1, :, side // 2 :] = 255
+    one = np.zeros((4, *shape), dtype=np.uint8)
+    places = ((0, 0), (side // 2, side // 2), (side - 1, side - 1), (1, side - 1))
+    for image, (row, column) in zip(one, places, strict=True):
         image[row, column] = 255
     return {
         "noise": noise,
-        "black": np.zeros((1, _SIDE, _SIDE), dtype=np.uint8),
-        "white": np.full((1, _SIDE, _SIDE), 255, dtype=np.uint8),
+        "black": np.zeros((1, *shape), dtype=np.uint8),
+        "white": np.full((1, *shape), 255, dtype=np.uint8),
         "half": half,
         "one pixel": one,
     }
 
 
-def _real(data: Path) -> NDArray[np.uint8]:
-    files = scan(data)
+def _real(data: Path, labels: LabelMap | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    files = scan(data, labels)
     places = np.linspace(0, len(files) - 1, min(_REAL, len(files))).round().astype(int)
-    chosen = [files[place] for place in places]
-    readable = [result for _, result in read_files(chosen) if isinstance(result, np.ndarray)]
+    chosen = read_files([files[place] for place in places], shape=shape)
+    readable = [result for _, result in chosen if isinstance(result, np.ndarray)]
     if not readable:
         raise DataError(f"no X-ray in {data} can be read: `toolkit data inspect` names the files")
     return np.stack(readable)

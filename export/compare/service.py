@@ -14,8 +14,10 @@ from toolkit.client import Client
 from toolkit.errors import CheckFailedError, ImageError, ServiceError
 from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import Leg, TensorSpec
+from toolkit.xray.limits import MIN_SIDE
 from toolkit.xray.pictures import encode
 from toolkit.xray.reading import decode
+from toolkit.xray.scaling import resize
 
 DEADLINE_S = 60.0
 
@@ -36,8 +38,8 @@ def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str)
         CheckFailedError: the service cannot be reached or refuses an X-ray.
     """
     client = Client(url, deadline_s=DEADLINE_S)
-    files, all_samples = _files(samples)
-    reference = _reference(files, pipeline)
+    files, all_samples = _files(samples, pipeline)
+    reference = _reference(all_samples, pipeline)
     models: set[str] = set()
 
     def run(feed: Arrays) -> dict[str, NDArray[Any]]:
@@ -50,7 +52,7 @@ def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str)
         models.update(answer.model_sha256 for answer in answers)
         return {"probabilities": np.array([answer.probabilities for answer in answers], np.float32)}
 
-    classes = pipeline.network.classes
+    classes = pipeline.classes
     with client:
         leg = compare(
             {"one file a request": Setting(run, 16)},
@@ -69,22 +71,26 @@ def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str)
     return leg
 
 
-def _files(samples: Samples) -> tuple[list[bytes], Samples]:
+def _files(samples: Samples, pipeline: Pipeline) -> tuple[list[bytes], Samples]:
     """Return each sample as a file, and what PyTorch sees of it."""
     natural = np.flatnonzero(samples.natural)[:3]
-    wide = np.pad(samples.pixels[natural[0]], ((0, 0), (40, 40)), mode="reflect")
-    small = samples.pixels[natural[1]][::3, ::3]
+    side, *_ = shape = pipeline.xray_shape()
+    margins = [(0, 0), (side // 6, side // 6), *[(0, 0)] * (len(shape) - 2)]
+    wide = np.pad(samples.pixels[natural[0]], margins, mode="reflect")
+    small = resize(samples.pixels[natural[1]], max(side // 3, min(MIN_SIDE, side)))
     files = [encode(each) for each in samples.pixels]
     files += [encode(wide), encode(small)]
     files.append(encode(samples.pixels[natural[2]], "JPEG"))
     kinds = (*samples.kinds, *(samples.kinds[index] for index in natural))
-    return files, Samples(np.stack([decode(each) for each in files]), kinds)
+    decoded = [decode(each, side, *shape[2:]) for each in files]
+    return files, Samples(np.stack(decoded), kinds)
 
 
 @torch.no_grad()
-def _reference(files: list[bytes], pipeline: Pipeline) -> dict[str, NDArray[Any]]:
-    probabilities = [pipeline(torch.from_numpy(decode(each)[None]))[1].numpy() for each in files]
+def _reference(samples: Samples, pipeline: Pipeline) -> dict[str, NDArray[Any]]:
+    xrays = torch.from_numpy(samples.pixels)
+    probabilities = [pipeline(xray)[1].numpy() for xray in torch.split(xrays, 1)]
     return {
-        "file": np.arange(len(files)),
+        "file": np.arange(len(xrays)),
         "probabilities": np.concatenate(probabilities),
     }

@@ -5,14 +5,13 @@ that output; the proof is by interval arithmetic over all values that the inputs
 """
 
 import copy
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from export.convert.pipeline import Pipeline
-from toolkit.errors import EquivalenceError
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import EDGE_SIZE
+from toolkit.errors import EquivalenceError, UsageError
 from toolkit.train.health import denormal
 
 # A quarter of the last place of a float32: what is smaller than that share of a bias vanishes in
@@ -47,21 +46,22 @@ def clean_up(
 
     Args:
         pipeline: left as it is.
-        xrays: uint8 (N, 224, 224), to check that no logit changes.
+        xrays: uint8 (N, size, size), to check that no logit changes.
         drop_dead: whether a branch of constant output is replaced by it.
 
     Raises:
+        UsageError: branches are to be replaced, and the network's definition names none.
         EquivalenceError: a logit of one of the X-rays would change.
     """
     cleaned = copy.deepcopy(pipeline).eval()
     network = cleaned.network
     flush_denormals(network)
     dropped = []
-    for name, ranges in _input_ranges(cleaned.preprocessing).items() if drop_dead else ():
+    for name, low, high in _branches(cleaned) if drop_dead else ():
         branch = getattr(network, name)
-        if constant_output(branch, *ranges):
+        if constant_output(branch, low, high):
             with torch.no_grad():
-                features = branch(ranges[0][None])
+                features = branch(low[None])
             setattr(network, name, nn.Sequential(ConstantFeatures(features)))
             dropped.append(name)
     if dropped:
@@ -121,12 +121,10 @@ def _affine(layer: nn.Conv2d | nn.Linear, low: Tensor, high: Tensor) -> tuple[Te
     return middle - slack, middle + slack
 
 
-def _input_ranges(preprocessing: Preprocessing) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the smallest and largest value of each element of the branches' inputs."""
-    xrays = torch.zeros(2, EDGE_SIZE, EDGE_SIZE, dtype=torch.uint8)
-    xrays[1] = 255
-    images, edges = preprocessing.image(xrays), preprocessing.edges(xrays)
-    return {
-        "imagesClassifier": (images[0], images[1]),
-        "edgesClassifier": (edges[0], edges[1]),
-    }
+def _branches(pipeline: Pipeline) -> Iterable[tuple[str, Tensor, Tensor]]:
+    """Return each branch with the smallest and largest value of each element that it takes."""
+    branches = getattr(pipeline.definition, "branches", None)
+    if branches is None:
+        raise UsageError("--drop-dead needs a network whose definition names its branches")
+    found: dict[str, tuple[str, Tensor, Tensor]] = branches(pipeline.preprocessing)
+    return found.values()

@@ -1,13 +1,15 @@
 """PyTorch modules to ONNX files: one file each, checked, with what they are in the metadata."""
 
+import ast
 import contextlib
+import inspect
 import io
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -21,9 +23,8 @@ from toolkit.model.artifacts import graph_words
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
-from toolkit.networks.folding import fold
 from toolkit.networks.half import halve
-from toolkit.networks.study import EDGE_SIZE, IMAGE_SIZE
+from toolkit.networks.loading import running
 
 Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """The inputs and the outputs of a graph."""
@@ -33,23 +34,25 @@ OPSETS = range(18, 24)
 IR_VERSION = 10
 _LICENCE = "Apache-2.0"
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_LAYER = re.compile(r"(?:(?:images|edges)Classifier|outputCombiner)\.\d+")
+PREPROCESSING = "preprocessing"
+"""What a pipeline calls the module that makes the network's inputs."""
+_OTHERS = (PREPROCESSING, "scope", "network")
 
 
 def specs_of(kind: str, pipeline: Pipeline) -> Specs:
     """Return the inputs and outputs of the artifact of some kind that is made of a pipeline."""
-    image = TensorSpec("image", "float32", ("batch", 3, IMAGE_SIZE, IMAGE_SIZE))
-    edges = TensorSpec("edges", "float32", ("batch", 1, EDGE_SIZE, EDGE_SIZE))
-    xray = TensorSpec("xray", "uint8", ("batch", EDGE_SIZE, EDGE_SIZE))
-    edge_map = replace(xray, name="edge_map")
-    logits = TensorSpec("logits", "float32", ("batch", pipeline.network.classes))
+    definition = pipeline.definition
+    xray = TensorSpec("xray", "uint8", ("batch", *pipeline.xray_shape()))
+    view = TensorSpec("", "uint8", ("batch", definition.size, definition.size))
+    views = tuple(replace(view, name=name) for name in definition.views)
+    logits = TensorSpec("logits", "float32", ("batch", pipeline.classes))
     if kind == "network":
-        return (image, edges), (logits,)
+        return tuple(definition.inputs), (logits,)
     if kind == "explainer":
-        return (xray, edge_map), (logits,)
+        return (xray, *views), (logits,)
     scoped = pipeline.scope is not None and kind not in LOWER
     novelty = (TensorSpec("novelty", "float32", ("batch",)),) * scoped
-    return (xray,), (logits, replace(logits, name="probabilities"), edge_map, *novelty)
+    return (xray,), (logits, replace(logits, name="probabilities"), *views, *novelty)
 
 
 def export_onnx(
@@ -59,25 +62,34 @@ def export_onnx(
 
     Raises:
         UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+        DefinitionError: the network does what no ONNX operator does.
     """
     modules: dict[str, Callable[[], nn.Module]] = {
         "network": lambda: pipeline.network,
-        "pipeline": lambda: pipeline.faster(fold),
-        "explainer": lambda: SplitPipeline(pipeline.faster(fold)),
-        "fp16": lambda: pipeline.without_scope().faster(halve),
+        "pipeline": pipeline.fast,
+        "explainer": lambda: SplitPipeline(pipeline.fast()),
+        "fp16": lambda: halve(pipeline.without_scope().fast()),
     }
     precision = kind if kind in LOWER else ""
     write_graph(modules[kind](), specs_of(kind, pipeline), manifest, path, opset, precision)
 
 
 def layer_of(node: NodeProto) -> str:
-    """Return the network's layer that a node is part of, such as `outputCombiner.8`, or nothing.
+    """Return the network's module that a node is part of, such as `outputCombiner.8`, or nothing.
 
-    PyTorch's exporter keeps the modules' names with every node.
+    PyTorch's exporter keeps the modules' names with every node: the last but one is the innermost.
     """
-    scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "")
-    found = _LAYER.findall(scopes)
-    return str(found[-1]) if found else ""
+    names = scopes_of(node)
+    # In a pipeline the network is one module beside the preprocessing.
+    within = names[-2].removeprefix("network.") if len(names) > 1 else ""
+    return "" if within.partition(".")[0] in _OTHERS else within
+
+
+def scopes_of(node: NodeProto) -> list[str]:
+    """Return the modules that a node lies in, from the outermost, and its own name."""
+    scopes = next((each.value for each in node.metadata_props if each.key == _SCOPES), "[]")
+    names: list[str] = ast.literal_eval(scopes)
+    return names
 
 
 def metadata(manifest: Manifest) -> dict[str, str]:
@@ -111,13 +123,14 @@ def write_graph(
 
     Raises:
         UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
+        DefinitionError: the network does what no ONNX operator does.
     """
     inputs, outputs = specs
     if opset not in OPSETS:
         raise UsageError(
             f"opset {opset} is not supported: choose {OPSETS.start} to {OPSETS.stop - 1}"
         )
-    with _quiet():
+    with running(None, "cannot be written as ONNX"), _quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(_example(spec) for spec in inputs),
@@ -125,7 +138,7 @@ def write_graph(
             opset_version=opset,
             input_names=[spec.name for spec in inputs],
             output_names=[spec.name for spec in outputs],
-            dynamic_shapes=tuple({0: torch.export.Dim("batch", min=1)} for _ in inputs),
+            dynamic_shapes=_free_batch(module, len(inputs)),
             external_data=False,
             verbose=False,
         )
@@ -139,6 +152,16 @@ def write_graph(
     onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     with replacing(path) as temporary:
         onnx.save_model(model, str(temporary))
+
+
+def _free_batch(module: nn.Module, count: int) -> tuple[Any, ...]:
+    """Return how the batch of each of so many inputs is free; those of `*inputs` are one tuple."""
+    shapes = tuple({0: torch.export.Dim("batch", min=1)} for _ in range(count))
+    parameters = inspect.signature(module.forward).parameters.values()
+    for place, parameter in enumerate(parameters):
+        if parameter.kind is parameter.VAR_POSITIONAL and place < count:
+            return *shapes[:place], shapes[place:]
+    return shapes
 
 
 def _forget_sources(graph: GraphProto) -> None:

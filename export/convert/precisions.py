@@ -15,15 +15,13 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnx import ModelProto
+from onnx import ModelProto, NodeProto
 
 from export.convert.onnx import OPSET, layer_of, specs_of, write_graph
 from export.convert.pipeline import Pipeline
 from toolkit.extras import require_onnxruntime
 from toolkit.files import replacing
 from toolkit.model.manifest import Manifest
-from toolkit.networks.equalisation import equalise
-from toolkit.networks.packing import pack
 
 _BATCH = 16
 _QUANTISED = ["Conv", "Relu", "MaxPool"]
@@ -36,13 +34,13 @@ def export_int8(
     calibration: NDArray[np.uint8],
     opset: int = OPSET,
 ) -> None:
-    """Write the pipeline with 8-bit convolutions, all but the last of each branch.
+    """Write the pipeline with 8-bit convolutions, all but the last ones on the way to the logits.
 
     Args:
         pipeline: in full precision; its scope is left out.
         manifest: for what the file says of itself.
         path: the file to write, whole or not at all.
-        calibration: X-rays to take the ranges from, uint8 (N, 224, 224); a few hundred, from the
+        calibration: X-rays to take the ranges from, uint8 (N, size, size); a few hundred, from the
             training part.
         opset: as of every ONNX file.
 
@@ -55,8 +53,9 @@ def export_int8(
     ends = np.stack([np.full(calibration.shape[1:], level, np.uint8) for level in (0, 255)])
     xrays = np.concatenate([calibration, ends])
 
-    packed = pipeline.without_scope().faster(pack)
-    packed.network = equalise(packed.network, packed.preprocessing, torch.from_numpy(xrays))
+    packed = pipeline.without_scope()
+    if prepare := getattr(pipeline.definition, "quantisable", None):
+        packed = prepare(packed, torch.from_numpy(xrays))
     with TemporaryDirectory() as folder:
         single = Path(folder) / path.name
         write_graph(packed, specs_of("int8", pipeline), manifest, single, opset, "int8")
@@ -72,7 +71,7 @@ def quantise(single: Path, path: Path, xrays: NDArray[np.uint8]) -> None:
     Args:
         single: a pipeline graph.
         path: the file to write, whole or not at all.
-        xrays: uint8 (N, 224, 224).
+        xrays: uint8 (N, size, size).
 
     Raises:
         MissingExtraError: ONNX Runtime is not installed.
@@ -103,16 +102,20 @@ def quantise(single: Path, path: Path, xrays: NDArray[np.uint8]) -> None:
 
 
 def _nodes_to_quantise(model: ModelProto) -> list[str]:
-    """Return the convolutions that another one of their branch follows, and what lies between."""
-    layers = [layer_of(node).partition(".") for node in model.graph.node]
-    last: dict[str, int] = {}
-    for node, (branch, _, place) in zip(model.graph.node, layers, strict=True):
-        if node.op_type == "Conv" and branch:
-            last[branch] = int(place)
+    """Return the network's convolutions that another one follows, and what lies between."""
+    takers: dict[str, list[NodeProto]] = {}
+    for node in model.graph.node:
+        for value in node.input:
+            takers.setdefault(value, []).append(node)
+    # Nodes are in the order in which they run: what follows one is known before it.
+    followed: dict[str, bool] = {}
+    for node in reversed(model.graph.node):
+        after = [each for value in node.output for each in takers.get(value, ())]
+        followed[node.name] = any(e.op_type == "Conv" or followed[e.name] for e in after)
     return [
         node.name
-        for node, (branch, _, place) in zip(model.graph.node, layers, strict=True)
-        if node.op_type in _QUANTISED and branch in last and int(place) < last[branch]
+        for node in model.graph.node
+        if node.op_type in _QUANTISED and followed[node.name] and layer_of(node)
     ]
 
 

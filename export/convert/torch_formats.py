@@ -15,7 +15,6 @@ from export.convert.pipeline import Pipeline
 from toolkit.errors import ModelRefusedError
 from toolkit.files import write_bytes
 from toolkit.model.manifest import Manifest
-from toolkit.networks.study import EDGE_SIZE
 
 
 def export_torchscript(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
@@ -27,7 +26,7 @@ def export_torchscript(pipeline: Pipeline, manifest: Manifest, path: Path) -> No
     content = io.BytesIO()
     # PyTorch 2.13 deprecates all of torch.jit; the format stays for those who load it from C++.
     with warnings.catch_warnings(action="ignore"), torch.no_grad():
-        traced = torch.jit.trace(pipeline.eval(), (_example(),), check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(pipeline.eval(), (_example(pipeline),), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, content, _extra_files=metadata(manifest))
     write_bytes(path, _without_sources(content))
 
@@ -42,7 +41,7 @@ def export_pt2(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings(action="ignore"):
         program = torch.export.export(
-            pipeline.eval(), (_example(),), dynamic_shapes=({0: batch},), strict=False
+            pipeline.eval(), (_example(pipeline),), dynamic_shapes=({0: batch},), strict=False
         )
         for node in program.graph.nodes:
             node.meta.pop("stack_trace", None)
@@ -95,6 +94,6 @@ def _without_sources(archive: io.BytesIO) -> bytes:
     return content.getvalue()
 
 
-def _example() -> Tensor:
+def _example(pipeline: Pipeline) -> Tensor:
     # A batch of 2: a batch of 1 would be specialised.
-    return torch.zeros((2, EDGE_SIZE, EDGE_SIZE), dtype=torch.uint8)
+    return torch.zeros((2, *pipeline.xray_shape()), dtype=torch.uint8)

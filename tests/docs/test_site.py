@@ -90,7 +90,8 @@ def test_every_command_is_in_the_reference_with_every_option(site, pages):
         for parameter in command.params:
             if parameter.name != "help" and parameter.param_type_name == "option":
                 assert f"<code>{parameter.opts[0]}" in text, parameter.opts
-    assert "One of <code>study</code>, <code>five</code>, <code>merge01</code>." in text
+    names = ("study", "five", "merge01", "folders")
+    assert f"One of {', '.join(f'<code>{each}</code>' for each in names)}." in text
 
 
 def test_every_error_is_in_the_reference(pages):

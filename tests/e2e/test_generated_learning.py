@@ -54,6 +54,6 @@ def test_both_inputs_matter_on_generated_xrays(trained):
 @pytest.mark.full
 def test_predictions_are_those_of_the_evaluation(trained):
     indices = trained.dataset.parts["test"]
-    logits = predict(trained.result, trained.preprocessing, trained.dataset.pixels[indices])
+    logits = predict(trained.classifier, trained.dataset.pixels[indices])
     accuracy = (logits.argmax(1) == trained.dataset.labels[indices]).double().mean().item()
     assert accuracy == pytest.approx(held_out(trained))

@@ -1,4 +1,4 @@
-"""Every block of the tutorial runs, in order, in one terminal, as it stands.
+"""Every block of the tutorials runs, in order, in one terminal, as it stands.
 
 A comment `<!-- where: COMMAND -->` before a block names what has to succeed for it to run; where
 that fails, the block's test skips. Only the port is another one.
@@ -15,13 +15,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "docs/tutorial.md").read_text()
+PAGES = ("tutorial.md", "own-network.md")
 BLOCK = re.compile(
     r"^(?:<!-- where: (?P<where>[^\n]*) -->\n)?```(?P<language>\w*)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-BLOCKS = [each.groupdict() for each in BLOCK.finditer(TEXT)]
-SOURCES = ("bento", "deploy", "export", "saved_models", "toolkit")
+TEXTS = {page: (ROOT / "docs" / page).read_text() for page in PAGES}
+BLOCKS = {page: [each.groupdict() for each in BLOCK.finditer(text)] for page, text in TEXTS.items()}
+SOURCES = ("bento", "deploy", "examples", "export", "saved_models", "toolkit")
 FILES = ("Makefile", "bentofile.yaml", "pyproject.toml", "README.md", "LICENSE")
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
@@ -68,7 +69,9 @@ def port(free_port):
 
 
 @pytest.fixture(scope="module")
-def terminal(tmp_path_factory, port):
+def terminal(request, tmp_path_factory, port):
+    """A terminal of each page's own."""
+    assert request.param in PAGES
     folder = tmp_path_factory.mktemp("repository")
     for name in SOURCES:
         ignored = shutil.ignore_patterns("__pycache__", "mine")
@@ -84,14 +87,26 @@ def terminal(tmp_path_factory, port):
     opened.close()
 
 
-def test_the_tutorial_has_blocks_and_the_test_sees_them_all():
-    assert len(BLOCKS) == len(re.findall(r"^```\w", TEXT, re.MULTILINE)) > 12
-    assert {each["language"] for each in BLOCKS} == {"sh", "python"}
+@pytest.mark.parametrize(("page", "least"), [("tutorial.md", 13), ("own-network.md", 6)])
+def test_a_tutorial_has_blocks_and_the_test_sees_them_all(page, least):
+    blocks = BLOCKS[page]
+    assert len(blocks) == len(re.findall(r"^```\w", TEXTS[page], re.MULTILINE)) >= least
+    assert {each["language"] for each in blocks} == {"sh", "python"}
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_a_block_of_the_tutorial_runs_as_it_stands(terminal, port, number):
-    block = BLOCKS[number]
+def test_the_definition_that_is_shown_is_that_of_the_example():
+    (shown,) = [each["code"] for each in BLOCKS["own-network.md"] if each["language"] == "python"]
+    example = (ROOT / "examples/digits.py").read_text()
+    assert all(part.strip() in example for part in shown.split("\n\n\n"))
+
+
+@pytest.mark.parametrize(
+    ("terminal", "number"),
+    [(page, number) for page in PAGES for number in range(len(BLOCKS[page]))],
+    indirect=["terminal"],
+)
+def test_a_block_of_a_tutorial_runs_as_it_stands(request, terminal, port, number):
+    block = BLOCKS[request.node.callspec.params["terminal"]][number]
     if terminal.failed:
         pytest.skip("a block before this one failed")
     if block["where"] and "met" not in terminal.run(

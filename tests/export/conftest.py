@@ -62,7 +62,7 @@ def leg_of(small):
 @pytest.fixture
 def few_xrays(small, monkeypatch):
     """Let a comparison take few X-rays: enough where a fault is planted."""
-    monkeypatch.setattr(artifact, "samples", lambda _: small.inputs)
+    monkeypatch.setattr(artifact, "samples", lambda *_: small.inputs)
 
 
 @pytest.fixture

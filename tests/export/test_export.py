@@ -1,7 +1,10 @@
 """Export as a whole: what is proven is kept, what differs leaves nothing behind."""
 
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -10,7 +13,6 @@ import torch
 from export import export
 from export.compare import artifact
 from export.compare.samples import Samples, samples
-from export.convert.pipeline import OUTPUTS
 from toolkit.errors import CheckpointError, ModelRefusedError, UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest
@@ -51,7 +53,7 @@ def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
     for place, xray in enumerate(golden["xray"]):
         assert (generated == xray).all(axis=(1, 2)).any()
         outputs = small.pipeline(torch.from_numpy(xray[None]))
-        for name, values in zip(OUTPUTS, outputs, strict=True):
+        for name, values in zip(small.pipeline.outputs, outputs, strict=True):
             expected = values.detach().numpy()
             np.testing.assert_allclose(golden[name][place], expected[0], rtol=1e-5, atol=1e-6)
     assert record.equivalence.inputs.keys() >= {"generated", "noise", "black", "white", "one pixel"}
@@ -123,6 +125,47 @@ def test_broken_off_export_leaves_no_draft_and_keeps_what_was_proven(
     assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
 
 
+@pytest.fixture
+def linked(copied):
+    """The model's exported files as links to a store on another disk, if there is one."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if memory.is_dir() else None) as store:
+        for kind in (*export.KINDS["onnx", "fp32"], "golden"):
+            path = copied.path(kind)
+            path.symlink_to(shutil.move(path, Path(store) / sha256(path)))
+        yield Path(store)
+
+
+def test_export_over_links_writes_what_they_lead_to(exporters, toolkit, copied, linked):
+    exporters("network", "outputCombiner.8.bias", lambda array: array + 0)
+    stored = _names(linked)
+    before = {path: path.read_bytes() for path in linked.iterdir()}
+    copied.path("network").write_bytes(b"to be written again")
+    code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    assert code == 0, err
+    assert all(copied.path(kind).is_symlink() for kind in export.KINDS["onnx", "fp32"])
+    assert copied.path("golden").is_symlink() and _names(linked) == stored
+    assert sum(path.read_bytes() == content for path, content in before.items()) >= 2
+    for kind, written in manifest.load(copied.manifest).export.artifacts.items():
+        assert sha256(copied.path(kind)) == written.sha256
+    assert open_model(copied.folder, "small")
+
+
+def test_export_over_a_link_to_a_write_protected_file_changes_nothing(
+    exporters, toolkit, copied, linked
+):
+    del exporters
+    copied.path("pipeline").resolve().chmod(0o444)
+    before = {path: path.read_bytes() for path in copied.folder.iterdir()}
+    code, out, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].endswith(
+        "small.pipeline.onnx: it is a link to a write-protected file"
+    )
+    assert {path: path.read_bytes() for path in copied.folder.iterdir()} == before
+    assert len(_names(linked)) == 4
+
+
 def test_out_takes_files_and_manifest_and_data_is_compared_on(
     exporters, toolkit, copied, png_folder, tmp_path, monkeypatch
 ):
@@ -130,7 +173,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     monkeypatch.setattr(artifact, "samples", samples)
     for kind in (*export.KINDS["onnx", "fp32"], "golden"):
         copied.path(kind).unlink()
-    out = tmp_path / "new" / "out"
+    out = tmp_path / "out"
     data = png_folder("0/1L", "2/1R", "3/2L")
     code, text, err = toolkit(
         "export", "onnx", "small", "--models", copied.folder, "--out", out, "--data", data, "--json"
@@ -158,7 +201,7 @@ def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, co
     """`real` is named as the kind where real X-rays differ."""
     inputs = artifact.samples(None)
     marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
-    monkeypatch.setattr(artifact, "samples", lambda _: marked)
+    monkeypatch.setattr(artifact, "samples", lambda *_: marked)
     exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
     code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
     assert code == 1 and "(real)" in err

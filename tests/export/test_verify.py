@@ -11,7 +11,7 @@ from export import verify as verifying
 from export.compare.report import write_report
 from export.verify import verify
 from toolkit import cli
-from toolkit.errors import ManifestError, ModelRefusedError
+from toolkit.errors import CheckFailedError, ManifestError, ModelRefusedError
 from toolkit.model import manifest
 from toolkit.runtime.session import open_model
 
@@ -128,6 +128,26 @@ def test_a_service_is_compared_by_its_pipeline_and_left_out_of_the_manifest(copi
     assert result.record == manifest.load(copied.manifest)
     assert "service" not in result.record.equivalence.legs and result.record.equivalence.passed
     assert "service: <span" in write_report(result, copied).read_text()
+
+
+def test_the_verdict_on_the_files_stands_where_the_service_cannot_be_reached(command, monkeypatch):
+    def compare(url, *_):
+        raise CheckFailedError(f"{url} does not answer")
+
+    monkeypatch.setattr(verifying, "compare_service", compare)
+    url = "http://127.0.0.1:9"
+    code, out, err = command("--url", url)
+    assert code == 1 and out.startswith("small is equal to PyTorch\n") and "the report is" in out
+    said = "small is equal to PyTorch, but the service was not compared: "
+    assert err.splitlines()[-1].startswith(f"error: {said}{url} does not answer")
+    code, out, _ = command("--url", url, "--json")
+    assert code == 1 and json.loads(out)["error"].startswith(said)
+
+
+def test_what_is_no_address_is_said_before_anything_is_compared(command, monkeypatch):
+    monkeypatch.setattr(verifying, "reference_of", None)
+    code, out, err = command("--url", "localhost:3000")
+    assert (code, out) == (2, "") and "no address of a service" in err
 
 
 def test_a_manifest_whose_export_does_not_hang_together_is_never_called_equal(copied):

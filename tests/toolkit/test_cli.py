@@ -313,7 +313,7 @@ def test_inspect_says_how_patients_are_told_apart_and_what_is_left_out(png_folde
     assert content["warnings"] == [] and len(content["left_out"]) == 1
     text = here("data", "inspect", folder).stdout
     assert "4 X-rays of 3 patients, told apart by name: 7_left" in text
-    assert "left out: train/5, not a part or grade: 1 files" in text
+    assert "left out: train/5, not a part or grade: 1 file" in text
     content, _ = ok("data", "inspect", folder, "--patients", r"^(\d+_?\w*)")
     assert content["patients"] == 4 and "--patients REGEX" in content["warnings"][0]
     table = tmp_path / "groups.csv"
@@ -334,8 +334,8 @@ def test_inspect_lists_what_is_there_twice_and_each_unreadable_file_once(png_fol
     copied = [[f"{folder}/train/2/2L.png", f"{folder}/val/2/5L.png"]]
     assert content["copies_in_other_parts"] == copied
     text = here("data", "inspect", folder).stdout
-    assert "1 X-rays are there under two grades" in text
-    assert "1 X-rays have copies in another part" in text
+    assert "1 X-ray under two grades" in text
+    assert "1 X-ray with copies in another part" in text
     assert text.count("6L.png") == 1
 
 
@@ -353,7 +353,7 @@ def test_train_says_whose_xrays_are_together_and_what_the_model_will_lack(png_fo
     folder = png_folder(*every_class("train"), "train/7/1L")
     _, said = ok(*trained_on(folder, tmp_path))
     assert "8 patients, told apart by name: 01L and 01R are of one" in said
-    assert "warning: left out: train/7, not a part or grade: 1 files" in said
+    assert "warning: left out: train/7, not a part or grade: 1 file" in said
     assert "no part val: the model will have no calibration" in said and "in_scope" in said
 
 
@@ -361,7 +361,7 @@ def test_train_takes_the_patients_that_it_is_told_and_refuses_a_single_one(png_f
     folder = png_folder(*every_class("train"), *every_class("val"))
     _, said = ok(*trained_on(folder, tmp_path, "--patients", "^(..)"))
     assert "8 patients, told apart by the pattern" in said
-    assert "8 patients have X-rays in more than one part" in said
+    assert "8 patients with X-rays in more than one part" in said
     message = refused(*trained_on(folder, tmp_path, "--patients", "^.?.?()"))
     assert "finds no patient" in message
     table = tmp_path / "groups.csv"
@@ -490,7 +490,7 @@ def test_what_is_odd_about_the_data_is_said_before_anything_is_trained(xrays, tm
     assert "... and 2 more" in done.stderr
     assert "skipped 12 files that cannot be read" in done.stderr
     assert "warning: this is not the study's split: it has 6765 X-rays, here are 60" in done.stderr
-    assert re.search(r"warning: \d+ patients have X-rays in more than one part", done.stderr)
+    assert re.search(r"warning: \d+ patients with X-rays in more than one part", done.stderr)
 
 
 def test_class_that_is_empty_in_training_is_an_error(png_folder, tmp_path):

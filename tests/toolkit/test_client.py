@@ -540,6 +540,9 @@ def test_a_service_that_cannot_be_used_is_one_line(serve):
     line = f"error: {serve(always(401, b'{}')).url} asks for its token: set TOOLKIT_TOKEN\n"
     done = run(line.split()[1], "x.png")
     assert (done.returncode, done.stderr, done.stdout) == (2, line, "")
+    refused = run(line.split()[1], "x.png", TOOLKIT_TOKEN="another")
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert "refuses the token that it was given: set TOOLKIT_TOKEN" in refused.stderr
     done = run("http://user:secret@host", "x.png", "--json")
     assert done.returncode == 2 and "secret" not in done.stderr + done.stdout
     assert "error" in json.loads(done.stdout)

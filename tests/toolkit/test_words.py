@@ -52,11 +52,28 @@ def models(tmp_path):
         ("predict models/model_saved.pt a.png", "give model_saved --models models"),
         ("predict none a.png --models models", "models in models are: model_saved; --models"),
         ("predict none a.png --models nowhere", "models in nowhere are: none; --models"),
+        (
+            "predict model_saved models --out rows.xlsx",
+            "end it in .parquet, .csv, .jsonl, or give -",
+        ),
+        ("predict model_saved models --out rows", "end it in .parquet, .csv, .jsonl, or give -"),
+        (
+            "predict model_saved models --out typo/r.csv",
+            "there is no folder typo; make it, or corr",
+        ),
+        ("predict model_saved models --out - --json", "give one of the two"),
+        ("explain model_saved a.png --models models --out typo/a.png", "there is no folder typo;"),
+        ("verify model_saved --models models --out typo/deep", "there is no folder typo;"),
+        ("export onnx model_saved --models models --out typo/deep", "there is no folder typo;"),
+        ("package model_saved --models models --out typo/deep", "there is no folder typo;"),
+        ("train --name final --models models --logs logs", "the log of model_saved"),
     ],
 )
 def test_what_is_meant_by_something_else_is_said(toolkit, models, line, said):
     code, out, err = toolkit(*line.split())
-    assert code == 2 and not out and said in err and models.is_dir()
+    assert code == 2 and said in err and models.is_dir()
+    assert not Path("typo").exists() and not Path("rows").exists()
+    assert not out or "--json" in line
 
 
 def test_a_refused_file_has_its_code_for_programs(toolkit, models, tmp_path):
@@ -64,6 +81,8 @@ def test_a_refused_file_has_its_code_for_programs(toolkit, models, tmp_path):
     code, out, _ = toolkit("predict", "model_saved", "bad.png", "--models", models, "--json")
     (result,) = json.loads(out)["results"]
     assert code == 2 and result["code"] == "not_an_image"
+    _, out, _ = toolkit("predict", "model_saved", "bad.png", "--models", models)
+    assert out.startswith("bad.png  refused: not a PNG") and out.count("bad.png") == 1
 
 
 def test_doctor_counts_in_words_and_advises_what_can_be_done(toolkit, models, tmp_path):
@@ -73,6 +92,13 @@ def test_doctor_counts_in_words_and_advises_what_can_be_done(toolkit, models, tm
     _, out, _ = toolkit("doctor", "none", "--models", tmp_path / "empty")
     assert re.search(r"do: toolkit train --models \S+empty, or another folder", out)
     assert not re.search(r"\b1 (errors|warnings)\b", out)
+
+
+def test_doctor_looks_at_the_model_that_is_served_where_none_is_named(toolkit, models):
+    for path in models.iterdir():
+        path.rename(path.with_name(path.name.replace("model_saved", "knee")))
+    _, out, _ = toolkit("doctor", "--models", models)
+    assert re.search(r"describes 'model_saved', not 'knee'", out)
 
 
 def test_help_names_the_place_of_the_journal(toolkit):

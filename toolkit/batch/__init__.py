@@ -1,1 +1,1 @@
-"""Predicts millions of X-rays: a folder in, one Parquet file out, without PyTorch."""
+"""Predicts millions of X-rays: a folder in, one file out, without PyTorch."""

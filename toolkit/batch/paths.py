@@ -26,7 +26,8 @@ _SHARDS_IN_A_GROUP = 16
 def split(source: str) -> tuple[Path, str]:
     """Return the folder of a folder, file or pattern, and the pattern beneath it.
 
-    In a pattern, `*`, `?` and `[...]` stand for a part of a name, `**` for any folders, none too.
+    In a pattern, `*`, `?` and `[...]` stand for a part of a name, `**` for any folders, none too;
+    not so in the name of a folder that is there, such as `x [2024]`.
 
     Raises:
         DataError: there is no such file or folder.
@@ -36,11 +37,15 @@ def split(source: str) -> tuple[Path, str]:
         return path, "**/*"
     if path.is_file():
         return path.parent, glob.escape(path.name)
-    fixed = next((i for i, part in enumerate(path.parts) if glob.has_magic(part)), None)
+    fixed = next((i for i, part in enumerate(path.parts) if _stands_for_others(path, i)), None)
     folder = Path(*path.parts[:fixed])
     if fixed is None or not folder.is_dir():
         raise DataError(f"no folder at {folder}: check the path")
     return folder, "/".join(path.parts[fixed:])
+
+
+def _stands_for_others(path: Path, index: int) -> bool:
+    return glob.has_magic(path.parts[index]) and not Path(*path.parts[: index + 1]).is_dir()
 
 
 def scan(folder: Path, pattern: str, leave_out: Iterable[str] = ()) -> Iterator[bytes]:

@@ -1,21 +1,27 @@
-"""What a run writes: a row for each file, in Parquet."""
+"""What a run writes: a row for each file, in Parquet, CSV or JSON lines."""
 
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from toolkit.errors import BatchError
+import msgspec
+
+from toolkit.errors import BatchError, UsageError
 from toolkit.extras import require
 from toolkit.files import replacing
 from toolkit.model.answer import Answer
 
 Row = tuple[Any, ...]
 """The values of one file, in the order of `schema`; None where there is none."""
+Tally = dict[str, dict[str, int]]
+"""How many rows there are with each value of `label` and of `error`."""
 _PARTS_IN_A_GROUP = 400
+_ROWS_AT_ONCE = 4096
 _FORMAT = {"compression": "zstd", "write_page_checksum": True}
 
 
@@ -74,41 +80,48 @@ def write_part(rows: Sequence[Row], schema: Any, path: Path) -> None:
         parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, **_FORMAT)
 
 
-def join(parts: Iterable[Path], schema: Any, out: Path, on_joined: Callable[[int], None]) -> None:
-    """Write the rows of all parts, in order, to one file, whole or not at all.
+def format_of(out: Path) -> str:
+    """Return the suffix of a file that rows can be written to, a key of `_WRITERS`.
+
+    Raises:
+        UsageError: it has another.
+    """
+    suffix = out.suffix.lower()
+    if suffix not in _WRITERS:
+        raise UsageError(
+            f"--out {out} does not say what to write: end it in {', '.join(_WRITERS)}, or give - "
+            "for JSON lines on stdout"
+        )
+    return suffix
+
+
+def join(
+    parts: Iterable[Path], schema: Any, temporary: Path, on_joined: Callable[[int], None]
+) -> Tally:
+    """Write the rows of all parts, in order, to one file, and count them.
 
     Args:
         parts: as `write_part` made them.
         schema: theirs.
-        out: the file to write.
+        temporary: the file to write; its suffix is its format.
         on_joined: hears now and then how many rows are written.
 
     Raises:
         BatchError: a part cannot be read.
-        UsageError: the folder cannot be written.
     """
-    pa, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
+    pa = require("pyarrow", "batch")
     parts, rows = iter(parts), 0
-    with (
-        replacing(out) as temporary,
-        parquet.ParquetWriter(temporary, schema, **_FORMAT) as writer,
-    ):
+    found: dict[str, Counter[str]] = {"label": Counter(), "error": Counter()}
+    with _WRITERS[format_of(temporary)](temporary, schema) as write:
         while group := list(islice(parts, _PARTS_IN_A_GROUP)):
             table = pa.concat_tables([_read(part) for part in group])
-            writer.write_table(table, row_group_size=len(table))
+            write(table)
+            for name, counts in found.items():
+                for each in table.column(name).drop_null().value_counts().to_pylist():
+                    counts[each["values"]] += each["counts"]
             rows += len(table)
             on_joined(rows)
-
-
-def tally(path: Path) -> dict[str, Counter[str]]:
-    """Return how many rows of a file there are with each value of `label` and of `error`."""
-    found: dict[str, Counter[str]] = {"label": Counter(), "error": Counter()}
-    with require("pyarrow.parquet", "batch").ParquetFile(path) as file:
-        for rows in file.iter_batches(columns=list(found)):
-            for name, counts in found.items():
-                for each in rows.column(name).drop_null().value_counts().to_pylist():
-                    counts[each["values"]] += each["counts"]
-    return found
+    return {name: dict(counts) for name, counts in found.items()}
 
 
 def is_of(path: Path, schema: Any, rows: int) -> bool:
@@ -144,3 +157,30 @@ def _damages() -> tuple[type[Exception], ...]:
     """What is raised of a damaged file; one that asks for endless memory is one, too."""
     pa = require("pyarrow", "batch")
     return pa.ArrowException, OSError, ValueError, MemoryError
+
+
+@contextmanager
+def _parquet(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
+    parquet = require("pyarrow.parquet", "batch")
+    with parquet.ParquetWriter(path, schema, **_FORMAT) as writer:
+        yield lambda table: writer.write_table(table, row_group_size=len(table))
+
+
+@contextmanager
+def _csv(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
+    with require("pyarrow.csv", "batch").CSVWriter(path, schema) as writer:
+        yield writer.write_table
+
+
+@contextmanager
+def _lines(path: Path, _: Any) -> Iterator[Callable[[Any], None]]:
+    def write(table: Any) -> None:
+        # A few rows at a time: as Python's values they take much memory.
+        for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE):
+            stream.write(msgspec.json.Encoder().encode_lines(batch.to_pylist()))
+
+    with path.open("wb") as stream:
+        yield write
+
+
+_WRITERS = {".parquet": _parquet, ".csv": _csv, ".jsonl": _lines}

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from toolkit.batch import rows
 from toolkit.batch.paths import SHARD, scan
 from toolkit.batch.worker import Job, path_text
-from toolkit.batch.workspace import Workspace
+from toolkit.batch.workspace import Result, Workspace, identity
 from toolkit.errors import DataError, InterruptedRunError, UsageError
 from toolkit.extras import versions
+from toolkit.files import replacing
 from toolkit.processes import cores
 from toolkit.progress import Progress
 
@@ -105,23 +106,25 @@ def finish(run: Plan, engine: Engine, workers: int | None) -> dict[str, Any]:
     if workspace.out.exists() and not workspace.folder.exists():
         raise _taken(workspace.out)
     with workspace.locked():
-        files = workspace.resume(run.setup)
         if workspace.out.exists():
             # What ended the last run may have come between the file and the end of its parts.
-            if files is None or not rows.is_of(workspace.out, run.schema, files):
+            result = workspace.result(run.setup)
+            if result is None:
                 raise _taken(workspace.out)
-            content = {"resumed": files, "seconds": 0.0, "per_second": 0.0}
+            content = {"resumed": result.files, "seconds": 0.0, "per_second": 0.0}
         else:
+            files = workspace.resume(run.setup) or 0
             try:
                 if files:
                     run.drop_unfit(files)
                 files = files or _freeze(run)
                 content = _grade(run, files, engine, workers)
-                _join(run, files)
+                result = _join(run, files)
             except KeyboardInterrupt:
                 raise _stopped(run, files) from None
         workspace.remove()
-    return {"files": files, **content, **_tally(workspace.out)}
+    found = {"classes": result.tally["label"], "errors": result.tally["error"]}
+    return {"files": result.files, **content, **found}
 
 
 def local(
@@ -164,10 +167,14 @@ def _grade(run: Plan, files: int, engine: Engine, workers: int | None) -> dict[s
         return {"resumed": resumed, "seconds": progress.seconds, "per_second": progress.rate}
 
 
-def _join(run: Plan, files: int) -> None:
-    parts = (run.workspace.part(shard) for shard in range(-(-files // SHARD)))
-    with Progress("rows joined", files) as progress:
-        rows.join(parts, run.schema, run.workspace.out, progress.reach)
+def _join(run: Plan, files: int) -> Result:
+    workspace = run.workspace
+    parts = (workspace.part(shard) for shard in range(-(-files // SHARD)))
+    with Progress("rows joined", files) as progress, replacing(workspace.out) as temporary:
+        tally = rows.join(parts, run.schema, temporary, progress.reach)
+        result = Result(run.setup, files, identity(temporary), tally)
+        workspace.finish(result)
+    return result
 
 
 def _size(shards: list[int], files: int) -> int:
@@ -175,18 +182,13 @@ def _size(shards: list[int], files: int) -> int:
     return sum(min(SHARD, files - shard * SHARD) for shard in shards)
 
 
-def _tally(out: Path) -> dict[str, Any]:
-    found = rows.tally(out)
-    return {"classes": dict(found["label"]), "errors": dict(found["error"])}
-
-
 def _taken(out: Path) -> UsageError:
     return UsageError(f"{out} is there already: move it away, or choose another --out")
 
 
-def _stopped(run: Plan, files: int | None) -> InterruptedRunError:
+def _stopped(run: Plan, files: int) -> InterruptedRunError:
     done = 0
-    if files is not None:
+    if files:
         done = files - _size(run.workspace.pending(-(-files // SHARD)), files)
     return InterruptedRunError(
         f"stopped with {done:,} X-rays saved: the same command goes on from there"

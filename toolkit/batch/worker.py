@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toolkit.batch.rows import Row, answered, failed
 from toolkit.errors import BatchError, ImageError, ModelRefusedError, ProviderError
-from toolkit.xray.reading import decode, file_content
+from toolkit.xray.reading import file_content
 
 if TYPE_CHECKING:
     from toolkit.model.answer import Answer
@@ -141,7 +141,8 @@ class Grader:
             try:
                 content = _patiently(partial(file_content, self._root + path), path)
                 sha256 = hashlib.sha256(content).hexdigest()
-                waiting[index] = sha256, _patiently(partial(decode, content), path)
+                decode = partial(self._predictor.decode, content)
+                waiting[index] = sha256, _patiently(decode, path)
             except ImageError as error:
                 # The hash of the beginning of a file is not the file's.
                 known = None if error.code == "too_large" else sha256

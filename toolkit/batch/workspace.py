@@ -9,12 +9,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from toolkit.batch.paths import PathList
 from toolkit.errors import UsageError
 from toolkit.files import sha256, write_bytes
 from toolkit.resume import require_same
 
-_OURS = ("*.parquet", ".*.parquet", "*.begun", "lock", ".plan.*.json", "plan.json")
+_OURS = (
+    *("*.parquet", ".*.parquet", "*.begun", "lock"),
+    *(".plan.*.json", "plan.json", ".result.*.json", "result.json"),
+)
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a run came to.
+
+    Attributes:
+        run: what it is of, as plain values.
+        files: how many it is over.
+        written: the identity of the file.
+        tally: how many rows there are with each value of `label` and of `error`.
+    """
+
+    run: dict[str, Any]
+    files: int
+    written: tuple[int, int]
+    tally: dict[str, dict[str, int]]
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """Return size and time of a file, which keeps both when it is renamed."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)
@@ -23,7 +50,8 @@ class Workspace:
 
     `listing.parquet` holds the paths; `plan.json`, written after it, what the run is of, with its
     own hash and the listing's; `000000.parquet` and so on the rows of each shard that is done, with
-    the plan's; `lock` keeps others out.
+    the plan's; `result.json`, written before it has its name, what the file is; `lock` keeps others
+    out.
 
     Attributes:
         out: the file that the run comes to.
@@ -84,6 +112,23 @@ class Workspace:
             raise self._damage("listing")
         return int(plan["files"])
 
+    def finish(self, result: "Result") -> None:
+        """Record what was written, before it is renamed to `out`."""
+        write_bytes(self._result, msgspec.json.encode(result))
+
+    def result(self, run: dict[str, Any]) -> "Result | None":
+        """Return what was written of the run that `out` is the file of; None if it is of none.
+
+        Raises:
+            UsageError: it is of another run.
+        """
+        try:
+            found = msgspec.json.decode(self._result.read_bytes(), type=Result)
+        except (FileNotFoundError, msgspec.DecodeError):
+            return None
+        require_same(found.run, run, f"the run in {self.folder}", "another --out")
+        return found if found.written == identity(self.out) else None
+
     def plan_sha256(self) -> str:
         """Return what tells this run from any other.
 
@@ -95,6 +140,10 @@ class Workspace:
     @property
     def _plan(self) -> Path:
         return self.folder / "plan.json"
+
+    @property
+    def _result(self) -> Path:
+        return self.folder / "result.json"
 
     def _read_plan(self) -> dict[str, Any]:
         try:
@@ -121,7 +170,7 @@ class Workspace:
         import fcntl
 
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
             lock = (self.folder / "lock").open("a")
         except OSError as error:
             raise UsageError(
@@ -137,7 +186,7 @@ class Workspace:
             yield
 
     def remove(self) -> None:
-        """Remove the folder, plan last; what is not of a run stays."""
+        """Remove the folder, what the result is last; what is not of a run stays."""
         for pattern in _OURS:
             for path in self.folder.glob(pattern):
                 path.unlink()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from toolkit.commands.options import AgainOption, GroupsOption
 from toolkit.console import (
     LOGS,
     MODELS,
@@ -26,6 +27,7 @@ def benchmark(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Graded X-rays, for the accuracy as well.")
     ] = None,
+    groups: GroupsOption = None,
     threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of threads.")] = "1,2",
     batch: Annotated[str, typer.Option(metavar="N,N", help="Batch sizes.")] = "1,8,32",
     rounds: Annotated[
@@ -34,6 +36,7 @@ def benchmark(
     roofline: Annotated[
         bool, typer.Option("--roofline", help="Time nothing: count nodes, bytes and products.")
     ] = False,
+    network: AgainOption = None,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
@@ -53,10 +56,10 @@ def benchmark(
     console = Console(as_json)
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
-    pipeline = load_pipeline(files, record)
+    pipeline = load_pipeline(files, record, network)
     console.notice(f"timing {name} in {rounds} rounds; keep the machine quiet")
     rows, left_out = table.benchmark(
-        pipeline, record, data, counts, batches, _told(rounds, console)
+        pipeline, record, data, counts, batches, _told(rounds, console), groups
     )
     for line in left_out:
         console.notice(line)

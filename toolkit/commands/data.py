@@ -8,7 +8,7 @@ import typer
 
 from toolkit.commands.options import GroupsOption, PatientsOption
 from toolkit.console import Console, JsonOption
-from toolkit.errors import DataError, ImageError
+from toolkit.errors import DataError, ImageError, numbered
 from toolkit.xray.labels import GRADES
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def generate(
     shown = ", ".join(f"{part} {counts[part]}" for part in PARTS)
     console.result(
         {"folder": str(folder), "count": count, "seed": seed, "parts": dict(counts)},
-        f"{count} X-rays in {folder}: {shown}",
+        f"{numbered(count, 'X-ray')} in {folder}: {shown}",
     )
 
 
@@ -101,22 +101,26 @@ def _text(content: dict[str, Any]) -> str:
         f"{part:7}" + "".join(f"{count:9d}" for count in row)
         for part, row in content["counts"].items()
     ]
-    lines.append(f"{content['xrays']} X-rays of {content['told_apart']}")
+    lines.append(f"{numbered(content['xrays'], 'X-ray')} of {content['told_apart']}")
     lines += [f"warning: {warning}" for warning in content["warnings"]]
     crossing = content["crossing_patients"]
     if crossing:
-        lines.append(f"{len(crossing)} patients are in more than one part: {_some(crossing)}")
+        lines.append(
+            f"{numbered(len(crossing), 'patient')} in more than one part: {_some(crossing)}"
+        )
     conflicts = [" and ".join(pair) for pair in content["conflicts"]]
     lines += [f"under two grades: {pair}" for pair in conflicts]
     if conflicts:
-        lines.append(f"{len(conflicts)} X-rays are there under two grades")
+        lines.append(f"{numbered(len(conflicts), 'X-ray')} under two grades")
     copied = [" and ".join(pair) for pair in content["copies_in_other_parts"]]
     if copied:
-        lines.append(f"{len(copied)} X-rays have copies in another part: {_some(copied)}")
+        lines.append(
+            f"{numbered(len(copied), 'X-ray')} with copies in another part: {_some(copied)}"
+        )
     lines += content["left_out"]
     lines += [f"unreadable: {each['error']}" for each in content["unreadable"]]
     if content["unreadable"]:
-        lines.append(f"{len(content['unreadable'])} files cannot be read")
+        lines.append(f"{numbered(len(content['unreadable']), 'file')} that cannot be read")
     return "\n".join(lines)
 
 

@@ -9,20 +9,26 @@ from typing import Annotated
 import typer
 
 from toolkit.commands.options import Image
-from toolkit.console import LOGS, MODELS, NAME, Console, JsonOption, LogsOption
+from toolkit.console import LOGS, MODELS, Console, JsonOption, LogsOption
 from toolkit.doctor import checks, host
 from toolkit.doctor.checks import Diagnosis, Status
 from toolkit.doctor.cuda import image_version
-from toolkit.errors import CheckFailedError, ToolkitError, UsageError
+from toolkit.errors import CheckFailedError, ToolkitError, UsageError, numbered
 from toolkit.extras import ONNXRUNTIME_EXTRAS, versions
+from toolkit.model.files import ModelFiles, names_in, served_name
 
 LOCK = Path("bento/image/requirements-gpu.txt")
 
 
 def doctor(
     name: Annotated[
-        str, typer.Argument(metavar="[NAME]", envvar="TOOLKIT_MODEL", help="The model's name.")
-    ] = NAME,
+        str | None,
+        typer.Argument(
+            metavar="[NAME]",
+            envvar="TOOLKIT_MODEL",
+            help="The model's name; else the one that is served.",
+        ),
+    ] = None,
     image: Annotated[
         Image | None, typer.Option(help="Only say whether this image will run on a host.")
     ] = None,
@@ -39,10 +45,12 @@ def doctor(
     """Look at Python, packages, GPU, disk and model; exit 1 if something is wrong with them."""
     if driver is not None and image is None:
         raise UsageError("--driver goes with --image gpu: it is the version on another host")
-    findings = [_image(image, driver)] if image else _machine(name, models, logs)
+    findings = (
+        [_image(image, driver)] if image else _machine(name or served_name(models), models, logs)
+    )
     errors = sum(each.status is Status.ERROR for each in findings)
     warnings = sum(each.status is Status.WARNING for each in findings)
-    summary = f"{_count(errors, 'error')}, {_count(warnings, 'warning')}"
+    summary = f"{numbered(errors, 'error')}, {numbered(warnings, 'warning')}"
     content = {"passed": errors == 0, "findings": [asdict(each) for each in findings]}
     Console(as_json).result(content, "\n".join([*map(_line, findings), summary]))
     return CheckFailedError.exit_code if errors else 0
@@ -102,7 +110,6 @@ def _docker() -> Diagnosis:
 def _model(name: str, models: Path) -> Diagnosis:
     from toolkit.model import manifest
     from toolkit.model.artifacts import check_equivalence
-    from toolkit.model.files import ModelFiles, names_in
 
     try:
         files = ModelFiles(models, name)
@@ -120,10 +127,6 @@ def _model(name: str, models: Path) -> Diagnosis:
             mend += ", or another folder with --models or TOOLKIT_MODELS"
         return Diagnosis("model", Status.ERROR, str(error), mend)
     return Diagnosis("model", Status.OK, f"{name}: proven and unchanged are {', '.join(kinds)}")
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _line(finding: Diagnosis) -> str:

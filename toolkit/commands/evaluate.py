@@ -8,7 +8,7 @@ import typer
 
 from toolkit.commands.options import CacheOption, GroupsOption
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
-from toolkit.errors import UsageError
+from toolkit.errors import UsageError, numbered
 from toolkit.extras import require
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 
@@ -61,7 +61,9 @@ def evaluate(
     dataset = load_as_trained(data, record, part.value, groups, cache)
     for warning in dataset.warnings:
         console.notice(f"warning: {warning}")
-    console.notices(dataset.skipped, f"skipped {len(dataset.skipped)} files that cannot be read")
+    console.notices(
+        dataset.skipped, f"skipped {numbered(len(dataset.skipped), 'file')} that cannot be read"
+    )
     indices = part_indices(dataset, part.value)
     if part is Part.ALL and record.dataset:
         console.notice(
@@ -73,9 +75,12 @@ def evaluate(
     else:
         predicted = _with_torch(files, record, pixels)
     truth = dataset.labels[indices].numpy()
-    result = metrics.evaluate(truth, predicted, len(record.labels.classes))
+    labels = record.labels
+    result = metrics.evaluate(truth, predicted, len(labels.classes), ordinal=bool(labels.grades))
     content = {"model": record.name, "part": part.value, "classes": record.labels.classes}
-    console.result(content | metrics.as_dict(result), _text(result, record.labels.classes))
+    console.result(
+        content | metrics.as_dict(result), _text(result, labels.classes, bool(labels.grades))
+    )
 
 
 def _with_torch(
@@ -83,12 +88,10 @@ def _with_torch(
 ) -> "NDArray[np.int64]":
     import torch
 
-    from toolkit.networks.preprocessing import Preprocessing
     from toolkit.train.checkpoint import load_trained
     from toolkit.train.evaluation import predict
 
-    network = load_trained(files, record)
-    logits = predict(network, Preprocessing(record.preprocessing), torch.from_numpy(pixels))
+    logits = predict(load_trained(files, record), torch.from_numpy(pixels))
     predicted: NDArray[np.int64] = logits.argmax(dim=1).numpy()
     return predicted
 
@@ -105,14 +108,16 @@ def _with_onnx(files: ModelFiles, pixels: "NDArray[np.uint8]", kind: str) -> "ND
     )
 
 
-def _text(result: "Evaluation", classes: tuple[str, ...]) -> str:
+def _text(result: "Evaluation", classes: tuple[str, ...], ordinal: bool) -> str:
     def percent(value: float | None) -> str:
         return "   -  " if value is None else f"{value:6.1%}"
 
     width = max(len(name) for name in classes)
-    lines = [f"{result.n} X-rays"]
+    lines = [numbered(result.n, "X-ray")]
     for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa"):
         value, interval = getattr(result, name), result.intervals.get(name)
+        if value is None and not ordinal:
+            continue
         figure = "-" if value is None else f"{value:.3f}"
         between = f"  ({interval[0]:.3f} to {interval[1]:.3f})" if interval else ""
         lines.append(f"{name.replace('_', ' '):26}{figure}{between}")

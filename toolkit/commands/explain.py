@@ -1,4 +1,4 @@
-"""`toolkit explain`: which regions of an X-ray and of its edge map a decision went by."""
+"""`toolkit explain`: which regions of an X-ray and of its views a decision went by."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,6 +9,9 @@ from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
 from toolkit.model.files import ModelFiles
+
+# What the study's pictures were always called in the JSON.
+_FORMER = {"xray": "image", "edge_map": "edges"}
 
 
 def explain(
@@ -26,10 +29,10 @@ def explain(
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw the X-ray beside its edge map, coloured by how much each region speaks for a class."""
-    from toolkit.files import write_bytes
+    """Draw the X-ray beside its views, coloured by how much each region speaks for a class."""
+    from toolkit.files import require_parent, write_bytes
     from toolkit.model import manifest
-    from toolkit.runtime.heat_picture import draw
+    from toolkit.runtime.heat_picture import draw, spoken
     from toolkit.runtime.occlusion import occlusion
     from toolkit.runtime.session import open_explainer, open_model
     from toolkit.xray.reading import read_xray
@@ -41,30 +44,30 @@ def explain(
         raise UsageError(f"{name} has no class {label!r}: choose one of {', '.join(classes)}")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out} does not end in .png: the picture is a PNG")
-    xray = read_xray(file)
+    require_parent(out)
+    size, *channels = record.network.xray_shape[1:]
+    xray = read_xray(file, size, *channels)
     if engine == "onnx":
-        edge_map = open_model(models, name).edge_map(xray[None])[0]
+        views = open_model(models, name).views(xray)
         model = open_explainer(files, record)
     else:
         require("torch", "train")
         from export.convert.pipeline import load_pipeline, torch_explainer
 
-        edge_map, model = torch_explainer(load_pipeline(files, record), xray)
+        views, model = torch_explainer(load_pipeline(files, record), xray)
     target = None if label is None else classes.index(label)
-    heat = occlusion(model, xray, edge_map, target)
+    pictures = {"xray": xray} | views
+    heat = occlusion(model, pictures, target)
     explained = classes[heat.target]
-    write_bytes(out, draw(xray, edge_map, heat, f"{name}: what speaks for {explained!r}"))
-    strongest = {
-        "image": float(abs(heat.image).max()),
-        "edges": float(abs(heat.edges).max()),
-    }
+    write_bytes(out, draw(pictures, heat, f"{name}: what speaks for {explained!r}"))
+    strongest = {each: float(abs(falls).max()) for each, falls in heat.falls.items()}
+    told = ", ".join(f"{value:.2f} in the {spoken(each)}" for each, value in strongest.items())
     Console(as_json).result(
         {
             "class": heat.target,
             "label": explained,
-            "strongest_nats": strongest,
+            "strongest_nats": {_FORMER.get(each, each): value for each, value in strongest.items()},
             "picture": str(out),
         },
-        f"{explained}: a patch moves its log-odds by up to {strongest['image']:.2f} in the X-ray, "
-        f"{strongest['edges']:.2f} in the edge map\npicture  {out}",
+        f"{explained}: a patch moves its log-odds by up to {told}\npicture  {out}",
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from toolkit.commands.options import AgainOption, GroupsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
@@ -24,6 +25,7 @@ def export(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real X-rays to compare on as well.")
     ] = None,
+    groups: GroupsOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the files go; default --models.")
     ] = None,
@@ -40,6 +42,7 @@ def export(
     drop_dead: Annotated[
         bool, typer.Option(help="Replace a branch by its output where that is provably constant.")
     ] = False,
+    network: AgainOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -51,18 +54,20 @@ def export(
     from export.convert.onnx import OPSET
     from export.export import DeadInput, Options
     from export.export import export as run
-    from toolkit.files import require_writable
+    from toolkit.files import require_parent, require_writable
 
     if opset is not None and format_name != "onnx":
         raise UsageError(f"{format_name} has no opset: leave --opset out")
     console = Console(as_json)
     source = ModelFiles(models, name)
     target = ModelFiles(out or models, name)
+    if out:
+        require_parent(out)
     require_writable(target.folder, "--out")
     console.notice(f"exporting {name} to {_TITLES[format_name]} and comparing it with PyTorch")
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
-    options = Options(data, opset or OPSET, precision, dead_input)
+    options = Options(data, opset or OPSET, precision, dead_input, groups, network)
     result = run(format_name, source, target, options)
     page = write_report(result, target)
     for finding in result.findings:

@@ -1,20 +1,24 @@
 """`toolkit import`: the study's own checkpoint to a model like any other."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import Labels
+from toolkit.commands.options import ConfigOption, Labels, NetworkOption
 from toolkit.console import LOGS, MODELS, Console, JsonOption, LogsOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
 from toolkit.model.files import ModelFiles, checked_new_name
 
+if TYPE_CHECKING:
+    from toolkit.train.log_folder import LogFolder
+
 
 def import_(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE.pt", help="A whole module or its state_dict.")
+        Path,
+        typer.Argument(metavar="FILE", help="A whole module or its state_dict, or safetensors."),
     ],
     name: Annotated[
         str | None, typer.Option("--name", help="What to call the model; default FILE.")
@@ -23,11 +27,20 @@ def import_(
         Labels | None,
         typer.Option(help="What its classes mean; study where there are 4, five where 5."),
     ] = None,
+    network: NetworkOption = None,
+    config: ConfigOption = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,...", help="With --network: its classes, in their order."),
+    ] = None,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
 ) -> None:
-    """Read the study's IntermediarySpaceModel as torch.save(model) wrote it; none of it is run."""
+    """Read the study's IntermediarySpaceModel from a file; nothing in it is run.
+
+    With --network, read the state_dict of that network.
+    """
     require("torch", "train")
     from toolkit.original.checkpoint import read_original
     from toolkit.original.model import choose_labels, known_record
@@ -36,6 +49,11 @@ def import_(
 
     console = Console(as_json)
     files = ModelFiles(models, _name(name, file))
+    if network:
+        _import_own(file, files, network, config, classes, log_folder(logs, files.name), console)
+        return
+    if classes or config:
+        raise UsageError("--classes and --config are of a network of your own: give --network")
     original = read_original(file)
     label_map = choose_labels(labels, original.classes)
     for line in original.notices:
@@ -65,6 +83,57 @@ def import_(
             [
                 f"layer size {original.layer_size}, dropout {original.dropout:g}, "
                 f"{original.classes} classes, {record.network.parameters:,} parameters",
+                f"checkpoint  {files.checkpoint}",
+                f"manifest    {files.manifest}",
+                f"next        toolkit export onnx {files.name}",
+            ]
+        ),
+    )
+
+
+def _import_own(
+    file: Path,
+    files: ModelFiles,
+    network: str,
+    config: list[str] | None,
+    classes: str | None,
+    log: "LogFolder",
+    console: Console,
+) -> None:
+    """Make a model of a state_dict and the definition of its network."""
+    from toolkit.commands.network_option import definition_for
+    from toolkit.files import sha256
+    from toolkit.model import manifest
+    from toolkit.train.checkpoint import load_network
+    from toolkit.train.finish import save_model
+    from toolkit.train.log_folder import sole_training
+    from toolkit.xray.labels import FOLDERS, LabelMap
+
+    names = tuple(filter(None, map(str.strip, (classes or "").split(","))))
+    if len(set(names)) < 2:
+        raise UsageError("--network needs the classes, in their order: give --classes A,B,...")
+    labels = LabelMap(FOLDERS, names, ())
+    definition, settings = definition_for(network, config, labels)
+    shape = manifest.NetworkRecord(None, None, 0, definition.record(settings))
+    state = load_network(file, shape, len(names), definition.network).state_dict()
+    recipe = {"preset": "imported", "file": file.name, "file_sha256": sha256(file)}
+    training = manifest.TrainingRecord("", recipe, None, "unknown", None, {}, {})
+    known = manifest.Manifest(files.name, labels, None, None, shape, training)
+    with sole_training(files, log):
+        record, replaced = save_model(known, state, files, log=log, source=definition.content)
+    if replaced:
+        console.notice(f"the former {files.name} is kept as {files.previous.name}.*")
+    console.result(
+        {
+            "name": files.name,
+            "checkpoint": str(files.checkpoint),
+            "manifest": str(files.manifest),
+            "classes": names,
+        },
+        "\n".join(
+            [
+                f"{definition.source}, {len(names)} classes, {record.network.parameters:,} "
+                "parameters",
                 f"checkpoint  {files.checkpoint}",
                 f"manifest    {files.manifest}",
                 f"next        toolkit export onnx {files.name}",

@@ -7,7 +7,7 @@ import typer
 
 from toolkit.package.image import BACKENDS, PROVIDERS
 from toolkit.train.recipes import DEVICES, PRECISIONS, PRESETS, SPLITS
-from toolkit.xray.labels import LABEL_MAPS
+from toolkit.xray.labels import FOLDERS, LABEL_MAPS
 
 TUNING = Path("hyperparameter_tunning_ratio_abs")
 JOURNAL = TUNING / "study.journal"
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 else:
     Preset = Literal[tuple(PRESETS)]
     Precision = Literal[PRECISIONS]
-    Labels = Literal[tuple(LABEL_MAPS)]
+    Labels = Literal[(*LABEL_MAPS, FOLDERS)]
     Device = Literal[DEVICES]
     Split = Literal[SPLITS]
     Image = Literal[tuple(PROVIDERS)]
@@ -35,7 +35,36 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Graded X-rays; without it, drawn ones."),
 ]
-LabelsOption = Annotated[Labels, typer.Option("--labels", help="Which grades make which class.")]
+LabelsOption = Annotated[
+    Labels | None,
+    typer.Option(
+        "--labels",
+        help="Which grades make which class, or that the data's folders are classes; study if not "
+        "given, folders for a network and data of one's own.",
+    ),
+]
+NetworkOption = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="FILE.py[:CLASS]",
+        help="A network of one's own, or PACKAGE.MODULE:CLASS; the study's if not given.",
+    ),
+]
+AgainOption = Annotated[
+    str | None,
+    typer.Option(
+        "--network",
+        metavar="FILE.py[:CLASS]",
+        help="Say that the model's network is meant to be defined by another file now.",
+    ),
+]
+ConfigOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config", metavar="NAME=VALUE", help="What a network of one's own is made with."
+    ),
+]
 SplitOption = Annotated[
     Split | None,
     typer.Option(

@@ -30,12 +30,14 @@ def package(
     as_json: JsonOption = False,
 ) -> None:
     """Put NAME, proven and unchanged, into a bento; with --image into a container image."""
+    from toolkit.files import require_parent
     from toolkit.package import bento as bentos
     from toolkit.package import image as images
     from toolkit.package import sbom
 
     if image is None and (backend or opt):
         raise UsageError("--backend and --opt go with --image cpu or --image gpu")
+    require_parent(out)
     require("bentoml", "serve")
     if image:
         require("cyclonedx", "package")

@@ -38,8 +38,9 @@ def predict(
         Path | None,
         typer.Option(
             "--out",
-            metavar="FILE.parquet",
-            help="Write a row for each file of one folder or quoted pattern, however many.",
+            metavar="FILE",
+            help="Write a row for each file of one folder or quoted pattern, however many, to "
+            "FILE.parquet, .csv or .jsonl; - is JSON lines on stdout.",
         ),
     ] = None,
     engine: Annotated[
@@ -112,8 +113,9 @@ def _local(
 def _result(predictor: "Predictor", file: str) -> dict[str, Any]:
     from toolkit.xray.reading import read_xray
 
+    size, *channels = predictor.shape[1:]
     try:
-        xray = read_xray(Path(file))
+        xray = read_xray(Path(file), size, *channels)
     except ImageError as error:
         return _refused(file, error)
     return {"file": file, **msgspec.to_builtins(predictor.answer(xray))}
@@ -163,7 +165,8 @@ def _refused(file: str, error: ImageError) -> dict[str, Any]:
 
 def _line(result: dict[str, Any], classes: list[str]) -> str:
     if "error" in result:
-        return f"{result['file']}  refused: {result['error']}"
+        reason = result["error"].removeprefix(f"{result['file']}: ")
+        return f"{result['file']}  refused: {reason}"
     pairs = zip(classes, result["probabilities"], strict=True)
     shares = "  ".join(f"{name} {value:.1%}" for name, value in pairs)
     unsure = "  unsure" if result.get("abstain") else ""

@@ -1,11 +1,16 @@
-"""`toolkit predict --out`: a row for each of millions of files, in one Parquet file."""
+"""`toolkit predict --out`: a row for each of millions of files, in one file."""
 
+import shutil
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from toolkit.console import Console
-from toolkit.errors import UsageError
+from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
+
+STDOUT = Path("-")
 
 
 def predict_batch(
@@ -20,15 +25,48 @@ def predict_batch(
     """Write a row for each file of a folder or pattern to `out`, or go on with doing so.
 
     Raises:
-        UsageError: several sources, or as `toolkit.batch.run.finish` does, with its other errors.
+        UsageError: several sources, a file of another kind or in no folder, or as
+            `toolkit.batch.run.finish` does, with its other errors.
     """
     require("pyarrow", "batch")
+    if out == STDOUT:
+        if console.as_json:
+            raise UsageError("--out - prints rows and --json one object: give one of the two")
+        with TemporaryDirectory(prefix="toolkit-") as folder:
+            file = Path(folder) / "rows.jsonl"
+            try:
+                content = _write(console, model, models, sources, file, engine, workers)
+            except InterruptedRunError:
+                raise InterruptedRunError("stopped: rows for stdout are not kept") from None
+            with file.open("rb") as lines:
+                shutil.copyfileobj(lines, sys.stdout.buffer)
+        console.notice(_text(out, content))
+    else:
+        content = _write(console, model, models, sources, out, engine, workers)
+        console.result({"out": str(out), **content}, _text(out, content))
+    return 0
+
+
+def _write(
+    console: Console,
+    model: str,
+    models: Path,
+    sources: list[str],
+    out: Path,
+    engine: str,
+    workers: int | None,
+) -> dict[str, Any]:
+    """Write the rows; return what is said of them, as plain values."""
     from toolkit.batch import cluster, run
     from toolkit.batch.paths import split
+    from toolkit.batch.rows import format_of
     from toolkit.batch.worker import Job
     from toolkit.batch.workspace import Workspace
+    from toolkit.files import require_parent
     from toolkit.runtime.providers import PROVIDERS
 
+    format_of(out)
+    require_parent(out)
     if len(sources) != 1:
         raise UsageError(
             f"--out takes one folder or one pattern, not {len(sources)} files: quote the pattern"
@@ -47,8 +85,7 @@ def predict_batch(
     way = {"local": run.local, "ray": cluster.ray}[engine]
     content = run.finish(whole, way, workers)
     named = {name: whole.setup[name] for name in ("model", "model_sha256", "provider", "toolkit")}
-    console.result({"out": str(out), **named, "engine": engine, **content}, _text(out, content))
-    return 0
+    return {**named, "engine": engine, **content}
 
 
 def _text(out: Path, content: dict[str, Any]) -> str:

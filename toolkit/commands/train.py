@@ -2,18 +2,20 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from toolkit.commands.options import (
     JOURNAL,
     CacheOption,
+    ConfigOption,
     ConflictsOption,
     DataOption,
     DeviceOption,
     GroupsOption,
     LabelsOption,
+    NetworkOption,
     PatientsOption,
     Precision,
     Preset,
@@ -36,6 +38,7 @@ from toolkit.model.files import ModelFiles, checked_new_name
 
 if TYPE_CHECKING:
     from toolkit.model.manifest import Manifest, TuningRecord
+    from toolkit.networks.loading import Definition
     from toolkit.train.log_folder import LogFolder
     from toolkit.train.recipes import Recipe
     from toolkit.train.tensorboard import Log
@@ -47,6 +50,8 @@ MAX_SEED = 2**63 - 1
 def train(
     data: DataOption = None,
     name: NameOption = NAME,
+    network: NetworkOption = None,
+    config: ConfigOption = None,
     preset: Annotated[
         Preset | None, typer.Option(help="The recipe to start from; default if not given.")
     ] = None,
@@ -58,7 +63,7 @@ def train(
         int, typer.Option(metavar="N", min=1, help="How many of them are averaged.")
     ] = 2,
     storage: StorageOption = None,
-    labels: LabelsOption = "study",
+    labels: LabelsOption = None,
     layer_size: Annotated[int | None, typer.Option(metavar="N", help="Width S.")] = None,
     dropout: Annotated[float | None, typer.Option(metavar="P", help="Main dropout.")] = None,
     lr: Annotated[float | None, typer.Option(metavar="X", help="Highest learning rate.")] = None,
@@ -82,10 +87,11 @@ def train(
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
 ) -> None:
-    """Train the network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
+    """Train a network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
     require("tensorboard", "train")
-    from toolkit.commands.data_option import load
+    from toolkit.commands.data_option import labels_of, load, warnings_of
+    from toolkit.commands.network_option import definition_for, shape_of
     from toolkit.train.health import training_health
     from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
@@ -95,7 +101,16 @@ def train(
     console = Console(as_json)
     # A training that was begun under a former rule goes on.
     files = ModelFiles(models, name if resume else checked_new_name(name))
-    start, tuning = _start(preset, from_study, top, storage or str(logs / JOURNAL))
+    label_map = labels_of(data, labels, network)
+    definition, settings = definition_for(network, config, label_map)
+    if network and (preset or layer_size or dropout is not None):
+        raise UsageError(
+            "--preset, --layer-size and --dropout are of the study's network: the one of "
+            "--network has recipe() and --config"
+        )
+    start, tuning = _start(
+        definition, preset, from_study, top, storage or str(logs / JOURNAL), settings
+    )
     recipe = change(
         start,
         layer_size=layer_size,
@@ -108,8 +123,18 @@ def train(
     rule = PatientRule(patients, groups)
     log = log_folder(logs, name)
     with sole_training(files, log):
-        dataset = load(data, labels, split, recipe.preset, rule, allow_conflicts, console, cache)
-        training = Training(dataset, recipe, seed, device_of(device))
+        dataset = load(
+            data,
+            label_map,
+            split,
+            recipe.preset,
+            rule,
+            allow_conflicts,
+            console,
+            shape_of(definition),
+            cache,
+        )
+        training = Training(dataset, recipe, seed, device_of(device), definition)
         if resume:
             training.load(files.resume)
             console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
@@ -136,18 +161,26 @@ def train(
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
             "skipped": list(dataset.skipped),
-            "warnings": [*dataset.warnings, *warnings],
+            "warnings": [*warnings_of(dataset), *warnings],
         },
         _text(manifest, files, log.path),
     )
 
 
 def _start(
-    preset: Preset | None, study: str | None, top: int, storage: str
+    definition: "Definition",
+    preset: Preset | None,
+    study: str | None,
+    top: int,
+    storage: str,
+    config: dict[str, Any],
 ) -> "tuple[Recipe, TuningRecord | None]":
     """Return the recipe to start from, and the study that it came from."""
-    from toolkit.train.recipes import recipe
+    from toolkit.train.recipes import own_recipe, recipe
 
+    if study is None and definition.source:
+        wanted = getattr(definition.network, "recipe", dict)
+        return own_recipe(wanted(), config), None
     if study is None:
         return recipe(preset or "default"), None
     require("optuna", "train")
@@ -155,7 +188,8 @@ def _start(
     from toolkit.tune.report import final_training
     from toolkit.tune.storage import open_storage
 
-    found, record = final_training(find_study(open_storage(storage, make=False), study), top)
+    kept = find_study(open_storage(storage, make=False), study)
+    found, record = final_training(kept, top, definition)
     if preset and preset != record.preset:
         raise UsageError(
             f"the study {study!r} tuned the preset {record.preset}: leave out --preset"

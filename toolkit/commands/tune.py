@@ -16,6 +16,7 @@ from toolkit.commands.options import (
     DeviceOption,
     GroupsOption,
     LabelsOption,
+    NetworkOption,
     PatientsOption,
     Preset,
     SplitOption,
@@ -49,6 +50,7 @@ StudyOption = Annotated[
 def tune(
     context: typer.Context,
     data: DataOption = None,
+    network: NetworkOption = None,
     trials: Annotated[
         int, typer.Option(metavar="N", min=1, help="How many the study shall come to.")
     ] = 50,
@@ -68,7 +70,7 @@ def tune(
         str | None,
         typer.Option(metavar="TIME", help="No trial begins after it: 90s, 30m or 2h."),
     ] = None,
-    labels: LabelsOption = "study",
+    labels: LabelsOption = None,
     split: SplitOption = None,
     patients: PatientsOption = None,
     groups: GroupsOption = None,
@@ -88,7 +90,8 @@ def tune(
     deadline = None if timeout is None else time.time() + _seconds(timeout)
     for module in ("torch", "optuna", "tensorboard", "matplotlib"):
         require(module, "train")
-    from toolkit.commands.data_option import load
+    from toolkit.commands.data_option import labels_of, load
+    from toolkit.commands.network_option import definition_to_tune, shape_of
     from toolkit.files import require_writable
     from toolkit.model.files import checked_name
     from toolkit.train.training import device_of
@@ -97,14 +100,19 @@ def tune(
     from toolkit.xray.patients import PatientRule
 
     console = Console(as_json)
-    name = checked_name(study or preset)
+    name = checked_name(study or ("own" if network else preset))
     chosen_device = device_of(device).type
     require_writable(logs / TUNING / name)
     rule = PatientRule(patients, groups)
-    dataset = load(data, labels, split, preset, rule, allow_conflicts, console, cache)
+    label_map = labels_of(data, labels, network)
+    definition = definition_to_tune(network, label_map)
+    if network and preset != "default":
+        raise UsageError("--preset is of the study's network: that of --network has its own space")
+    shape = shape_of(definition)
+    dataset = load(data, label_map, split, preset, rule, allow_conflicts, console, shape, cache)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
-    plan = TrialPlan(preset, max_epochs, logs / TUNING / name, stale_after)
+    plan = TrialPlan(preset, max_epochs, logs / TUNING / name, stale_after, network)
     tuning = Tuning(
         storage=storage or str(logs / JOURNAL),
         study=name,
@@ -114,7 +122,7 @@ def tune(
         workers=workers,
         device=chosen_device,
         deadline=deadline,
-        setup=setup(dataset, plan, seed),
+        setup=setup(dataset, plan, seed, definition),
     )
     ledger = _run(tuning, dataset)
     if not ledger.complete():
@@ -137,7 +145,6 @@ def report(
     """Print the best trials and the importances of a study, and draw its pictures."""
     for module in ("torch", "optuna", "matplotlib"):
         require(module, "train")
-    from toolkit.files import require_writable
     from toolkit.tune import report
     from toolkit.tune.ledger import find_study
     from toolkit.tune.storage import open_storage
@@ -153,7 +160,6 @@ def report(
         found = find_study(open_storage(location, make=False), name)
     if not report.finished_trials(found):
         raise UsageError(f"{name!r} has no finished trial to tell of: run `toolkit tune`")
-    require_writable(folder)
     _tell(found, folder, Console(as_json))
 
 
@@ -179,15 +185,22 @@ def _run(tuning: "Tuning", dataset: "Dataset") -> "Ledger":
 
 
 def _tell(study: "Study", folder: Path, console: Console) -> None:
+    """Print what a study found, pictures or not, and draw them where they can be written."""
+    from toolkit.files import require_writable
     from toolkit.tune import report
     from toolkit.tune.figures import draw
 
-    pictures = draw(study, folder)
+    pictures: list[Path] = []
+    try:
+        require_writable(folder)
+        pictures = draw(study, folder)
+    except UsageError as error:
+        console.notice(f"warning: there are no pictures: {error}")
     intervals = report.importance_intervals(study)
     console.result(
         report.summary(study)
         | {"importance_intervals": intervals, "figures": [str(path) for path in pictures]},
-        "\n".join([report.text(study, intervals), f"figures  {folder}"]),
+        "\n".join([report.text(study, intervals), *([f"figures  {folder}"] if pictures else [])]),
     )
 
 

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from toolkit.commands.options import AgainOption, GroupsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
-from toolkit.errors import EquivalenceError, UsageError
+from toolkit.errors import CheckFailedError, EquivalenceError, UsageError, numbered
 from toolkit.extras import require, require_onnxruntime
 from toolkit.model.files import ModelFiles
 
@@ -22,10 +23,12 @@ def verify(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real X-rays to compare on as well.")
     ] = None,
+    groups: GroupsOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Where the report goes; else beside the model."),
     ] = None,
+    network: AgainOption = None,
     models: ModelsOption = MODELS,
     as_json: JsonOption = False,
 ) -> None:
@@ -38,13 +41,14 @@ def verify(
     require_onnxruntime()
     from export.compare.report import write_report
     from export.verify import verify as run
-    from toolkit.files import require_writable
+    from toolkit.files import require_parent, require_writable
 
     console = Console(as_json)
     files = ModelFiles(models, name)
     if out:
+        require_parent(out)
         require_writable(out, "--out")
-    result = run(files, data, url)
+    result = run(files, data, url, groups, network)
     lines = result.failures
     failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
     if not as_json:
@@ -57,11 +61,17 @@ def verify(
         unwritten.append(f"there is no report: {error} with --out")
     for warning in [finding.text for finding in result.findings] + unwritten:
         console.notice(f"warning: {warning}")
-    console.notices(lines, f"{len(lines)} failures")
+    console.notices(lines, numbered(len(lines), "failure"))
     if report and not as_json:
         console.result({}, f"the report is {report}")
     if failure:
+        if result.unreached:
+            console.notice(f"warning: {result.unreached}")
         raise EquivalenceError(failure)
+    if result.unreached:
+        raise CheckFailedError(
+            f"{name} is equal to PyTorch, but the service was not compared: {result.unreached}"
+        )
     if as_json:
         console.result(result.as_dict() | {"report": report and str(report)}, "")
 

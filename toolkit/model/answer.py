@@ -92,13 +92,20 @@ class Batch(Struct, frozen=True):
     results: tuple[Result, ...]
 
 
-class Explanation(Struct, frozen=True):
-    """What a decision went by; both pictures are PNG files in base64."""
+class Explanation(Struct, frozen=True, omit_defaults=True):
+    """What a decision went by; pictures are PNG files in base64.
+
+    Attributes:
+        heat: X-ray and views, coloured.
+        views: what else the network is made to see of the X-ray, by name.
+        edge_map: the view of that name, of a network that has one.
+    """
 
     class_index: Index = field(name="class")
     label: str
-    edge_map: Annotated[Picture, Meta(description="What the second input is given.")]
     heat: Annotated[Picture, Meta(description="Red speaks for the class, blue against it.")]
+    views: dict[str, Picture]
+    edge_map: Annotated[Picture | None, Meta(description="The view of that name.")] = None
 
 
 class Served(Struct, frozen=True):
@@ -128,12 +135,14 @@ class Info(Served, frozen=True, kw_only=True):
     """All that a service says of its model.
 
     Attributes:
-        grades: the Kellgren-Lawrence grades of each class.
+        grades: the Kellgren-Lawrence grades of each class; none where they are no grades.
+        views: the names of what the network is made to see of an X-ray besides.
         reason: why the model does not answer; None when it does.
     """
 
     checkpoint_sha256: str
     grades: tuple[tuple[int, ...], ...]
+    views: tuple[str, ...]
     equivalence: Equivalence
     provider: Providers
     precision: str

@@ -67,6 +67,9 @@ def answers_sha256(record: manifest.Manifest) -> str:
     content = asdict(read)
     for name in ("name", "schema_version", "export", "golden"):
         del content[name]
+    # Of the study's network former versions had none.
+    if record.network.definition is None:
+        del content["network"]["definition"]
     if verdict := content["equivalence"]:
         del verdict["answers_sha256"]
         for leg in verdict["legs"].values():
@@ -106,15 +109,11 @@ def check_words(
 
 def graph_words(record: manifest.Manifest) -> dict[str, str]:
     """Return what an exported file repeats of the manifest; values other than text are JSON."""
-    constants = record.preprocessing
+    constants = asdict(record.preprocessing) if record.preprocessing else {}
     return {
         "classes": json.dumps(record.labels.classes),
         "grades": json.dumps(record.labels.grades),
-        "image_mean": json.dumps(constants.image_mean),
-        "image_std": json.dumps(constants.image_std),
-        "edge_threshold": json.dumps(constants.edge_threshold),
-        "edge_mean": json.dumps(constants.edge_mean),
-        "edge_std": json.dumps(constants.edge_std),
+        **{name: json.dumps(value) for name, value in constants.items()},
         "temperature": json.dumps(record.temperature),
         "checkpoint_sha256": record.training.checkpoint_sha256,
     }

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One input or output of a graph; a free dimension is named, as in ("batch", 224, 224)."""
+    """One input or output of a network or graph; a free dimension is named, as in ("batch", 224).
+
+    Examples:
+        >>> from toolkit import TensorSpec
+        >>> spec = TensorSpec("grey", "float32", ("batch", 1, 32, 32))
+        >>> spec.shape
+        ('batch', 1, 32, 32)
+    """
 
     name: str
     dtype: str

@@ -11,12 +11,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
 _NEW_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _LONGEST_NEW = 50
 _RESERVED = re.compile(
-    r"\.((pipeline|explainer|scope|resume|unfinished|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html)$)"
+    r"\.((pipeline|explainer|scope|resume|unfinished|equivalence|golden|torchscript|int8|fp16)(\.|$)|(json|pt|pt2|onnx|html|network\.py)$)"
 )
 SUFFIXES = {
     "manifest": ".json",
     "checkpoint": ".pt",
     "scope": ".scope.pt",
+    "definition": ".network.py",
     "network": ".onnx",
     "pipeline": ".pipeline.onnx",
     "explainer": ".explainer.onnx",
@@ -72,6 +73,15 @@ def names_in(folder: Path) -> list[str]:
         if kind_of(path.name) == "manifest"
     )
     return sorted(name for name in names if _NAME.fullmatch(name) and not _RESERVED.search(name))
+
+
+def served_name(folder: Path) -> str:
+    """Return the model that is served where none is named: the only one in the folder, else ours.
+
+    What a training left of a former model is not counted.
+    """
+    names = [name for name in names_in(folder) if not name.endswith(".previous")]
+    return names[0] if len(names) == 1 else DEFAULT_NAME
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from toolkit.files import write_bytes
 from toolkit.model.equivalence import EquivalenceRecord, ExportRecord, GoldenRecord
 from toolkit.model.files import SUFFIXES, names_in
 from toolkit.xray.labels import LabelMap
+from toolkit.xray.limits import SIZE
 
 SCHEMA_VERSION = 1
 
@@ -70,12 +71,47 @@ class DatasetRecord:
 
 
 @dataclass(frozen=True)
-class NetworkRecord:
-    """The shape of the network: layer size S, main dropout p, number of parameters."""
+class DefinitionRecord:
+    """Whose network it is, where that is not the study's.
 
-    layer_size: int
-    dropout: float
+    Attributes:
+        source: `FILE.py:CLASS`, or `PACKAGE.MODULE:CLASS` of what is installed.
+        sha256: of the file; a copy of it is NAME.network.py.
+        config: what the network was made with, beside the number of classes.
+        size: side of an X-ray, pixels.
+        channels: 1, or 3 in colour.
+    """
+
+    source: str
+    sha256: str
+    config: dict[str, Any]
+    size: int
+    channels: int
+
+
+@dataclass(frozen=True)
+class NetworkRecord:
+    """The shape of the network.
+
+    Attributes:
+        layer_size: S of the study's network; None of another.
+        dropout: main dropout p of the study's network; None of another.
+        parameters: how many there are.
+        definition: of another network than the study's.
+    """
+
+    layer_size: int | None
+    dropout: float | None
     parameters: int
+    definition: DefinitionRecord | None = None
+
+    @property
+    def xray_shape(self) -> tuple[int, ...]:
+        """The shape of one X-ray: (size, size), or (size, size, 3) in colour."""
+        known = self.definition
+        if known is None:
+            return (SIZE, SIZE)
+        return (known.size, known.size, *[known.channels] * (known.channels > 1))
 
 
 @dataclass(frozen=True)
@@ -116,7 +152,7 @@ class TuningRecord:
         seed: of the study.
         trials: numbers of those whose parameters were averaged, best first.
         scores: theirs.
-        parameters: the averages.
+        parameters: the averages; of a network that is not the study's, the best trial's.
     """
 
     study: str
@@ -124,7 +160,7 @@ class TuningRecord:
     seed: int
     trials: tuple[int, ...]
     scores: tuple[float, ...]
-    parameters: dict[str, float]
+    parameters: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -175,7 +211,8 @@ class ScopeRecord:
 class Manifest:
     """What a model is.
 
-    A part is None until its stage has run; `dataset` is None of an imported model, whose X-rays
+    A part is None until its stage has run; `preprocessing` is None of another network than the
+    study's, `dataset` of an imported model, whose X-rays
     are not known, `tuning` of a model whose recipe was not tuned, `calibration` and `scope` of one
     without validation X-rays.
 
@@ -191,7 +228,7 @@ class Manifest:
 
     name: str
     labels: LabelMap
-    preprocessing: PreprocessingConstants
+    preprocessing: PreprocessingConstants | None
     dataset: DatasetRecord | None
     network: NetworkRecord
     training: TrainingRecord
@@ -239,6 +276,7 @@ def load(path: Path) -> Manifest:
         problems = [
             *_unknown_parts(content, msgspec.to_builtins(manifest)),
             *_unknown_kinds(manifest),
+            *_lacking(manifest),
         ]
     except (msgspec.ValidationError, RecursionError) as error:
         problems = [str(error)]
@@ -266,6 +304,19 @@ def _unknown_kinds(manifest: Manifest) -> list[str]:
     return [f"{kind!r} is no kind of file" for kind in {*artifacts, *legs} - {*SUFFIXES}]
 
 
+def _lacking(manifest: Manifest) -> list[str]:
+    """Say what the study's network must have, and others do not."""
+    needed = {
+        "preprocessing": manifest.preprocessing,
+        "network.layer_size": manifest.network.layer_size,
+        "network.dropout": manifest.network.dropout,
+    }
+    own = manifest.network.definition is not None
+    return [
+        f"null - at `$.{where}`" for where, value in needed.items() if value is None and not own
+    ]
+
+
 def save(manifest: Manifest, path: Path) -> None:
     """Write a manifest, whole or not at all.
 
@@ -273,9 +324,13 @@ def save(manifest: Manifest, path: Path) -> None:
         UsageError: the folder cannot be written.
     """
     content = asdict(manifest)
-    if dataset := content["dataset"]:  # older manifests have neither
-        for name in ("patient_pattern", "patient_table"):
-            if not dataset[name]:
-                del dataset[name]
+    # Older manifests have none of these.
+    for part, name in (
+        ("dataset", "patient_pattern"),
+        ("dataset", "patient_table"),
+        ("network", "definition"),
+    ):
+        if content[part] and not content[part][name]:
+            del content[part][name]
     text = json.dumps(content, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())

@@ -26,7 +26,7 @@ class Evaluation:
         accuracy: share of X-rays classified rightly, 0 to 1.
         balanced_accuracy: mean of the defined recalls, 0 to 1.
         quadratic_weighted_kappa: Cohen's kappa (1968) with weights (i - j)**2, -1 to 1; None if
-            all true and all predicted classes are one and the same.
+            all true and all predicted classes are one and the same, or classes are in no order.
         recall: of each class, the share of its X-rays that were found, 0 to 1; None without any.
         precision: of each class, the share of its predictions that were right, 0 to 1; None
             without any.
@@ -87,7 +87,12 @@ def confusion_matrix(true: ArrayLike, predicted: ArrayLike, classes: int) -> NDA
 
 
 def evaluate(
-    true: ArrayLike, predicted: ArrayLike, classes: int, resamples: int = 2000, seed: int = 0
+    true: ArrayLike,
+    predicted: ArrayLike,
+    classes: int,
+    resamples: int = 2000,
+    seed: int = 0,
+    ordinal: bool = True,
 ) -> Evaluation:
     """Figures of a classification, with 95 % percentile bootstrap intervals (Efron, 1979).
 
@@ -100,6 +105,7 @@ def evaluate(
         classes: number of classes, at least 1.
         resamples: bootstrap resamples, at least 1.
         seed: of the resampling; the same seed gives the same intervals.
+        ordinal: whether classes are in an order; without one there is no kappa.
 
     Raises:
         DataError: there is nothing to evaluate.
@@ -111,6 +117,9 @@ def evaluate(
     matrix = confusion_matrix(true, predicted, classes)
     figures = _figures(matrix[None])
     spread = _figures(_resample(matrix, resamples, seed))
+    if not ordinal:
+        for each in (figures, spread):
+            each.quadratic_weighted_kappa.fill(np.nan)
     return Evaluation(
         n=int(matrix.sum()),
         accuracy=float(figures.accuracy[0]),

@@ -62,13 +62,22 @@ def _finite(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.f
     return np.full(len(reference), np.inf)
 
 
-BOUNDS = {
+_BY_CLASS = Bound("finite, and the classes by the gate", _finite)
+_BOUNDS = {
     "logits": Bound("1e-5 * max(1, max |logit| of that X-ray)", _logit_bound),
     "probabilities": Bound("1e-5 on real and generated X-rays, 0.01 on others", _probability_bound),
-    "edge_map": Bound("identical", _identical),
     "novelty": Bound("1e-4 * max(1, novelty of that X-ray)", _novelty_bound),
 }
+_VIEW = Bound("identical", _identical)
 
-_BY_CLASS = Bound("finite, and the classes by the gate", _finite)
-GATED = BOUNDS | {"logits": _BY_CLASS, "probabilities": _BY_CLASS}
-"""For files of lower precision, which `export.compare.gate` judges."""
+
+def bound_of(output: str, gated: bool = False) -> Bound:
+    """Return how far an output of a pipeline may be from PyTorch's; what is no number is a view.
+
+    Args:
+        output: its name.
+        gated: whether it is of a lower precision, whose classes `export.compare.gate` judges.
+    """
+    if gated and output in ("logits", "probabilities"):
+        return _BY_CLASS
+    return _BOUNDS.get(output, _VIEW)

@@ -9,7 +9,7 @@ on 0..1, which is the same in every channel c:
 Zeros are padded after the normalisation, so the constant part differs along the borders: it is
 a map over the convolution's output, not one number for each channel.
 
-`fold` is for a network that stays as it is; `features_of` and `logits_of` are for one in training.
+`fold` is for a network that stays as it is; `features_of` is for one in training.
 """
 
 import copy
@@ -113,13 +113,6 @@ def features_of(
     output = nn.functional.conv2d(grey, weight, None, first.stride, first.padding)
     image = _run(list(network.imagesClassifier)[1:], _plus_map(output, bias_map))
     return image, _run(list(network.edgesClassifier), edges)
-
-
-def logits_of(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, xray: Tensor
-) -> Tensor:
-    """Return the network's logits, float32 (N, C), of grey levels, uint8 (N, 224, 224)."""
-    return network.joined(*features_of(network, preprocessing, xray))
 
 
 def _run(layers: list[nn.Module], taken: Tensor) -> Tensor:

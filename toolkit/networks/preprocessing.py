@@ -52,16 +52,18 @@ class Preprocessing(nn.Module):
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
 
-    def forward(self, xray: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, xray: Tensor, edge_map: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the network's inputs.
 
         Args:
             xray: grey levels, uint8 (N, 224, 224).
+            edge_map: uint8 (N, 224, 224); that of the X-ray unless another is given.
 
         Returns:
             image: float32 (N, 3, 256, 256), and edges: float32 (N, 1, 224, 224).
         """
-        return self.image(xray), self.edges(self.edge_map(xray))
+        edge_map = self.edge_map(xray) if edge_map is None else edge_map
+        return self.image(xray), self.edges(edge_map)
 
     def edge_map(self, xray: Tensor) -> Tensor:
         """Return the horizontal edges of uint8 (N, 224, 224) as uint8 (N, 224, 224)."""

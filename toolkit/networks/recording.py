@@ -17,12 +17,16 @@ class LayerRun(NamedTuple):
 
 @contextmanager
 def recording(layers: Mapping[str, nn.Module]) -> Iterator[list[LayerRun]]:
-    """Yield a list that gathers every run of the named layers, in their order, until the end."""
+    """Yield a list that gathers every run of the named layers, in their order, until the end.
+
+    A run that takes or gives something else than one tensor is left out.
+    """
     runs: list[LayerRun] = []
     names = {layer: name for name, layer in layers.items()}
 
     def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        runs.append(LayerRun(names[layer], inputs[0], output))
+        if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
+            runs.append(LayerRun(names[layer], inputs[0], output))
 
     handles = [layer.register_forward_hook(record) for layer in names]
     try:

@@ -88,28 +88,13 @@ class IntermediarySpaceModel(nn.Module):
             image: normalised X-ray, float32 (N, 3, 256, 256).
             edges: normalised edge map, float32 (N, 1, 224, 224).
         """
-        return self.joined(self.imagesClassifier(image), self.edgesClassifier(edges))
+        return self.joined(*self.features(image, edges))
+
+    def features(self, image: Tensor, edges: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the branches give, float32 (N, 2S) each, of what `forward` takes."""
+        return self.imagesClassifier(image), self.edgesClassifier(edges)
 
     def joined(self, image_features: Tensor, edge_features: Tensor) -> Tensor:
         """Return logits, float32 (N, C), of what the branches give, float32 (N, 2S) each."""
         logits: Tensor = self.outputCombiner(torch.cat([image_features, edge_features], dim=1))
         return logits
-
-
-def initialise(network: nn.Module) -> None:
-    """Draw weights that keep the activations' variance from layer to layer, and no biases.
-
-    He et al., "Delving deep into rectifiers", ICCV 2015. PyTorch's own first weights let it
-    shrink to a few thousandths over the layers of a branch. The last layer gets variance 1 / n.
-    """
-    layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
-    for layer in layers:
-        assert layer.bias is not None
-        nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
-    nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="linear")
-
-
-def parameter_count(network: nn.Module) -> int:
-    """Return the number of trained numbers in `network`."""
-    return sum(each.numel() for each in network.parameters())

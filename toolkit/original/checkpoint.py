@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from toolkit.errors import CheckpointError
 from toolkit.networks.study import IntermediarySpaceModel
-from toolkit.original.archive import MAX_BYTES, StudyModule, load
+from toolkit.original import archive, safetensors
+from toolkit.original.archive import MAX_BYTES, StudyModule
 from toolkit.original.opcodes import STUDY, quote
+from toolkit.original.unwrapping import PARTS, unwrap
 from toolkit.train.recipes import MAX_LAYER_SIZE
 
-PARTS = ("imagesClassifier", "edgesClassifier", "outputCombiner")
 # What the study's final model has; a state_dict does not say.
 ASSUMED_DROPOUT = 0.5
 _DROPOUT_TOLERANCE = 1e-6
@@ -29,7 +30,8 @@ class OriginalModel:
     """What a file of the study holds, in this toolkit's terms.
 
     Attributes:
-        state: the state_dict of `IntermediarySpaceModel`, float32, every bit as in the file.
+        state: the state_dict of `IntermediarySpaceModel`, float32; every bit as in the file, where
+            that is of float32 too.
         layer_size: S, from the shapes.
         dropout: main dropout p, from the Dropout modules of `outputCombiner`.
         classes: C, from the shapes.
@@ -46,10 +48,11 @@ class OriginalModel:
 
 
 def read_original(path: Path) -> OriginalModel:
-    """Read a file that `torch.save` wrote of the study's whole module, or of its state_dict.
+    """Read a file that `torch.save` wrote of the study's whole module, or a state_dict of it.
 
-    Nothing runs but what torch needs to make plain layers and float32 tensors, and no CUDA device
-    is needed.
+    The state_dict may be in safetensors, in a dict with more, and under a wrapper's names; numbers
+    may be of 16, 32 or 64 bits. Nothing runs but what torch needs to make plain layers and tensors,
+    and no CUDA device is needed.
 
     Raises:
         CheckpointError: missing, damaged, of another network, or with anything else in it; the
@@ -57,6 +60,7 @@ def read_original(path: Path) -> OriginalModel:
     """
     try:
         content = _content(path)
+        load = safetensors.load if safetensors.is_safetensors(content) else archive.load
         return _model(load(content), hashlib.sha256(content).hexdigest())
     except CheckpointError as error:
         raise CheckpointError(f"{path} is refused: {error}") from error
@@ -67,12 +71,16 @@ def _content(path: Path) -> bytes:
         raise CheckpointError("there is no such file")
     try:
         with path.open("rb") as stream:
-            return stream.read(MAX_BYTES + 1)
+            content = stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise CheckpointError(f"it cannot be read: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise CheckpointError(f"it has more than {MAX_BYTES >> 20} MiB")
+    return content
 
 
 def _model(root: Any, sha256: str) -> OriginalModel:
+    root, ways = unwrap(root)
     if isinstance(root, StudyModule):
         layers = _layers_by_part(root)
         weights = {part: [_dict(layer, "_parameters") for layer in layers[part]] for part in PARTS}
@@ -89,6 +97,9 @@ def _model(root: Any, sha256: str) -> OriginalModel:
         kind = type(root).__name__
         raise CheckpointError(f"it holds a {kind}, not {STUDY} or its state_dict")
     weights = {part: [found for found in weights[part] if found] for part in PARTS}
+    ways += _converted(weights)
+    if ways:
+        notices.append(f"its weights are read {', '.join(ways)}")
     layer_size, classes = _sizes(weights["outputCombiner"])
     with torch.device("meta"):
         network = IntermediarySpaceModel(layer_size, dropout, classes)
@@ -159,6 +170,14 @@ def _weights_by_part(root: dict[Any, Any]) -> dict[str, list[dict[str, Any]]]:
             raise CheckpointError(f"it has {quote(key)}, which is no weight of this network")
         layers[part].setdefault(layer, {})[name] = value
     return {part: list(layers[part].values()) for part in PARTS}
+
+
+def _converted(weights: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """Return what numbers are not float32 in the file, in words."""
+    layers = (layer for part in PARTS for layer in weights[part])
+    kinds = {each.dtype for layer in layers for each in layer.values() if isinstance(each, Tensor)}
+    names = sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.float32})
+    return [f"as float32, from {' and '.join(names)}"] if names else []
 
 
 def _sizes(combiner: list[dict[str, Any]]) -> tuple[int, int]:
@@ -269,4 +288,5 @@ def _copy(name: str, found: Any, shape: torch.Size, network: IntermediarySpaceMo
         )
     if found.nbytes > found.untyped_storage().nbytes():
         raise CheckpointError(f"{name} reaches beyond its storage")
-    return found.detach().resolve_neg().clone(memory_format=torch.contiguous_format)
+    plain = found.detach().resolve_neg()
+    return plain.to(torch.float32, copy=True, memory_format=torch.contiguous_format)

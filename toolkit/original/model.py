@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from toolkit.errors import UsageError
+from toolkit.errors import UsageError, printable
 from toolkit.model import manifest
 from toolkit.original.checkpoint import OriginalModel
 from toolkit.train.recipes import STUDY_EDGES
@@ -45,7 +45,7 @@ def known_record(
             checkpoint_sha256="",
             recipe={
                 "preset": "imported",
-                "file": source.name,
+                "file": printable(source.name),
                 "file_sha256": original.sha256,
                 "notices": list(original.notices),
             },

@@ -26,11 +26,19 @@ LAYERS = (
     *(nn.ReLU, nn.MaxPool2d, nn.Dropout, nn.Flatten),
 )
 _MODULES = {STUDY, *(f"{layer.__module__}.{layer.__qualname__}" for layer in LAYERS)}
-_STORAGE, _DICT = "torch.FloatStorage", "collections.OrderedDict"
+_STORAGES = {
+    "torch.DoubleStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.HalfStorage": 2,
+    "torch.BFloat16Storage": 2,
+}
+_DICT = "collections.OrderedDict"
 _FUNCTIONS = {
     *(_DICT, "torch.device", "builtins.set", "__builtin__.set"),
     *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"),
 }
+CheckStorage = Callable[[str, int, int], None]
+"""Takes the key of a storage, how many numbers it shall have, and the bytes of each."""
 _TEXTS, _GETS = ("BINUNICODE", "SHORT_BINUNICODE"), ("BINGET", "LONG_BINGET")
 _TUPLES = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 _STEPS = {
@@ -48,12 +56,12 @@ class _Name(str):
     """The name of an allowed class or function."""
 
 
-def translate(pickled: bytes, check_storage: Callable[[str, int], None]) -> bytes:
+def translate(pickled: bytes, check_storage: CheckStorage) -> bytes:
     """Return a pickle in protocol 2, the one that `torch.load` knows.
 
     Args:
         pickled: of protocol 2 or later.
-        check_storage: takes the key of each storage and how many float32 numbers it shall have.
+        check_storage: hears of each storage.
 
     Raises:
         CheckpointError: damaged, or it does what no model of the study needs; the message says
@@ -77,7 +85,7 @@ def translate(pickled: bytes, check_storage: Callable[[str, int], None]) -> byte
 class _Translation:
     """The stack of a pickle: plain values, names, tuples of these, and `...` for all else."""
 
-    def __init__(self, check_storage: Callable[[str, int], None]) -> None:
+    def __init__(self, check_storage: CheckStorage) -> None:
         self.written: list[bytes] = []
         self._check_storage = check_storage
         self._stack: list[Any] = []
@@ -165,20 +173,20 @@ class _Translation:
 
     def _check_identity(self, identity: Any) -> None:
         match identity:
-            case ("storage", _Name() as kind, key, str(), numel) if kind == _STORAGE:
+            case ("storage", _Name() as kind, key, str(), numel) if kind in _STORAGES:
                 if type(key) is not str:
                     # Not what it is: a small pickle makes an endless text of it.
                     found = type(key).__name__
                     raise CheckpointError(f"it names a storage by a {found}, which is no number")
                 if not (key.isascii() and key.isdigit()):
                     raise CheckpointError(f"it names a storage {quote(key)}, which is no number")
-                self._check_storage(key, numel if type(numel) is int else -1)
+                self._check_storage(key, numel if type(numel) is int else -1, _STORAGES[kind])
             case _:
-                raise CheckpointError("it refers to what is no storage of float32 numbers")
+                raise CheckpointError("it refers to what is no storage of floating-point numbers")
 
 
 def _allowed(name: str) -> _Name:
-    if name not in _MODULES | _FUNCTIONS | {_STORAGE}:
+    if name not in _MODULES | _FUNCTIONS | _STORAGES.keys():
         raise CheckpointError(
             f"it names {quote(name)}, which no model of the study needs; nothing of it was run"
         )

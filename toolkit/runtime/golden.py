@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.model.artifacts import Arrays
-from toolkit.model.tolerance import BOUNDS, GATED, within
+from toolkit.model.tolerance import bound_of, within
 
 
 def difference(
@@ -29,7 +29,7 @@ def difference(
         A line; an empty one where nothing differs.
     """
     xrays = golden["xray"]
-    names = [name for name in BOUNDS if name in golden and name in outputs]
+    names = [name for name in outputs if name in golden]
     alone = [run(names, xrays[place : place + 1]) for place in range(len(xrays))]
     one_by_one = {name: np.concatenate([each[name] for each in alone]) for name in names}
     said = _difference(golden, one_by_one, len(xrays), gated)
@@ -43,7 +43,7 @@ def _difference(golden: Arrays, outputs: Arrays, size: int, gated: bool) -> str:
     """Say what differs in the outputs of a batch of that size, which repeats the golden X-rays."""
     for name, found in outputs.items():
         known = np.resize(golden[name], (size, *golden[name].shape[1:]))
-        bound = (GATED if gated else BOUNDS)[name]
+        bound = bound_of(name, gated)
         if found.shape != known.shape or found.dtype != known.dtype:
             return f"{name} is {found.dtype} {found.shape}"
         allowed = bound.allowed(known, np.ones(size, dtype=np.bool_))

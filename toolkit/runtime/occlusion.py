@@ -1,22 +1,20 @@
-"""What a decision went by: how far it moves when a patch of one input is covered.
+"""What a decision went by: how far it moves when a patch of one picture is covered.
 
 Zeiler and Fergus, "Visualizing and understanding convolutional networks", ECCV 2014; here for
-each of the two inputs by itself, while the other stays whole.
+the X-ray and each of its views by itself, while the others stay whole.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-SIDE = 224
-WINDOW = 32
-STRIDE = 16
+_STEPS = 14
 _BATCH = 32
 
-TwoInputModel = Callable[[NDArray[np.uint8], NDArray[np.uint8]], NDArray[np.float32]]
-"""X-rays and edge maps, uint8 (N, 224, 224) each, to logits, float32 (N, C)."""
+PicturesModel = Callable[[Mapping[str, NDArray[np.uint8]]], NDArray[np.float32]]
+"""X-rays and their views, uint8 (N, S, S) each, by name and `xray` first, to logits, (N, C)."""
 
 
 @dataclass(frozen=True)
@@ -25,53 +23,54 @@ class Heat:
 
     Attributes:
         target: the class index.
-        image: float64 (224, 224): how much the class's log-odds fall, in nats, on average over
-            the patches that cover a pixel of the X-ray. Negative where covering speaks for it.
-        edges: likewise of the edge map.
+        falls: of each picture, by name, float64 (S, S): how much the class's log-odds fall, in
+            nats, on average over the patches that cover a pixel. Negative where covering speaks
+            for it.
     """
 
     target: int
-    image: NDArray[np.float64]
-    edges: NDArray[np.float64]
+    falls: dict[str, NDArray[np.float64]]
 
 
 def occlusion(
-    model: TwoInputModel,
-    xray: NDArray[np.uint8],
-    edge_map: NDArray[np.uint8],
-    target: int | None = None,
+    model: PicturesModel, pictures: Mapping[str, NDArray[np.uint8]], target: int | None = None
 ) -> Heat:
     """Return what the decision on one X-ray went by.
 
-    A patch of the X-ray is covered with its mean grey, one of the edge map with no edges.
+    A patch of the X-ray is covered with its mean grey, or colour; one of a view with black.
 
     Args:
-        model: with its two inputs apart.
-        xray: uint8 (224, 224).
-        edge_map: uint8 (224, 224), of that X-ray.
+        model: with X-ray and views apart.
+        pictures: `xray`, uint8 (S, S) or (S, S, 3), and each of its views, uint8 (S, S).
         target: the class to explain; None for the one that the model decides on.
     """
-    logits = model(xray[None].copy(), edge_map[None].copy())
+    logits = model({name: whole[None].copy() for name, whole in pictures.items()})
     chosen = int(logits[0].argmax()) if target is None else target
     odds = _log_odds(logits, chosen)[0]
-    patches = _patches()
-    heats = []
-    for place, level in enumerate((np.uint8(np.rint(xray.mean())), np.uint8(0))):
-        falls = []
+    side = len(pictures["xray"])
+    patches = _patches(side)
+    falls = {}
+    for name, whole in pictures.items():
+        level = np.rint(whole.mean(axis=(0, 1))).astype(np.uint8) if name == "xray" else np.uint8(0)
+        found = []
         for start in range(0, len(patches), _BATCH):
             batch = patches[start : start + _BATCH]
-            inputs = [np.repeat(whole[None], len(batch), axis=0) for whole in (xray, edge_map)]
-            for pixels, patch in zip(inputs[place], batch, strict=True):
+            given = {
+                each: np.repeat(picture[None], len(batch), axis=0)
+                for each, picture in pictures.items()
+            }
+            for pixels, patch in zip(given[name], batch, strict=True):
                 pixels[patch] = level
-            falls.append(odds - _log_odds(model(*inputs), chosen))
-        heats.append(_mean_fall(patches, np.concatenate(falls)))
-    return Heat(chosen, *heats)
+            found.append(odds - _log_odds(model(given), chosen))
+        falls[name] = _mean_fall(patches, np.concatenate(found), side)
+    return Heat(chosen, falls)
 
 
-def _patches() -> list[tuple[slice, slice]]:
-    """Return patches that overlap by half, and at the borders too."""
-    starts = range(-WINDOW + STRIDE, SIDE, STRIDE)
-    spans = [slice(max(0, start), min(SIDE, start + WINDOW)) for start in starts]
+def _patches(side: int) -> list[tuple[slice, slice]]:
+    """Return patches of a seventh of the side that overlap by half, and at the borders too."""
+    stride = max(1, side // _STEPS)
+    starts = range(-stride, side, stride)
+    spans = [slice(max(0, start), min(side, start + 2 * stride)) for start in starts]
     return [(rows, columns) for rows in spans for columns in spans]
 
 
@@ -85,10 +84,10 @@ def _log_odds(logits: NDArray[np.float32], target: int) -> NDArray[np.float64]:
 
 
 def _mean_fall(
-    patches: list[tuple[slice, slice]], falls: NDArray[np.float64]
+    patches: list[tuple[slice, slice]], falls: NDArray[np.float64], side: int
 ) -> NDArray[np.float64]:
     """Return the mean fall over the patches that cover each pixel."""
-    total, count = np.zeros((2, SIDE, SIDE))
+    total, count = np.zeros((2, side, side))
     for patch, fall in zip(patches, falls, strict=True):
         total[patch] += fall
         count[patch] += 1

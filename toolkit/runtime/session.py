@@ -1,7 +1,7 @@
 """Opens a model that carries its proof, and says what it makes of X-rays."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,15 @@ from toolkit.model import manifest
 from toolkit.model.answer import Answer, Meaning, meaning_of
 from toolkit.model.artifacts import check_equivalence, check_words
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
-from toolkit.runtime.engine import Engine, Outputs, Xrays, open_engine
+from toolkit.runtime.engine import INPUT, Engine, Outputs, Xrays, open_engine
 from toolkit.runtime.providers import open_session, run_session
+from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
-    from toolkit.runtime.occlusion import TwoInputModel
+    from toolkit.runtime.occlusion import PicturesModel
+
+ANSWERED = ("logits", "probabilities", "novelty")
+"""What of a pipeline's outputs an answer is made of; the others are views."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Predictor:
         meaning: of its probabilities.
         sha256: of the pipeline file.
         outputs: names of what it gives.
+        shape: of one X-ray: (size, size), or (size, size, 3) in colour.
         provider: the execution provider that runs it.
         words: what the file says of itself, by name.
         engine: what runs it.
@@ -65,12 +70,13 @@ class Predictor:
         self.sha256 = digest
         self.engine = engine
         self.outputs = engine.outputs
+        self.shape = tuple(engine.shapes[INPUT][1])
         self.provider = engine.provider
         self.words = engine.words
         self._decisive = [name for name in ("probabilities", "novelty") if name in self.outputs]
 
     def run(self, names: list[str], xrays: NDArray[np.uint8]) -> Outputs:
-        """Return some of `outputs` of X-rays, uint8 (N, 224, 224), each (N, ...).
+        """Return some of `outputs` of X-rays, uint8 (N, size, size), each (N, ...).
 
         Raises:
             ProviderError: ONNX Runtime failed.
@@ -78,17 +84,17 @@ class Predictor:
         return self.engine.run(names, xrays)
 
     def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
-        """Run X-rays, uint8 (N, 224, 224), through preprocessing and network."""
+        """Run X-rays, uint8 (N, size, size), through preprocessing and network."""
         found = self.run(["logits", *self._decisive], xrays)
         return Prediction(found["logits"], found["probabilities"], found.get("novelty"))
 
     def answer(self, xray: NDArray[np.uint8]) -> Answer:
-        """Return what is said of one X-ray, uint8 (224, 224)."""
+        """Return what is said of one X-ray, uint8 (size, size)."""
         return self.answers([xray])[0]
 
     def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[Answer]:
-        """Return what is said of each of some X-rays, uint8 (224, 224), that run together."""
-        return self._said(self.engine.run(self._decisive, xrays)) if xrays else []
+        """Return what is said of each of some X-rays, uint8 (size, size), that run together."""
+        return self._said(self.engine.run(self._decisive, xrays)) if len(xrays) else []
 
     def submit(self, xrays: Xrays, then: Callable[[list[Answer] | Exception], None]) -> None:
         """Call `then` with what is said of each of some X-rays, or with what went wrong.
@@ -111,10 +117,19 @@ class Predictor:
             self.meaning.answer(row, each) for row, each in zip(probabilities, novelty, strict=True)
         ]
 
-    def edge_map(self, xrays: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the edge maps, uint8 (N, 224, 224), that the network is given of X-rays."""
-        result: NDArray[np.uint8] = self.run(["edge_map"], xrays)["edge_map"]
-        return result
+    def decode(self, content: bytes) -> NDArray[np.uint8]:
+        """Return the X-ray in a file, in the shape that the model takes.
+
+        Raises:
+            ImageError: the file is refused.
+        """
+        return decode(content, self.shape[0], *self.shape[2:])
+
+    def views(self, xray: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+        """Return what else the network is made to see of one X-ray, by name, uint8 (S, S)."""
+        names = [name for name in self.outputs if name not in ANSWERED]
+        found = self.run(names, xray[None]) if names else {}
+        return {name: view[0] for name, view in found.items()}
 
 
 def open_model(
@@ -167,8 +182,8 @@ def open_pipeline(
 
 def open_explainer(
     files: ModelFiles, record: manifest.Manifest, provider: str = "auto", threads: int = 0
-) -> "TwoInputModel":
-    """Open the proven explainer of a model: its network with the two inputs apart.
+) -> "PicturesModel":
+    """Open the proven explainer of a model: its network with X-ray and views apart.
 
     Raises:
         ModelRefusedError: not exported, a hash that does not match, or not proven equal.
@@ -177,8 +192,8 @@ def open_explainer(
     check_equivalence(files, record, "explainer")
     session = open_session(files.path("explainer"), provider, threads)
 
-    def run(xrays: NDArray[np.uint8], edge_maps: NDArray[np.uint8]) -> NDArray[np.float32]:
-        (logits,) = run_session(session, ["logits"], {"xray": xrays, "edge_map": edge_maps})
+    def run(pictures: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.float32]:
+        (logits,) = run_session(session, ["logits"], dict(pictures))
         result: NDArray[np.float32] = logits
         return result
 

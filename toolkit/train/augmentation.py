@@ -19,32 +19,34 @@ def draw(count: int, generator: torch.Generator) -> Tensor:
     return torch.rand((DRAWS, count), generator=generator) * 2 - 1
 
 
-def augment(xray: Tensor, strength: float, draws: Tensor) -> Tensor:
-    """Return X-rays flipped (left knee, right knee), moved, turned, scaled and re-exposed.
+def augment(xray: Tensor, strength: float, draws: Tensor, mirror: bool = True) -> Tensor:
+    """Return X-rays mirrored (left knee, right knee), moved, turned, scaled and re-exposed.
 
     Args:
-        xray: uint8 (N, 224, 224).
-        strength: multiplies every range; flips always have an even chance.
+        xray: uint8 (N, size, size), or (N, size, size, 3) in colour.
+        strength: multiplies every range; mirroring always has an even chance.
         draws: of `draw`, on the same device, float32 (8, N).
+        mirror: whether they may be mirrored.
 
     Returns:
-        uint8 (N, 224, 224).
+        uint8 of the same shape.
     """
     # Not sign(): a draw of exactly 0 would flatten the X-ray.
-    flip = torch.where(draws[0] < 0, -1.0, 1.0)
+    flip = torch.where((draws[0] < 0) & mirror, -1.0, 1.0)
     angle = draws[1] * _ROTATION * strength
     zoom = 1 + draws[2] * _SCALE * strength
     moved = _affine(xray.float() / 255, flip, angle, zoom, draws[3:5] * 2 * _SHIFT * strength)
     contrast = 1 + draws[5] * _CONTRAST * strength
     brightness = draws[6] * _BRIGHTNESS * strength
     gamma = (draws[7] * _GAMMA * strength).exp()
-    exposed = moved.clamp(0, 1) ** gamma.view(-1, 1, 1)
-    exposed = (exposed - 0.5) * contrast.view(-1, 1, 1) + 0.5 + brightness.view(-1, 1, 1)
+    each = (-1, *[1] * (xray.ndim - 1))
+    exposed = moved.clamp(0, 1) ** gamma.view(each)
+    exposed = (exposed - 0.5) * contrast.view(each) + 0.5 + brightness.view(each)
     return (exposed.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _affine(grey: Tensor, flip: Tensor, angle: Tensor, zoom: Tensor, shift: Tensor) -> Tensor:
-    """Sample float32 (N, H, W) on a turned, scaled, shifted and perhaps mirrored grid."""
+    """Sample float32 (N, H, W) or (N, H, W, 3) on a turned, scaled, shifted, mirrored grid."""
     cosine, sine = angle.cos() / zoom, angle.sin() / zoom
     theta = torch.stack(
         [
@@ -55,7 +57,6 @@ def _affine(grey: Tensor, flip: Tensor, angle: Tensor, zoom: Tensor, shift: Tens
     )
     size = [grey.shape[0], 1, grey.shape[1], grey.shape[2]]
     grid = functional.affine_grid(theta, size, align_corners=False)
-    sampled = functional.grid_sample(
-        grey.unsqueeze(1), grid, padding_mode="reflection", align_corners=False
-    )
-    return sampled.squeeze(1)
+    maps = grey.unsqueeze(1) if grey.ndim == 3 else grey.permute(0, 3, 1, 2)
+    sampled = functional.grid_sample(maps, grid, padding_mode="reflection", align_corners=False)
+    return sampled.squeeze(1) if grey.ndim == 3 else sampled.permute(0, 2, 3, 1)

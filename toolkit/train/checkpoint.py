@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from toolkit.errors import CheckpointError
 from toolkit.files import sha256, write_bytes
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest, NetworkRecord
-from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.networks.base import Classifier, Network
+from toolkit.networks.default import StudyNetwork
+from toolkit.networks.loading import definition_of
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -66,32 +68,57 @@ def _require_stored(path: Path) -> None:
         raise CheckpointError(f"{path} claims more bytes than it has: refused")
 
 
-def load_network(path: Path, record: NetworkRecord, classes: int) -> IntermediarySpaceModel:
+def load_network(
+    path: Path, record: NetworkRecord, classes: int, definition: Network | None = None
+) -> nn.Module:
     """Return the network of a manifest with the weights of `path`, in evaluation mode.
+
+    Args:
+        path: of the checkpoint.
+        record: of the network.
+        classes: how many there are.
+        definition: of the network; the study's if not given.
 
     Raises:
         CheckpointError: missing, corrupt, or of another shape than the manifest says.
     """
     state: dict[str, Tensor] = load(path)
     try:
-        network = IntermediarySpaceModel(record.layer_size, record.dropout, classes)
+        network = (definition or StudyNetwork()).module(classes, **config_of(record))
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError, ValueError) as error:
+        of = record.definition.source if record.definition else f"S = {record.layer_size}"
         raise CheckpointError(
-            f"{path} does not fit the network of its manifest (S = {record.layer_size}, "
-            f"{classes} classes): train again or restore it"
+            f"{path} does not fit the network of its manifest ({of}, {classes} classes): train "
+            "again or restore it"
         ) from error
     return network.eval()
 
 
-def load_trained(files: ModelFiles, record: Manifest) -> IntermediarySpaceModel:
-    """Return the trained network of a model, in evaluation mode.
+def load_trained(files: ModelFiles, record: Manifest, again: str | None = None) -> Classifier:
+    """Return the trained network of a model with its preprocessing, in evaluation mode.
+
+    Args:
+        files: of the model.
+        record: its manifest.
+        again: another definition of it, where the user says so.
 
     Raises:
         CheckpointError: its checkpoint is missing, corrupt, or not the one of its manifest.
+        DefinitionError: its definition is missing, changed, or does not run.
     """
     require_own(files.checkpoint, record.training.checkpoint_sha256, files)
-    return load_network(files.checkpoint, record.network, len(record.labels.classes))
+    definition = definition_of(files, record, again).network
+    classes = len(record.labels.classes)
+    network = load_network(files.checkpoint, record.network, classes, definition)
+    return Classifier(definition, network).eval()
+
+
+def config_of(record: NetworkRecord) -> dict[str, Any]:
+    """Return what a network of a manifest is made with, beside the number of classes."""
+    if record.definition:
+        return record.definition.config
+    return {"layer_size": record.layer_size, "dropout": record.dropout}
 
 
 def require_own(path: Path, digest: str, files: ModelFiles) -> None:

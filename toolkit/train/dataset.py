@@ -10,15 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from toolkit.errors import DataError, ImageError, UsageError
+from toolkit.errors import DataError, ImageError, UsageError, numbered
 from toolkit.files import name_bytes
 from toolkit.model.manifest import DatasetRecord
 from toolkit.train.split import copies_warning, crossing, draw_parts
 from toolkit.xray.bulk import read_files
 from toolkit.xray.copies import copies, differing, picture_key
-from toolkit.xray.folders import XrayFile, left_out_lines, scan
+from toolkit.xray.folders import XrayFile, class_of, left_out_lines, scan
 from toolkit.xray.labels import LabelMap
 from toolkit.xray.patients import BY_FILES, PatientRule, Patients, by_name, identify_patients
+from toolkit.xray.reading import SIZE
+from toolkit.xray.scaling import shaped
 from toolkit.xray.synthetic import generate
 
 SHOWN = 5
@@ -29,7 +31,7 @@ class Dataset:
     """X-rays held once, as grey levels.
 
     Attributes:
-        pixels: uint8 (N, 224, 224).
+        pixels: uint8 (N, size, size), or (N, size, size, 3) in colour.
         labels: class indices, int64 (N,).
         names: N names such as 9003175L.
         patients: whose they are.
@@ -106,6 +108,7 @@ def load_folder(
     seed: int = 0,
     rule: PatientRule = BY_FILES,
     cache: Path | None = None,
+    shape: tuple[int, ...] = (SIZE, SIZE),
 ) -> Dataset:
     """Read a folder of graded X-rays; a file that is refused is left out and named.
 
@@ -116,26 +119,27 @@ def load_folder(
         seed: of the `patient` split.
         rule: how patients are told apart, where the user says so.
         cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
+        shape: of one X-ray: (size, size), or (size, size, 3) in colour.
 
     Raises:
         DataError: no X-ray can be used, or `published` is asked of a flat folder.
     """
-    files = [file for file in scan(folder) if label_map.class_of(file.grade) is not None]
+    files = [each for each in scan(folder, label_map) if class_of(each, label_map) is not None]
     if split is None:
         split = "published" if any(file.part for file in files) else "patient"
     kept: list[XrayFile] = []
     skipped: list[str] = []
-    pixels = np.empty((len(files), 224, 224), dtype=np.uint8)
-    for file, result in read_files(files, cache):
+    pixels = np.empty((len(files), *shape), dtype=np.uint8)
+    for file, result in read_files(files, cache, shape):
         if isinstance(result, ImageError):
-            skipped.append(f"{file.path}: {result}")
+            skipped.append(str(result))
         else:
             pixels[len(kept)] = result
             kept.append(file)
     if not kept:
         raise DataError(f"no X-ray in {folder} can be used with the labels {label_map.name!r}")
     patients = identify_patients(kept, folder, rule)
-    labels = [label_map.class_of(file.grade) for file in kept]
+    labels = [class_of(file, label_map) for file in kept]
     with ThreadPoolExecutor() as pool:
         found = copies(pool.map(picture_key, pixels[: len(kept)]))
     parts, notes = draw_parts(split, patients, found, [file.part for file in kept], seed)
@@ -150,19 +154,28 @@ def load_folder(
         split=split,
         parts=parts,
         skipped=tuple(skipped),
-        left_out=tuple(left_out_lines(folder)),
+        left_out=tuple(left_out_lines(folder, label_map)),
         conflicts=tuple(f"{paths[a]} and {paths[b]}" for a, b in differing(found, labels)),
         warnings=tuple(notes + copies_warning(parts, found, paths)),
         rule=rule,
     )
 
 
-def generated(count: int, label_map: LabelMap, split: str | None = None, seed: int = 0) -> Dataset:
-    """Return drawn X-rays, split by patient unless `split` says `study`.
+def generated(
+    count: int,
+    label_map: LabelMap,
+    split: str | None = None,
+    seed: int = 0,
+    shape: tuple[int, ...] = (SIZE, SIZE),
+) -> Dataset:
+    """Return drawn X-rays of some shape, split by patient unless `split` says `study`.
 
     Raises:
-        DataError: the split `published` is asked for; drawn X-rays have none.
+        DataError: the split `published` is asked for; drawn X-rays have none. Or the classes have
+            no grades to draw.
     """
+    if not label_map.grades:
+        raise DataError("X-rays are drawn by grade, and these labels have none: give --data")
     split = split or "patient"
     grades = tuple(grade for grades in label_map.grades for grade in grades)
     xrays = generate(count, seed=seed, grades=grades)
@@ -170,7 +183,7 @@ def generated(count: int, label_map: LabelMap, split: str | None = None, seed: i
     patients = by_name(names)
     parts, notes = draw_parts(split, patients, [], [None] * len(xrays), seed)
     return Dataset(
-        pixels=torch.from_numpy(np.stack([xray.pixels for xray in xrays])),
+        pixels=torch.from_numpy(np.stack([shaped(xray.pixels, shape) for xray in xrays])),
         labels=torch.tensor([label_map.class_of(xray.grade) for xray in xrays]),
         names=names,
         patients=patients,
@@ -204,7 +217,7 @@ def require_agreement(dataset: Dataset) -> None:
     """
     if dataset.conflicts:
         raise DataError(
-            f"{len(dataset.conflicts)} X-rays are there under two grades: "
+            f"{numbered(len(dataset.conflicts), 'X-ray')} under two grades: "
             f"{'; '.join(dataset.conflicts[:SHOWN])}{'; ...' * (len(dataset.conflicts) > SHOWN)}; "
             "keep one of each (toolkit data inspect lists them), or give --allow-conflicts"
         )

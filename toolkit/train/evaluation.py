@@ -1,6 +1,8 @@
 """What a network says of graded X-rays, and by which of them it is judged."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -8,9 +10,7 @@ from torch import Tensor
 
 from toolkit.errors import DataError
 from toolkit.model.manifest import Manifest
-from toolkit.networks.folding import features_of, logits_of
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.networks.base import Classifier, device_of
 from toolkit.train.dataset import Dataset, load_folder
 from toolkit.xray.folders import scan
 from toolkit.xray.patients import PatientRule
@@ -23,48 +23,73 @@ _PERMUTATIONS = 10
 
 
 @torch.no_grad()
-def predict(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, pixels: Tensor
-) -> Tensor:
-    """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, 224, 224)."""
-    network.eval()
+def predict(classifier: Classifier, pixels: Tensor) -> Tensor:
+    """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, size, size)."""
+    classifier.eval()
     batches = torch.split(pixels, _GPU_BATCH if pixels.is_cuda else _BATCH)
-    return torch.cat([logits_of(network, preprocessing, xray) for xray in batches]).cpu()
+    return torch.cat([classifier.logits(xray) for xray in batches]).cpu()
 
 
 @torch.no_grad()
-def permutation(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset
-) -> dict[str, float]:
-    """Return what either input is worth: the accuracy lost when it is another X-ray's.
+def permutation(classifier: Classifier, dataset: Dataset) -> dict[str, float]:
+    """Return what each input is worth: the accuracy lost when it is another X-ray's.
 
     Breiman, "Random forests", Machine Learning 45, 2001; the mean over several permutations of
     the validation part.
 
     Returns:
-        Under `image` and `edges` a share of the X-rays, -1 to 1; nothing without that part.
+        Under each input's name a share of the X-rays, -1 to 1; nothing without that part.
     """
     if "val" not in dataset.parts:
         return {}
-    network.eval()
-    indices = dataset.parts["val"]
-    pixels = dataset.pixels[indices].to(preprocessing.white.device)
-    batches = torch.split(pixels, _BATCH)
-    both = [features_of(network, preprocessing, xray) for xray in batches]
-    image, edges = (torch.cat(features) for features in zip(*both, strict=True))
-    labels = dataset.labels[indices].to(image.device)
+    classifier.eval()
+    indices, device = dataset.parts["val"], device_of(classifier)
+    pixels, labels = dataset.pixels[indices].to(device), dataset.labels[indices].to(device)
+    classes = (_of_features if classifier.has_features else _of_inputs)(classifier, pixels)
+
+    def accuracy(place: int | None, others: Tensor) -> float:
+        return float((classes(place, others) == labels).double().mean())
+
+    whole = accuracy(None, torch.arange(len(indices), device=device))
+    names = [spec.name for spec in classifier.definition.inputs]
+    lost = dict.fromkeys(names, 0.0)
     generator = torch.Generator().manual_seed(0)
-
-    def accuracy(image: Tensor, edges: Tensor) -> float:
-        return float((network.joined(image, edges).argmax(dim=1) == labels).double().mean())
-
-    whole = accuracy(image, edges)
-    lost = {"image": 0.0, "edges": 0.0}
     for _ in range(_PERMUTATIONS):
-        others = torch.randperm(len(indices), generator=generator).to(image.device)
-        lost["image"] += (whole - accuracy(image[others], edges)) / _PERMUTATIONS
-        lost["edges"] += (whole - accuracy(image, edges[others])) / _PERMUTATIONS
+        others = torch.randperm(len(indices), generator=generator).to(device)
+        for place, name in enumerate(names):
+            lost[name] += (whole - accuracy(place, others)) / _PERMUTATIONS
     return lost
+
+
+Classes = Callable[[int | None, Tensor], Tensor]
+"""From an input's place, or None, and whose X-ray's it is to be, to the classes, int64 (N,)."""
+
+
+def _of_features(classifier: Classifier, pixels: Tensor) -> Classes:
+    """Return what runs the features of each input once, and what joins them each time."""
+    runs = [classifier.features(xray) for xray in torch.split(pixels, _BATCH)]
+    features = [torch.cat(each) for each in zip(*runs, strict=True)]
+
+    def classes(place: int | None, others: Tensor) -> Tensor:
+        given = [each[others] if i == place else each for i, each in enumerate(features)]
+        return classifier.joined(given).argmax(dim=1)
+
+    return classes
+
+
+def _of_inputs(classifier: Classifier, pixels: Tensor) -> Classes:
+    """Return what runs the whole network each time, in batches."""
+
+    def classes(place: int | None, others: Tensor) -> Tensor:
+        found = []
+        for some in torch.split(torch.arange(len(pixels)), _BATCH):
+            given = list(classifier.inputs(pixels[some]))
+            if place is not None:
+                given[place] = classifier.inputs(pixels[others[some]])[place]
+            found.append(classifier.network(*given).argmax(dim=1))
+        return torch.cat(found)
+
+    return classes
 
 
 def load_as_trained(
@@ -89,35 +114,35 @@ def load_as_trained(
         DataError: no X-ray can be used, or the part cannot be told.
     """
     known, seed = record.dataset, record.training.seed or 0
-    has_parts = any(file.part for file in scan(folder))
+    labels = record.labels
+    load = partial(load_folder, folder, labels, cache=cache, shape=record.network.xray_shape)
+    has_parts = any(file.part for file in scan(folder, labels))
     not_its_own = DataError(
         f"{folder} is not the data that {record.name}'s parts were drawn from: use --part all"
     )
     by_folder = "parts are taken by folder, and the model may have been trained on any of them"
     if part == ALL or (known and known.source == "generated"):
-        dataset = load_folder(folder, record.labels, None, seed, cache=cache)
-        return replace(dataset, warnings=())
+        return replace(load(None, seed), warnings=())
     if known is None:
         if not has_parts:
             raise DataError(
                 f"{record.name} was imported, so its split is not known, and {folder} has no "
                 "folders train, val and test: use --part all"
             )
-        dataset = load_folder(folder, record.labels, None, cache=cache)
+        dataset = load(None)
         note = f"{record.name} was imported, so its split is not known: {by_folder}"
         return replace(dataset, warnings=(note,))
     if known.split == "published" and not has_parts:
         raise not_its_own
     rule = PatientRule(None if groups else known.patient_pattern, groups)
-    dataset = load_folder(folder, record.labels, known.split, seed, rule, cache)
+    dataset = load(known.split, seed, rule)
     here = {name: dataset.part_sha256(name) for name in dataset.parts}
     if known.split == "published" or here == known.part_sha256:
         return replace(dataset, warnings=())
     if not has_parts:
         raise not_its_own
     note = f"this is not the data that the model's split was drawn from: {by_folder}"
-    dataset = load_folder(folder, record.labels, "published", cache=cache)
-    return replace(dataset, warnings=(note,))
+    return replace(load("published"), warnings=(note,))
 
 
 def part_indices(dataset: Dataset, part: str) -> Tensor:

@@ -2,7 +2,7 @@
 
 import platform
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,17 @@ from torch import Tensor
 
 from toolkit.errors import ManifestError, TrainingError, UsageError
 from toolkit.extras import versions
-from toolkit.files import held_signals, sha256
+from toolkit.files import held_signals, sha256, write_bytes
 from toolkit.model import manifest, metrics
 from toolkit.model.files import SUFFIXES, ModelFiles
 from toolkit.model.renaming import renamed
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.networks.base import Classifier, device_of
 from toolkit.train import checkpoint, novelty
 from toolkit.train.calibration import calibrate
 from toolkit.train.dataset import Dataset
 from toolkit.train.evaluation import permutation, predict
 from toolkit.train.log_folder import LogFolder
+from toolkit.train.recipes import as_dict
 from toolkit.train.training import Training
 
 
@@ -40,16 +40,18 @@ def judge(
         TrainingError: the network's output is not finite.
     """
     dataset, recipe = training.dataset, training.recipe
-    network, preprocessing = training.result, training.preprocessing
-    logits = {part: _logits(network, preprocessing, dataset, part) for part in dataset.parts}
-    settings = asdict(recipe)
-    del settings["constants"]
+    classifier, definition = training.classifier, training.definition
+    logits = {part: _logits(classifier, dataset, part) for part in dataset.parts}
+    settings = as_dict(recipe)
+    settings.pop("constants", None)
+    known = definition.record(training.config)
+    layer_size, dropout = (None, None) if known else (recipe.layer_size, recipe.dropout)
     record = manifest.Manifest(
         name=name,
         labels=dataset.label_map,
-        preprocessing=recipe.constants,
+        preprocessing=None if known else recipe.constants,
         dataset=dataset.record(),
-        network=manifest.NetworkRecord(recipe.layer_size, recipe.dropout, parameters=0),
+        network=manifest.NetworkRecord(layer_size, dropout, 0, known),
         training=manifest.TrainingRecord(
             checkpoint_sha256="",
             recipe=settings,
@@ -58,16 +60,18 @@ def judge(
             epochs=training.epoch,
             versions={},
             metrics={part: _evaluation(dataset, part, each) for part, each in logits.items()},
-            permutation=permutation(network, preprocessing, dataset),
+            permutation=permutation(classifier, dataset),
         ),
         tuning=tuning,
     )
     measure = None
     if "val" in dataset.parts:
         calibration = calibrate(logits["val"], _labels(dataset, "val"), "val")
-        measure, limit, within = novelty.fit(network, preprocessing, dataset)
-        scope = manifest.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
-        record = replace(record, calibration=calibration, scope=scope)
+        record = replace(record, calibration=calibration)
+        if fitted := novelty.fit(classifier, dataset):
+            measure, limit, within = fitted
+            scope = manifest.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
+            record = replace(record, scope=scope)
     return record, measure
 
 
@@ -94,7 +98,8 @@ def save_training(
     """
     record, measure = judged
     with held_signals():
-        saved = save_model(record, training.result.state_dict(), files, measure, log)
+        state, source = training.result.state_dict(), training.definition.content
+        saved = save_model(record, state, files, measure, log, source)
         if log:
             log.replace()
         files.resume.unlink(missing_ok=True)
@@ -107,6 +112,7 @@ def save_model(
     files: ModelFiles,
     measure: novelty.Novelty | None = None,
     log: LogFolder | None = None,
+    source: bytes = b"",
 ) -> tuple[manifest.Manifest, bool]:
     """Write a model's files, all or none; a former model is kept as NAME.previous.*.
 
@@ -117,6 +123,7 @@ def save_model(
         files: of the model.
         measure: of the novelty of X-rays, where the record has a `scope`.
         log: of the model, if any; it goes with the former model.
+        source: of the network's definition, where that is not the study's.
 
     Returns:
         The manifest, and whether there was a former model.
@@ -138,18 +145,20 @@ def save_model(
             record = replace(record, scope=replace(record.scope, sha256=digest))
         else:
             files.path("scope").unlink(missing_ok=True)
+        if source:
+            write_bytes(files.path("definition"), source)
+        else:
+            files.path("definition").unlink(missing_ok=True)
         manifest.save(record, files.manifest)
         if replaced and log:
             log.keep_previous()
     return record, replaced
 
 
-def _logits(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset, part: str
-) -> NDArray[np.float32]:
+def _logits(classifier: Classifier, dataset: Dataset, part: str) -> NDArray[np.float32]:
     """Return the logits of one part, float32 (N, C)."""
-    pixels = dataset.pixels[dataset.parts[part]].to(preprocessing.white.device)
-    logits = predict(network, preprocessing, pixels)
+    pixels = dataset.pixels[dataset.parts[part]].to(device_of(classifier))
+    logits = predict(classifier, pixels)
     if not logits.isfinite().all():
         raise TrainingError(
             f"the network's output on the part {part!r} is not finite: lower the learning rate "
@@ -165,8 +174,14 @@ def _labels(dataset: Dataset, part: str) -> NDArray[np.int64]:
 
 
 def _evaluation(dataset: Dataset, part: str, logits: NDArray[np.float32]) -> dict[str, Any]:
-    classes = len(dataset.label_map.classes)
-    return metrics.as_dict(metrics.evaluate(_labels(dataset, part), logits.argmax(axis=1), classes))
+    labels = dataset.label_map
+    found = metrics.evaluate(
+        _labels(dataset, part),
+        logits.argmax(axis=1),
+        len(labels.classes),
+        ordinal=bool(labels.grades),
+    )
+    return metrics.as_dict(found)
 
 
 def keep_previous(files: ModelFiles) -> bool:

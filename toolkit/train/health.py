@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model.manifest import Manifest
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.networks.base import Classifier
 from toolkit.train.training import Training
 
 # Of the other input's effect.
@@ -35,20 +34,17 @@ class Finding:
     text: str
 
 
-def health(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, xrays: Tensor, record: Manifest
-) -> list[Finding]:
+def health(classifier: Classifier, xrays: Tensor, record: Manifest) -> list[Finding]:
     """Return everything that is wrong with a network.
 
     Args:
-        network: in evaluation mode.
-        preprocessing: its own.
-        xrays: uint8 (N, 224, 224), two or more different ones to try its inputs on.
+        classifier: in evaluation mode.
+        xrays: uint8 (N, size, size), two or more different ones to try its inputs on.
         record: its manifest, for the classes and the evaluation that it keeps.
     """
     return [
-        *_weights(network),
-        *_dead_inputs(network, preprocessing, xrays),
+        *_weights(classifier.network),
+        *_dead_inputs(classifier, xrays),
         *_never_predicted(record),
     ]
 
@@ -56,9 +52,8 @@ def health(
 def training_health(training: Training, record: Manifest) -> list[Finding]:
     """Return what is wrong with what a training came to, tried on a few training X-rays."""
     indices = training.dataset.parts["train"][:_TRIED]
-    network = copy.deepcopy(training.result).cpu().eval()
-    preprocessing = Preprocessing(training.recipe.constants)
-    return health(network, preprocessing, training.dataset.pixels[indices], record)
+    classifier = copy.deepcopy(training.classifier).cpu().eval()
+    return health(classifier, training.dataset.pixels[indices], record)
 
 
 def _weights(network: nn.Module) -> Iterator[Finding]:
@@ -78,16 +73,14 @@ def _weights(network: nn.Module) -> Iterator[Finding]:
 
 
 @torch.no_grad()
-def _dead_inputs(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, xrays: Tensor
-) -> Iterator[Finding]:
-    image, edges = preprocessing(xrays)
-    logits = network(image, edges)
+def _dead_inputs(classifier: Classifier, xrays: Tensor) -> Iterator[Finding]:
+    inputs, network = classifier.inputs(xrays), classifier.network
+    logits = network(*inputs)
     others = torch.roll(torch.arange(len(xrays)), 1)
-    effects = {
-        "image": float((network(image[others], edges) - logits).abs().mean()),
-        "edges": float((network(image, edges[others]) - logits).abs().mean()),
-    }
+    effects = {}
+    for place, spec in enumerate(classifier.definition.inputs):
+        given = [each[others] if i == place else each for i, each in enumerate(inputs)]
+        effects[spec.name] = float((network(*given) - logits).abs().mean())
     for name, effect in effects.items():
         if effect == 0:
             yield Finding(

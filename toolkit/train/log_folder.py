@@ -82,7 +82,8 @@ def log_folder(logs: Path, name: str) -> LogFolder:
     root, dot, rest = name.partition(".")
     if root == _DEFAULT:
         raise UsageError(
-            f"{name!r} is what the log of {DEFAULT_NAME} is called: choose another --name"
+            f"{name!r} cannot name a model: {logs / _PARENT / _DEFAULT} is the log of "
+            f"{DEFAULT_NAME}, as the study called it; choose another name"
         )
     if root == DEFAULT_NAME:
         name = f"{_DEFAULT}{dot}{rest}"

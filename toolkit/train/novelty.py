@@ -1,7 +1,7 @@
 """Whether a picture is anything like the X-rays that a network was trained on.
 
 The network's own maps tell: their means, and how those of the first ones change from the top of
-the knee to the bottom, lie in a small part of their space for X-rays of one kind. How far a
+the X-ray to the bottom, lie in a small part of their space for X-rays of one kind. How far a
 picture is from there is its novelty. The measure is that of a Gaussian whose first axes are
 fitted and whose other axes share one variance (Tipping & Bishop, "Probabilistic principal
 component analysis", J. R. Statist. Soc. B 61, 1999; Lee et al., "A simple unified framework for
@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from toolkit.files import sha256
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import ScopeRecord
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.recording import recording
-from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.networks.base import Classifier, device_of
+from toolkit.networks.recording import LayerRun, recording
 from toolkit.train import checkpoint
 from toolkit.train.dataset import Dataset
 
@@ -60,7 +59,7 @@ class Novelty(nn.Module):
         """Return the novelty, float32 (N,): 0 or more, about 1 for X-rays as in training.
 
         Args:
-            maps: of each branch, as `run_with_maps` returns them.
+            maps: as `run_with_maps` returns them.
         """
         offset = summary(maps) - self.centre
         along = offset @ self.directions
@@ -70,43 +69,59 @@ class Novelty(nn.Module):
 
 
 def run_with_maps(
-    network: IntermediarySpaceModel, image: Tensor, edges: Tensor
-) -> tuple[Tensor, tuple[list[Tensor], list[Tensor]]]:
-    """Return logits, (N, classes), and each branch's maps after every pooling, (N, C, H, W)."""
-    image_pools, edge_pools = (
-        {name: layer for name, layer in branch.named_children() if isinstance(layer, nn.MaxPool2d)}
-        for branch in (network.imagesClassifier, network.edgesClassifier)
-    )
-    with recording(image_pools) as image_runs, recording(edge_pools) as edge_runs:
-        logits = network(image, edges)
-    return logits, ([run.given for run in image_runs], [run.given for run in edge_runs])
+    classifier: Classifier, inputs: Sequence[Tensor]
+) -> tuple[Tensor, Sequence[Sequence[Tensor]]]:
+    """Return the logits, (N, classes), of a network's inputs, and groups of maps, (N, C, H, W).
+
+    The groups are those that the definition names, or one: the last maps of each resolution. Of
+    a network without any it is empty.
+    """
+    with recording(classifier.layers()) as runs:
+        logits: Tensor = classifier.network(*inputs)
+    groups = getattr(classifier.definition, "maps", None)
+    if groups is None:
+        return logits, [_last_maps(runs)]
+    given = {run.name: run.given for run in runs}
+    return logits, [[given[name] for name in names] for names in groups]
+
+
+def _last_maps(runs: Sequence[LayerRun]) -> list[Tensor]:
+    """Return the maps after which the resolution changes, or there are none any more."""
+    sizes = [tuple(run.given.shape[2:]) if run.given.ndim == 4 else () for run in runs]
+    return [
+        run.given
+        for run, size, following in zip(runs, sizes, [*sizes[1:], ()], strict=True)
+        if max(size, default=1) > 1 and size != following
+    ]
 
 
 def summary(maps: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the means of every map, and those of each branch's first in bands, (N, D)."""
-    means = [each.mean(dim=(2, 3)) for branch in maps for each in branch]
-    bands = [(branch[0].mean(dim=3) @ _bands(branch[0])).flatten(1) for branch in maps]
+    """Return the means of every map, and those of each group's first in bands, (N, D)."""
+    means = [each.mean(dim=(2, 3)) for group in maps for each in group]
+    bands = [(group[0].mean(dim=3) @ _bands(group[0])).flatten(1) for group in maps]
     return torch.cat(means + bands, dim=1)
 
 
 @torch.no_grad()
-def fit(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, dataset: Dataset
-) -> tuple[Novelty, float, float]:
+def fit(classifier: Classifier, dataset: Dataset) -> tuple[Novelty, float, float] | None:
     """Return the novelty measure of a network, its limit, and the share of `val` within it.
 
     Args:
-        network: trained.
-        preprocessing: of its inputs.
+        classifier: with a trained network.
         dataset: with parts `train`, on some of whose X-rays it is fitted, and `val`, of which
             99 % shall be within the limit.
+
+    Returns:
+        None of a network that has no maps to tell by.
     """
     train = dataset.parts["train"]
     chosen = train[:: max(1, len(train) // _FITTED_ON)]
-    summaries = [summary(maps) for maps in _maps(network, preprocessing, dataset.pixels[chosen])]
-    measure = gaussian(torch.cat(summaries).double()).to(preprocessing.white.device)
+    if not all(next(_maps(classifier, dataset.pixels[chosen[:1]]))):
+        return None
+    summaries = [summary(maps) for maps in _maps(classifier, dataset.pixels[chosen])]
+    measure = gaussian(torch.cat(summaries).double()).to(device_of(classifier))
     val = dataset.pixels[dataset.parts["val"]]
-    novelty = torch.cat([measure(maps) for maps in _maps(network, preprocessing, val)]).double()
+    novelty = torch.cat([measure(maps) for maps in _maps(classifier, val)]).double()
     limit = float(torch.quantile(novelty, PASSING, interpolation="higher"))
     return measure.cpu(), limit, float((novelty <= limit).double().mean())
 
@@ -150,18 +165,17 @@ def load(files: ModelFiles, record: ScopeRecord) -> Novelty:
     return Novelty(**state)
 
 
-def _maps(
-    network: IntermediarySpaceModel, preprocessing: Preprocessing, pixels: Tensor
-) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-    network.eval()
+def _maps(classifier: Classifier, pixels: Tensor) -> Iterator[Sequence[Sequence[Tensor]]]:
+    classifier.eval()
     for xray in torch.split(pixels, _BATCH):
-        image, edges = preprocessing(xray.to(preprocessing.white.device))
-        yield run_with_maps(network, image, edges)[1]
+        inputs = classifier.inputs(xray.to(device_of(classifier)))
+        yield run_with_maps(classifier, inputs)[1]
 
 
 def _bands(maps: Tensor) -> Tensor:
-    """Return what rows are averaged with, from the top to the bottom: (H, 4)."""
-    height = maps.shape[2]
-    band = torch.arange(height) * BANDS // height
-    weights = torch.nn.functional.one_hot(band, BANDS).to(maps)
+    """Return what rows are averaged with, from the top to the bottom: (H, 4), or (H, H) of few."""
+    height = int(maps.shape[2])
+    bands = min(BANDS, height)
+    band = torch.arange(height) * bands // height
+    weights = torch.nn.functional.one_hot(band, bands).to(maps)
     return weights / weights.sum(dim=0)

@@ -1,5 +1,6 @@
 """Adam for every weight, or Muon for the weight matrices and Adam for the rest."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +24,21 @@ class Optimiser:
         network: whose last layer gives the logits.
         heads: more layers that give logits.
         recipe: of which `optimiser`, `lr` and `weight_decay` are used.
+        hidden: weights of the layers before the last; those of all modules in their order but of
+            the last if not given.
     """
 
-    def __init__(self, network: nn.Module, heads: nn.Module, recipe: Recipe) -> None:
-        layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
-        hidden = layers[:-1] if recipe.optimiser == "muon" else []
-        self._weights = [layer.weight for layer in hidden]
+    def __init__(
+        self,
+        network: nn.Module,
+        heads: nn.Module,
+        recipe: Recipe,
+        hidden: Sequence[Tensor] | None = None,
+    ) -> None:
+        if hidden is None:
+            layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+            hidden = [layer.weight for layer in layers[:-1]]
+        self._weights = [*hidden] if recipe.optimiser == "muon" else []
         self._matrices = [nn.Parameter(each.detach().flatten(1).clone()) for each in self._weights]
         owned = {id(each) for each in self._weights}
         rest = [each for each in network.parameters() if id(each) not in owned]
@@ -36,7 +46,7 @@ class Optimiser:
         self._parts: list[tuple[torch.optim.Optimizer, float]] = [
             (_adam(rest, recipe.lr, recipe.weight_decay), recipe.lr)
         ]
-        if hidden:
+        if self._weights:
             lr = _MUON_RATE * recipe.lr
             self._parts.append((_muon(self._matrices, lr, recipe.weight_decay), lr))
 

@@ -1,6 +1,7 @@
 """Training recipes: the study's own, and the default that mends it."""
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from toolkit.errors import UsageError
@@ -35,12 +36,16 @@ class Recipe:
         augmentation: 0 for none, 1 for the full ranges of `toolkit.train.augmentation`.
         average_decay: of the moving average of the weights; 0 for none.
         label_smoothing: in [0, 1).
-        initialisation: `pytorch`, or `he` for `toolkit.networks.study.initialise`.
+        initialisation: `pytorch`, as the module made them, or `he` for
+            `toolkit.networks.base.initialise`.
         branch_loss: weight of a loss for each branch by itself, from a linear layer that only
-            training has; it keeps either branch from dying out. 0 for none.
+            training has; it keeps either branch from dying out. 0 for none; of a network that
+            gives no features there is none.
         precision: of the products in training: `fp32`, or `bf16` for bfloat16 by autocast, with
             weights and sums in float32.
-        constants: of the preprocessing.
+        constants: of the preprocessing of the study's network.
+        config: what another network than the study's is made with, instead of `layer_size` and
+            `dropout`.
     """
 
     preset: str = "default"
@@ -63,6 +68,7 @@ class Recipe:
     branch_loss: float = 0.3
     precision: str = "fp32"
     constants: PreprocessingConstants = field(default_factory=PreprocessingConstants)
+    config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("layer_size", "epochs", "batch_size", "dropout_epochs"):
@@ -100,6 +106,37 @@ PRESETS = {
     ),
     "default": Recipe(),
 }
+
+
+# Of the study's network alone, which others are not made with.
+_STUDY_ONLY = ("layer_size", "dropout", "dropout_epochs", "constants")
+
+
+def own_recipe(settings: Mapping[str, Any], config: dict[str, Any]) -> Recipe:
+    """Return the recipe of a network that is not the study's.
+
+    It is the default one, but that the weights begin as the module made them.
+
+    Args:
+        settings: what the definition wants otherwise, by name.
+        config: what the network is made with.
+
+    Raises:
+        UsageError: there is no such setting, or a value is out of its range.
+    """
+    known = {each.name for each in fields(Recipe)} - {*_STUDY_ONLY, "preset", "config"}
+    for name in settings:
+        if name not in known:
+            raise UsageError(f"a recipe has no {name!r}: it has {', '.join(sorted(known))}")
+    own: dict[str, Any] = {"preset": "own", "initialisation": "pytorch", "config": config}
+    return replace(PRESETS["default"], **own | dict(settings))
+
+
+def as_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the settings of a recipe that its network goes by, as plain values."""
+    settings = asdict(recipe)
+    left_out = _STUDY_ONLY if recipe.preset == "own" else ("config",)
+    return {name: value for name, value in settings.items() if name not in left_out}
 
 
 def faults(recipe: Recipe, split: str) -> list[str]:

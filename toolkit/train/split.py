@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from toolkit.errors import DataError
+from toolkit.errors import DataError, numbered
 from toolkit.xray.copies import differing, unite
 from toolkit.xray.folders import FRACTIONS, PARTS, crossing_patients, patient_part
 from toolkit.xray.patients import Patients
@@ -85,7 +85,7 @@ def _crossing_warning(parts: dict[str, Tensor], patients: Patients) -> list[str]
     count = len(crossing(parts, patients))
     if not count:
         return []
-    return [f"{count} patients have X-rays in more than one part: figures will flatter"]
+    return [f"{numbered(count, 'patient')} with X-rays in more than one part: figures will flatter"]
 
 
 def copies_warning(
@@ -98,6 +98,6 @@ def copies_warning(
         return []
     first, other = pairs[0]
     return [
-        f"{len(pairs)} X-rays have copies in another part, figures will flatter: such as "
-        f"{paths[first]} and {paths[other]}"
+        f"{numbered(len(pairs), 'X-ray')} with copies in another part, figures will flatter: such "
+        f"as {paths[first]} and {paths[other]}"
     ]

@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.networks.folding import features_of
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel
+from toolkit.networks.base import Classifier
 from toolkit.train.augmentation import augment
 from toolkit.train.optimiser import Optimiser
 from toolkit.train.plan import step_plan
@@ -35,19 +33,17 @@ class Parts:
     """What a step changes and reads, all on one device.
 
     Attributes:
-        network: that is trained.
+        classifier: whose network is trained.
         average: of its weights.
         heads: each branch's own opinion, which only training asks for; may be empty.
-        preprocessing: of its inputs.
-        pixels: of all X-rays, uint8 (N, 224, 224).
+        pixels: of all X-rays, uint8 (N, size, size), or with channels.
         labels: their classes, int64 (N,).
         class_weights: in the loss, float32 (C,), or None for equal ones.
     """
 
-    network: IntermediarySpaceModel
-    average: IntermediarySpaceModel
+    classifier: Classifier
+    average: nn.Module
     heads: nn.ModuleList
-    preprocessing: Preprocessing
     pixels: Tensor
     labels: Tensor
     class_weights: Tensor | None
@@ -90,21 +86,28 @@ class TrainingStep:
         parts, recipe = self.parts, self.recipe
         xray = parts.pixels[batch]
         if recipe.augmentation:
-            xray = augment(xray, recipe.augmentation, draws)
+            mirror = getattr(parts.classifier.definition, "mirror", False)
+            xray = augment(xray, recipe.augmentation, draws, mirror)
         with torch.autocast(xray.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-            features = features_of(parts.network, parts.preprocessing, xray)
-            logits = parts.network.joined(*features)
-            branches = [
-                head(functional.relu(each))
-                for head, each in zip(parts.heads, features, strict=False)
-            ]
+            logits, branches = self._forward(xray)
         loss = self._cross_entropy(logits, batch)
         for each in branches:
             loss = loss + recipe.branch_loss * self._cross_entropy(each, batch)
         if recipe.l2:
-            squares = torch._foreach_norm(list(parts.network.parameters()))
+            squares = torch._foreach_norm(list(parts.classifier.network.parameters()))
             loss = loss + recipe.l2 * torch.stack(squares).square().sum()
         return loss, logits
+
+    def _forward(self, xray: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return logits, and those of each branch's head where there are heads."""
+        classifier = self.parts.classifier
+        if not classifier.has_features:
+            with torch.no_grad():
+                inputs = classifier.inputs(xray)
+            return classifier.network(*inputs), []
+        features = classifier.features(xray)
+        heads = zip(self.parts.heads, features, strict=False)
+        return classifier.joined(features), [head(functional.relu(each)) for head, each in heads]
 
     def reset(self) -> None:
         """Begin to count anew."""
@@ -130,9 +133,16 @@ class TrainingStep:
         if not self.recipe.average_decay:
             return
         average: list[Tensor] = list(self.parts.average.parameters())
-        weights: list[Tensor] = list(self.parts.network.parameters())
+        network = self.parts.classifier.network
+        weights: list[Tensor] = list(network.parameters())
         shares = [newest] * len(weights)
         torch._foreach_lerp_(average, weights, shares)
+        for mean, value in zip(self.parts.average.buffers(), network.buffers(), strict=True):
+            # What batch norm gathers goes with the weights; its count of batches is a whole number.
+            if mean.is_floating_point():
+                mean.lerp_(value, newest)
+            else:
+                mean.copy_(value)
 
     def _count(self, loss: Tensor, logits: Tensor, batch: Tensor) -> None:
         self._correct += (logits.argmax(dim=1) == self.parts.labels[batch]).sum()

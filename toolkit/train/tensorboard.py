@@ -78,7 +78,7 @@ class Log:
                     writer.add_scalar(name, value, epoch.epoch)
 
     def add_samples(self, training: Training) -> None:
-        """Write some training X-rays of every class, each above its edge map."""
+        """Write some training X-rays of every class, each above its views."""
         indices = training.dataset.parts["train"]
         labels = training.dataset.labels[indices]
         with self._writing() as writer:
@@ -86,8 +86,12 @@ class Log:
                 chosen = indices[labels == index][:_SAMPLES]
                 if len(chosen):
                     xrays = training.dataset.pixels[chosen].to(training.device)
-                    both = torch.cat([xrays, training.preprocessing.edge_map(xrays)], dim=1)
-                    writer.add_images(f"samples/{name}", both[:, None].cpu(), 0)
+                    views = training.trained.views(xrays)
+                    if xrays.ndim == 4:
+                        views = tuple(view[..., None].expand_as(xrays) for view in views)
+                    shown = torch.cat([xrays, *views], dim=1)
+                    shown = shown if shown.ndim == 4 else shown[..., None]
+                    writer.add_images(f"samples/{name}", shown.cpu(), 0, dataformats="NHWC")
 
     def add_state(self, training: Training, epoch: int) -> None:
         """Write how validation X-rays are confused, and how the weights are spread."""

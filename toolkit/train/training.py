@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.networks.base import Classifier, initialise
+from toolkit.networks.default import StudyNetwork
+from toolkit.networks.loading import STUDY, Definition
 from toolkit.resume import require_same
 from toolkit.train import checkpoint
 from toolkit.train.capture import steps_on
@@ -22,8 +23,9 @@ from toolkit.train.evaluation import predict
 from toolkit.train.memory import keep_freed
 from toolkit.train.optimiser import Optimiser
 from toolkit.train.plan import plan_epoch
-from toolkit.train.recipes import Recipe
+from toolkit.train.recipes import Recipe, as_dict
 from toolkit.train.step import Parts, TrainingStep
+from toolkit.train.threads import share_cores
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,24 @@ class Training:
         recipe: every setting.
         seed: of the weights, the order, the augmentation and the dropout.
         device: where it runs.
+        definition: of the network.
     """
 
-    def __init__(self, dataset: Dataset, recipe: Recipe, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        recipe: Recipe,
+        seed: int,
+        device: torch.device,
+        definition: Definition = STUDY,
+    ) -> None:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
         torch.set_flush_denormal(True)
         # Without it a GPU sums in another order each time, and no run comes to another's weights.
         torch.backends.cudnn.deterministic = True
         keep_freed()
+        share_cores()
         self.recipe = recipe
         self.seed = seed
         self.device = device
@@ -81,25 +92,30 @@ class Training:
         self.val_predicted: Tensor | None = None
         self.history: list[Epoch] = []
         classes = len(dataset.label_map.classes)
-        self.network = _new_network(recipe, classes, device)
-        self.average = _new_network(recipe, classes, device)
+        if not definition.source:
+            definition = Definition(StudyNetwork(recipe.constants))
+        self.definition = definition
+        self.config = _config(recipe)
+        self.network = self._new_network(classes)
+        self.average = self._new_network(classes)
         self.average.load_state_dict(self.network.state_dict())
-        self.preprocessing = Preprocessing(recipe.constants).to(device)
+        self.preprocessing = definition.network.preprocessing().to(device)
+        self.trained = Classifier(definition.network, self.network, self.preprocessing)
         # Each branch's own opinion, which only training asks for.
         self.heads = nn.ModuleList(
-            nn.Linear(2 * recipe.layer_size, classes) for _ in range(2 * bool(recipe.branch_loss))
+            nn.Linear(width, classes) for width in self._feature_widths()
         ).to(device)
-        self.optimiser = Optimiser(self.network, self.heads, recipe)
+        hidden = self.trained.hidden_weights(dataset.pixels[:1].to(device))
+        self.optimiser = Optimiser(self.network, self.heads, recipe, hidden)
         self.generator = torch.Generator().manual_seed(seed)
         self.indices = dataset.parts["train"]
         self.pixels = dataset.pixels.to(device)
         self.labels = dataset.labels.to(device)
         weights = class_weights(recipe.class_weights, dataset.labels[self.indices], classes)
         parts = Parts(
-            self.network,
+            self.trained,
             self.average,
             self.heads,
-            self.preprocessing,
             self.pixels,
             self.labels,
             None if weights is None else weights.to(device),
@@ -108,9 +124,29 @@ class Training:
         self.make_steps = steps_on(device, self.step)
 
     @property
-    def result(self) -> IntermediarySpaceModel:
+    def result(self) -> nn.Module:
         """The network to keep: the averaged one where the recipe averages."""
         return self.average if self.recipe.average_decay else self.network
+
+    @property
+    def classifier(self) -> Classifier:
+        """The network to keep with its preprocessing, in evaluation mode."""
+        return Classifier(self.definition.network, self.result, self.preprocessing).eval()
+
+    def _new_network(self, classes: int) -> nn.Module:
+        network = self.definition.network.module(classes, **self.config)
+        if self.recipe.initialisation == "he":
+            initialise(network)
+        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+    def _feature_widths(self) -> list[int]:
+        """Return how many features each branch gives that has a loss of its own."""
+        if not (self.recipe.branch_loss and self.trained.has_features):
+            return []
+        with torch.no_grad():
+            found = self.trained.eval().features(self.dataset.pixels[:1].to(self.device))
+        self.trained.train()
+        return [each.shape[1] for each in found]
 
     def run(self, state_path: Path, on_epoch: Callable[[Epoch], None]) -> None:
         """Train to the last epoch, saving the state to `state_path` after each.
@@ -140,7 +176,7 @@ class Training:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         # Only what is saved or resumed needs it, and all pixels are hashed.
-        return _identity(self.dataset, self.recipe, self.seed)
+        return _identity(self.dataset, self.recipe, self.seed, self.definition)
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch depends on."""
@@ -202,7 +238,7 @@ class Training:
     def _run_epoch(self) -> Epoch:
         rows = plan_epoch(self.recipe, self.indices, self.generator, self.epoch)
         lasting = self.recipe.dropout_epochs
-        # Nothing but dropout depends on the mode.
+        # In the study's network nothing but dropout depends on the mode; others have no such limit.
         self.network.train(lasting is None or self.epoch < lasting)
         self.step.reset()
         self.make_steps(rows, self.network.training)
@@ -232,25 +268,28 @@ class Training:
         if "val" not in self.dataset.parts:
             return None, None
         indices = self.dataset.parts["val"]
-        logits = predict(self.result, self.preprocessing, self.pixels[indices.to(self.device)])
+        logits = predict(self.classifier, self.pixels[indices.to(self.device)])
         self.val_predicted = logits.argmax(dim=1)
         labels = self.dataset.labels[indices]
         accuracy = (self.val_predicted == labels).double().mean()
         return float(accuracy), float(functional.cross_entropy(logits, labels))
 
 
-def _new_network(recipe: Recipe, classes: int, device: torch.device) -> IntermediarySpaceModel:
-    network = IntermediarySpaceModel(recipe.layer_size, recipe.dropout, classes)
-    if recipe.initialisation == "he":
-        initialise(network)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
-
-
-def _identity(dataset: Dataset, recipe: Recipe, seed: int) -> dict[str, Any]:
+def _identity(
+    dataset: Dataset, recipe: Recipe, seed: int, definition: Definition
+) -> dict[str, Any]:
     """Return all that decides what a training comes to, as plain values."""
-    settings = asdict(recipe)
-    constants = settings.pop("constants")
+    settings = as_dict(recipe)
+    constants = settings.pop("constants", {})
     data = dataset.identity()
     data["parts"] = ", ".join(f"{part} {digest}" for part, digest in data["parts"].items())
     constants = {name: repr(value) for name, value in constants.items()}
-    return {**settings, **constants, "seed": seed, **data}
+    own = {"network": definition.sha256} if definition.source else {}
+    return {**settings, **constants, **own, "seed": seed, **data}
+
+
+def _config(recipe: Recipe) -> dict[str, Any]:
+    """Return what the network is made with, beside the number of classes."""
+    if recipe.preset == "own":
+        return recipe.config
+    return {"layer_size": recipe.layer_size, "dropout": recipe.dropout}

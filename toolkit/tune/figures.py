@@ -15,7 +15,6 @@ from optuna.visualization import matplotlib as pictures
 
 from toolkit.files import write_bytes
 from toolkit.tune import report
-from toolkit.tune.space import SPACE
 from toolkit.tune.trial import TRAINING_ACCURACY, VALIDATION_ACCURACY
 
 
@@ -70,7 +69,11 @@ def _optunas(plot: Callable[[Study], object], study: Study, size: tuple[float, f
 
 def _scatterplot_matrix(trials: Sequence[FrozenTrial]) -> Figure:
     """Every quantity against every other; the colour is the score, the best two are ringed."""
-    columns = {name: [float(trial.params[name]) for trial in trials] for name in SPACE}
+    columns = {
+        name: [float(trial.params[name]) for trial in trials]
+        for name in report.parameters_of(trials)
+        if all(isinstance(trial.params[name], int | float) for trial in trials)
+    }
     for name in (TRAINING_ACCURACY, VALIDATION_ACCURACY):
         if all(name in trial.user_attrs for trial in trials):
             columns[name] = [float(trial.user_attrs[name]) for trial in trials]

@@ -11,13 +11,20 @@ import numpy as np
 import optuna
 from optuna.importance import get_param_importances
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from toolkit.errors import DataError, UsageError
 from toolkit.model.manifest import TuningRecord
+from toolkit.networks.loading import STUDY, Definition
 from toolkit.train.recipes import Recipe
 from toolkit.tune.ledger import FAILURE, counted_trials, setup_of
-from toolkit.tune.space import LAYER_SIZE, SPACE, final_recipe
+from toolkit.tune.space import (
+    LAYER_SIZE,
+    SPACE,
+    final_recipe,
+    own_config,
+    own_trial_recipe,
+)
 from toolkit.tune.trial import EPOCHS, TRAINING_ACCURACY, VALIDATION_ACCURACY
 
 _PERCENT = 100.0
@@ -27,7 +34,11 @@ def finished_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that have a score, best first; equals by number."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
     # A study of other parameters is none that the figures and recipes here could speak of.
-    ours = [trial for trial in trials if trial.params.keys() == SPACE.keys()]
+    names = SPACE.keys()
+    if "network" in setup_of(study) and trials:
+        # Of a network of one's own, whose parameters are its own.
+        names = trials[0].params.keys()
+    ours = [trial for trial in trials if trial.params.keys() == names]
     return sorted(ours, key=lambda trial: (-_value(trial), trial.number))
 
 
@@ -63,10 +74,17 @@ def importance_intervals(
     told = [each for row in drawn if (each := _importances([usable[i] for i in row]))]
     if not told:
         return {}
-    bounds = np.percentile([[each[name] for name in SPACE] for each in told], (2.5, 97.5), axis=0)
+    names = parameters_of(usable)
+    bounds = np.percentile([[each[name] for name in names] for each in told], (2.5, 97.5), axis=0)
     return {
-        name: (float(low), float(high)) for name, (low, high) in zip(SPACE, bounds.T, strict=True)
+        name: (float(low), float(high)) for name, (low, high) in zip(names, bounds.T, strict=True)
     }
+
+
+def parameters_of(trials: Sequence[FrozenTrial]) -> list[str]:
+    """Return the names of the parameters of trials that share them; the study's in their order."""
+    names = trials[0].params.keys() if trials else SPACE.keys()
+    return [*SPACE] if names == SPACE.keys() else [*names]
 
 
 def _importances(trials: Sequence[FrozenTrial]) -> dict[str, float]:
@@ -97,17 +115,22 @@ def row(trial: FrozenTrial) -> dict[str, Any]:
 
 def table(trials: Sequence[FrozenTrial]) -> str:
     """Return trials as text, a line for each."""
-    lines = [
-        f"{'trial':>5}{'score':>9}{'train':>8}{'val':>8}{'epochs':>8}"
-        f"{'S':>4}{'dropout':>9}{'decay':>8}{'lambda':>9}"
-    ]
+    names = parameters_of(trials)
+    ours = names == [*SPACE]
+    heads = "   S  dropout   decay   lambda" if ours else "".join(f"  {name}" for name in names)
+    lines = [f"{'trial':>5}{'score':>9}{'train':>8}{'val':>8}{'epochs':>8}{heads}"]
     for trial in trials:
         each = row(trial)
-        size, dropout, decay, penalty = (each[name] for name in SPACE)
+        values = [each[name] for name in names]
+        told = "".join(
+            f"  {value:>{len(name)}.4g}" if isinstance(value, float) else f"  {value:>{len(name)}}"
+            for name, value in zip(names, values, strict=True)
+        )
+        if ours:
+            told = "{:4}{:9.3f}{:8.3f}{:9.4f}".format(*values)
         lines.append(
             f"{trial.number:5}{_value(trial):9.4f}{_percent(each[TRAINING_ACCURACY])}"
-            f"{_percent(each[VALIDATION_ACCURACY])}{each[EPOCHS] or '-':>8}"
-            f"{size:4}{dropout:9.3f}{decay:8.3f}{penalty:9.4f}"
+            f"{_percent(each[VALIDATION_ACCURACY])}{each[EPOCHS] or '-':>8}{told}"
         )
     return "\n".join(lines)
 
@@ -200,19 +223,31 @@ def best(study: Study, count: int) -> list[FrozenTrial]:
     return trials[:count]
 
 
-def final_training(study: Study, count: int) -> tuple[Recipe, TuningRecord]:
+def final_training(
+    study: Study, count: int, definition: Definition = STUDY
+) -> tuple[Recipe, TuningRecord]:
     """Return the final recipe that the best trials of a study give, and where it comes from.
 
+    Of a network of one's own it is the best trial's alone: its parameters may be no numbers.
+
     Raises:
-        UsageError: the study has fewer finished trials, or was not made by `toolkit tune`.
+        UsageError: the study has fewer finished trials, was not made by `toolkit tune`, or is of
+            another network.
     """
     setup = setup_of(study)
     if not setup:
         raise UsageError(
             f"the study {study.study_name!r} was not made by `toolkit tune`: name another"
         )
-    trials = best(study, count)
-    parameters = mean_parameters(trials)
+    own = definition.sha256 if definition.source else None
+    if setup.get("network") != own:
+        raise UsageError(
+            f"the study {study.study_name!r} is of another network: give that one with --network"
+            if setup.get("network")
+            else f"the study {study.study_name!r} is of the study's network: leave out --network"
+        )
+    trials = best(study, 1 if own else count)
+    parameters = dict(trials[0].params) if own else mean_parameters(trials)
     record = TuningRecord(
         study=study.study_name,
         preset=setup["preset"],
@@ -221,6 +256,9 @@ def final_training(study: Study, count: int) -> tuple[Recipe, TuningRecord]:
         scores=tuple(_value(trial) for trial in trials),
         parameters=parameters,
     )
+    if own:
+        config = own_config(definition, FixedTrial(parameters))
+        return own_trial_recipe(definition, config, setup["epochs"]), record
     return final_recipe(record.preset, parameters, setup["epochs"]), record
 
 

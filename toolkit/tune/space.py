@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from optuna import Trial
+from optuna import Trial, create_study
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
+from optuna.trial import BaseTrial
 
-from toolkit.train.recipes import PRESETS, Recipe
+from toolkit.errors import DefinitionError
+from toolkit.networks.loading import Definition, place_of, running
+from toolkit.train.recipes import PRESETS, Recipe, own_recipe
 
 LAYER_SIZE = "layer_size"
 DROPOUT = "dropout_main"
@@ -24,6 +28,33 @@ TRIAL_LR = 1e-3
 _TRIAL_BATCH = 128
 # The study's code drew the penalty, logged it, and then trained with this one.
 _STUDY_TRIAL_LAMBDA = 0.01
+
+
+def own_config(definition: Definition, trial: BaseTrial) -> dict[str, Any]:
+    """Return what a network of one's own is made with in a trial.
+
+    Raises:
+        DefinitionError: its space(trial) fails, or gives no settings.
+    """
+    where = place_of(definition.network, "space")
+    space: Any = getattr(definition.network, "space", None)
+    with running(None, f"{where} fails"):
+        config = space(trial)
+    if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
+        raise DefinitionError(f"{where} gives {type(config).__name__}, not settings by name")
+    return config
+
+
+def first_config(definition: Definition) -> dict[str, Any]:
+    """Return the settings of some trial, to try the definition with."""
+    study = create_study(sampler=RandomSampler(seed=0))
+    return own_config(definition, study.ask())
+
+
+def own_trial_recipe(definition: Definition, config: dict[str, Any], epochs: int) -> Recipe:
+    """Return the recipe of a trial of a network of one's own."""
+    wanted: dict[str, Any] = getattr(definition.network, "recipe", dict)()
+    return replace(own_recipe(wanted, config), epochs=epochs)
 
 
 def suggest(trial: Trial) -> dict[str, Any]:

@@ -13,12 +13,19 @@ from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
 from toolkit.errors import TrainingError
+from toolkit.networks.loading import load
 from toolkit.train.dataset import Dataset
 from toolkit.train.tensorboard import Log
 from toolkit.train.training import Training
 from toolkit.tune.ledger import FAILURE, HEARTBEAT, Claim
 from toolkit.tune.objective import overfits, score
-from toolkit.tune.space import TRIAL_LR, suggest, trial_recipe
+from toolkit.tune.space import (
+    TRIAL_LR,
+    own_config,
+    own_trial_recipe,
+    suggest,
+    trial_recipe,
+)
 
 DIVERGED = "diverged"
 OUT_OF_MEMORY = "out of memory"
@@ -38,12 +45,14 @@ class TrialPlan:
         epochs: most epochs of a trial.
         logs: folder of the TensorBoard runs, one for each trial.
         stale_after: seconds without a heartbeat after which a trial is lost.
+        network: of one's own, as `toolkit.networks.loading.load` takes it; None for the study's.
     """
 
     preset: str
     epochs: int
     logs: Path
     stale_after: float
+    network: str | None = None
 
 
 def run_trial(
@@ -55,16 +64,23 @@ def run_trial(
     up by others meanwhile leaves no trace.
     """
     trial = claim.trial
-    parameters = suggest(trial)
+    definition = load(plan.network)
+    parameters = own_config(definition, trial) if plan.network else suggest(trial)
     folder = plan.logs / f"{trial.number:03}"
     failure = None
     with _heartbeat(trial, plan.stale_after / _BEATS):
         try:
             with Log(folder, 0) as log:
-                recipe = trial_recipe(plan.preset, parameters, plan.epochs)
-                training = Training(dataset, recipe, claim.seed, device)
+                recipe = (
+                    own_trial_recipe(definition, parameters, plan.epochs)
+                    if plan.network
+                    else trial_recipe(plan.preset, parameters, plan.epochs)
+                )
+                training = Training(dataset, recipe, claim.seed, device, definition)
                 outcome = _train(training, trial, log)
-                settings = {**parameters, "initial_lr": TRIAL_LR, "reg_type": "L2"}
+                settings = dict(parameters)
+                if not plan.network:
+                    settings |= {"initial_lr": TRIAL_LR, "reg_type": "L2"}
                 log.add_hparams(settings, _metrics(outcome))
         except UpdateFinishedTrialError:
             return

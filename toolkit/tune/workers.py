@@ -16,9 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from toolkit.processes import POLL_SECONDS, READY, Workers, cores
+from toolkit.networks.loading import STUDY, Definition
+from toolkit.processes import POLL_SECONDS, READY, Workers
 from toolkit.train.dataset import Dataset
 from toolkit.train.recipes import PRESETS
+from toolkit.train.threads import share_cores
 from toolkit.tune.ledger import INTERRUPTED, LOST, Ledger, open_ledger
 from toolkit.tune.space import SPACE
 from toolkit.tune.storage import going_away, open_storage
@@ -65,8 +67,19 @@ class Tuning:
         return self.deadline is not None and time.time() >= self.deadline
 
 
-def setup(dataset: Dataset, plan: TrialPlan, seed: int) -> dict[str, Any]:
+def setup(
+    dataset: Dataset, plan: TrialPlan, seed: int, definition: Definition = STUDY
+) -> dict[str, Any]:
     """Return what must be the same for every worker of a study, as plain values."""
+    if definition.source:
+        return {
+            "preset": "own",
+            "network": definition.sha256,
+            "epochs": plan.epochs,
+            "seed": seed,
+            "stale_after": plan.stale_after,
+            **dataset.identity(),
+        }
     return {
         "preset": plan.preset,
         "search space": {name: repr(range_) for name, range_ in SPACE.items()},
@@ -135,7 +148,7 @@ def _work(pipe: Connection, index: int, tuning: Tuning, dataset: Dataset, pixels
     signal.signal(signal.SIGTERM, _stop)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    _share_cores(tuning.workers)
+    share_cores(tuning.workers)
     mapped = np.load(pixels, mmap_mode="c")
     dataset = replace(dataset, pixels=torch.from_numpy(mapped))
     device = _device(tuning.device, index)
@@ -149,11 +162,6 @@ def _work(pipe: Connection, index: int, tuning: Tuning, dataset: Dataset, pixels
         else:
             # Others run the last ones: should they be lost, they are run here.
             time.sleep(POLL_SECONDS)
-
-
-def _share_cores(workers: int) -> None:
-    if workers > 1:
-        torch.set_num_threads(max(1, min(torch.get_num_threads(), cores() // workers)))
 
 
 def _device(name: str, index: int) -> torch.device:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
@@ -32,14 +33,15 @@ _DECODERS = ("numpy", "pillow", "simplejpeg", "pydicom")
 
 
 def read_files(
-    files: Iterable[XrayFile], cache: Path | None = None
+    files: Iterable[XrayFile], cache: Path | None = None, shape: tuple[int, ...] = (SIZE, SIZE)
 ) -> Iterator[tuple[XrayFile, Reading]]:
-    """Yield each file, in order, with its pixels, uint8 (224, 224), or why it is refused.
+    """Yield each file, in order, with its pixels, uint8 of a shape, or why it is refused.
 
     Args:
         files: whatever their contents.
         cache: a folder that keeps the pixels for the next time, under a hash of all the files'
             contents and of what decodes them; None for none. What lies there may be deleted.
+        shape: (size, size), or (size, size, 3) in colour.
 
     Raises:
         UsageError: the cache cannot be written.
@@ -47,14 +49,14 @@ def read_files(
     """
     files = list(files)
     if cache is None:
-        yield from _decoded(files)
+        yield from _decoded(files, shape)
         return
-    path = cache / f"{_contents_sha256(files)}.npz"
-    kept = _load(path, len(files))
+    path = cache / f"{_contents_sha256(files, shape)}.npz"
+    kept = _load(path, (len(files), *shape))
     if kept is None:
         require_writable(cache, "--cache")
-        pixels, refused = np.zeros((len(files), SIZE, SIZE), np.uint8), []
-        for place, (file, result) in enumerate(_decoded(files)):
+        pixels, refused = np.zeros((len(files), *shape), np.uint8), []
+        for place, (file, result) in enumerate(_decoded(files, shape)):
             if isinstance(result, ImageError):
                 refused.append(place)
             else:
@@ -65,15 +67,18 @@ def read_files(
         return
     pixels, again = kept[0], set(kept[1].tolist())
     for place, file in enumerate(files):
-        yield file, _attempt(file) if place in again else pixels[place]
+        yield file, _attempt(shape, file) if place in again else pixels[place]
 
 
-def _decoded(files: Sequence[XrayFile]) -> Iterator[tuple[XrayFile, Reading]]:
+def _decoded(
+    files: Sequence[XrayFile], shape: tuple[int, ...]
+) -> Iterator[tuple[XrayFile, Reading]]:
     blocks = [files[start : start + _BLOCK] for start in range(0, len(files), _BLOCK)]
     workers = min(cores(), len(files) // _WORTH_A_PROCESS)
     try:
         with _executor(workers) as pool:
-            for block, results in zip(blocks, _in_order(pool, _attempts, blocks), strict=True):
+            read = _in_order(pool, partial(_attempts, shape), blocks)
+            for block, results in zip(blocks, read, strict=True):
                 yield from zip(block, results, strict=True)
     except BrokenProcessPool as error:
         raise WorkerError(
@@ -107,20 +112,20 @@ def _in_order(
             each.cancel()
 
 
-def _attempts(files: Sequence[XrayFile]) -> list[Reading]:
-    return [_attempt(file) for file in files]
+def _attempts(shape: tuple[int, ...], files: Sequence[XrayFile]) -> list[Reading]:
+    return [_attempt(shape, file) for file in files]
 
 
-def _attempt(file: XrayFile) -> Reading:
+def _attempt(shape: tuple[int, ...], file: XrayFile) -> Reading:
     try:
-        return read_xray(file.path)
+        return read_xray(file.path, *shape[1:])
     except ImageError as error:
         return error
 
 
-def _contents_sha256(files: Sequence[XrayFile]) -> str:
+def _contents_sha256(files: Sequence[XrayFile], shape: tuple[int, ...]) -> str:
     """Return a hash of what the pixels of these files depend on."""
-    digest = hashlib.sha256(repr(versions(*_DECODERS)).encode())
+    digest = hashlib.sha256(repr((versions(*_DECODERS), shape)).encode())
     for source in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(source.read_bytes())
     with ThreadPoolExecutor() as pool:
@@ -136,12 +141,12 @@ def _content_sha256(file: XrayFile) -> bytes:
         return b"unreadable"
 
 
-def _load(path: Path, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
+def _load(path: Path, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int64]] | None:
     """Return pixels and the places of what was refused; None where they are not there, whole."""
     try:
         with np.load(path) as kept:
             pixels, refused = kept["pixels"], kept["refused"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    fits = pixels.shape == (count, SIZE, SIZE) and pixels.dtype == np.uint8
+    fits = pixels.shape == shape and pixels.dtype == np.uint8
     return (pixels, refused) if fits else None

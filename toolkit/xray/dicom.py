@@ -24,7 +24,7 @@ from toolkit.xray.dicom_tags import (
     silence,
     stored_value,
 )
-from toolkit.xray.limits import MeteredFile, check_shape, damage_error, decoding_error
+from toolkit.xray.limits import MIN_SIDE, MeteredFile, check_shape, damage_error, decoding_error
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -44,11 +44,12 @@ _LARGEST: Final = 1e9  # of a number in decimal; what is beyond would overflow f
 _MAX_UNEVENNESS: Final = 1.01
 
 
-def grey(content: bytes) -> NDArray[np.uint8]:
+def grey(content: bytes, least: int = MIN_SIDE) -> NDArray[np.uint8]:
     """Decode the X-ray in a DICOM file to 8-bit grey.
 
     Args:
         content: the whole file, with its preamble or without.
+        least: shortest side that is accepted, pixels.
 
     Returns:
         uint8 (height, width), 0 black to 255 white.
@@ -76,7 +77,7 @@ def grey(content: bytes) -> NDArray[np.uint8]:
                 message = "holds no pixels, or is cut off before them; send the whole X-ray file"
                 raise ImageError("no_pixel_data", message)
             padding = _padding(tags)  # as stored: before any value is converted
-            layout, display = _layout(tags), _display(tags)
+            layout, display = _layout(tags, least), _display(tags)
             frame = _frame(tags, syntax)
         values = stored_values(frame, layout, syntax)
         if padding is None:
@@ -113,7 +114,7 @@ def _frame(tags: "Dataset", syntax: str) -> bytes:
     return content
 
 
-def _layout(tags: "Dataset") -> Layout:
+def _layout(tags: "Dataset", least: int) -> Layout:
     """Return how the pixels are stored, if it is as one grey X-ray of square pixels."""
     if int(tags.get("NumberOfFrames") or 1) > 1:
         raise ImageError("multi_frame", "holds several frames; send a single still X-ray")
@@ -126,7 +127,7 @@ def _layout(tags: "Dataset") -> Layout:
     rows, columns, allocated, bits, high, signed = (
         _integer(tags, keyword) for keyword in (*_SHAPE, *_DEPTH)
     )
-    check_shape(columns, rows)
+    check_shape(columns, rows, least)
     for sides in filter(None, (_numbers(tags, keyword) for keyword in _ASPECTS)):
         if max(sides) > _MAX_UNEVENNESS * min(sides):
             message = "its pixels are not square; resample the X-ray to square pixels"

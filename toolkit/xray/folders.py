@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from toolkit.errors import DataError
+from toolkit.errors import DataError, numbered
 from toolkit.files import name_bytes
+from toolkit.xray.labels import FOLDERS, LabelMap
 
 PARTS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -40,14 +41,16 @@ class XrayFile:
 
     Attributes:
         part: `train`, `val` or `test`; None in a flat folder.
-        grade: Kellgren-Lawrence grade, 0 to 4.
+        grade: Kellgren-Lawrence grade, 0 to 4; -1 where folders are classes.
         name: its path below the grade's folder without its suffix: 9003175L, or 9003175/left.
+        label: the name of the folder that stands for its grade or class.
     """
 
     path: Path
     part: str | None
     grade: int
     name: str
+    label: str = ""
 
     @property
     def path_stem(self) -> str:
@@ -68,40 +71,82 @@ def patient_part(patient: str, seed: int = 0) -> str:
     return "val" if place < train + val else "test"
 
 
-def scan(folder: Path) -> list[XrayFile]:
+def scan(folder: Path, labels: LabelMap | None = None) -> list[XrayFile]:
     """List the X-rays of `folder/<part>/<grade>/` or of a flat `folder/<grade>/`.
 
     Below a grade there may be a folder for each patient. Parts and grades may be spelt as people
-    spell them: `valid`, `1.0`, `KL-2`, `3Moderate`. Hidden files are left out.
+    spell them: `valid`, `1.0`, `KL-2`, `3Moderate`. Hidden files are left out. With labels that
+    have no grades, each of their classes is a folder of that name.
 
-    Order: parts as in `PARTS`, then by grade, then by file name.
+    Order: parts as in `PARTS`, then by grade or class, then by file name.
 
     Raises:
-        DataError: there is no such folder, or no X-ray in a grade's folder.
+        DataError: there is no such folder, or no X-ray in a grade's or class's folder.
     """
     if not folder.is_dir():
         raise DataError(f"no data folder at {folder}: check the path given with --data")
     found = [
-        (PARTS.index(part) if part else 0, grade, path.relative_to(within), path, part)
-        for within, (part, grade) in _grade_folders(folder).items()
+        (PARTS.index(part) if part else 0, place, path.relative_to(within), path, part, within.name)
+        for within, (part, place) in _class_folders(folder, labels).items()
         for path in _files_of(within)
     ]
     if not found:
-        others = "".join(f"; {counted}" for counted in left_out_lines(folder)[:3])
+        others = "".join(f"; {counted}" for counted in left_out_lines(folder, labels)[:3])
+        wanted = (
+            "0 to 4 for the grades, or the folders 0 to 4 alone"
+            if _is_graded(labels)
+            else "of its classes, or those alone"
+        )
         raise DataError(
-            f"no X-rays in {folder}: expected folders train, val, test, each with folders 0 to 4 "
-            f"for the grades, or the folders 0 to 4 alone{others}"
+            f"no X-rays in {folder}: expected folders train, val, test, each with folders "
+            f"{wanted}{others}"
         )
     return [
-        XrayFile(path, part, grade, _name(file)) for _, grade, file, path, part in sorted(found)
+        XrayFile(path, part, place if _is_graded(labels) else -1, _name(file), label)
+        for _, place, file, path, part, label in sorted(found)
     ]
 
 
-def left_out_lines(folder: Path) -> list[str]:
+def class_of(file: XrayFile, labels: LabelMap) -> int | None:
+    """Return the class index of an X-ray; None where the labels drop its grade."""
+    if labels.grades:
+        return labels.class_of(file.grade)
+    return labels.classes.index(file.label)
+
+
+def folder_labels(folder: Path) -> LabelMap:
+    """Return labels whose classes are the folders of a data folder; numbers in their order.
+
+    Raises:
+        DataError: there is no such folder, or fewer than two classes are in it.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no data folder at {folder}: check the path given with --data")
+    within = [*_part_folders(folder)] or [folder]
+    names = {path.name for part in within for path in _visible(part) if path.is_dir()}
+    if len(names) < 2:
+        raise DataError(
+            f"{folder} has {len(names)} folders of classes: expected train, val, test, each with a "
+            "folder for each class, or those folders alone"
+        )
+    return LabelMap(FOLDERS, tuple(sorted(names, key=_natural)), ())
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Return what names sort by so that 10 comes after 9."""
+    return [(int(each), "") if each.isdigit() else (-1, each) for each in re.split(r"(\d+)", name)]
+
+
+def _is_graded(labels: LabelMap | None) -> bool:
+    return labels is None or bool(labels.grades)
+
+
+def left_out_lines(folder: Path, labels: LabelMap | None = None) -> list[str]:
     """Name the folders that `scan` does not understand, and loose pictures, with their counts."""
     parts = _part_folders(folder)
-    understood = {folder, *parts, *_grade_folders(folder)}
+    understood = {folder, *parts, *_class_folders(folder, labels)}
     counts: Counter[Path] = Counter()
+    what = "grade" if _is_graded(labels) else "class"
     for within in (folder, *parts):
         for path in _visible(within):
             if path.is_dir() and path not in understood:
@@ -109,9 +154,9 @@ def left_out_lines(folder: Path) -> list[str]:
             elif path.suffix.lower() in _PICTURES:
                 counts[within] += 1
     return [
-        f"left out: {path.relative_to(folder)}, not a part or grade: {count} files"
+        f"left out: {path.relative_to(folder)}, not a part or {what}: {numbered(count, 'file')}"
         if path not in understood
-        else f"left out: {count} files that lie in {path.relative_to(folder)} without a grade"
+        else f"left out: {numbered(count, 'file')} in {path.relative_to(folder)} without a {what}"
         for path, count in counts.items()
         if count
     ]
@@ -123,16 +168,18 @@ def _part_folders(folder: Path) -> dict[Path, str]:
     return {path: part for path, part in found if part}
 
 
-def _grade_folders(folder: Path) -> dict[Path, tuple[str | None, int]]:
-    """Return part and grade of each folder that stands for a grade; no part in a flat folder."""
+def _class_folders(folder: Path, labels: LabelMap | None) -> dict[Path, tuple[str | None, int]]:
+    """Return part and grade, or class index, of each folder that stands for one."""
     parts: dict[Path, str] | dict[Path, None] = _part_folders(folder) or {folder: None}
+    named = {} if labels is None else {name: i for i, name in enumerate(labels.classes)}
+    place_of = _grade if _is_graded(labels) else named.get
     found = (
-        (path, part, _grade(path.name))
+        (path, part, place_of(path.name))
         for within, part in parts.items()
         for path in _visible(within)
         if path.is_dir()
     )
-    return {path: (part, grade) for path, part, grade in found if grade is not None}
+    return {path: (part, place) for path, part, place in found if place is not None}
 
 
 def _grade(name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""Label maps: which Kellgren-Lawrence grades make which class."""
+"""Label maps: which Kellgren-Lawrence grades, or which folders, make which class."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,13 @@ GRADES = (0, 1, 2, 3, 4)
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Classes in the order of their severity, each a set of Kellgren-Lawrence grades (0 to 4).
+    """Classes, in the order of their severity where each is a set of grades.
 
     Attributes:
         name: how the command line calls the map.
         classes: the label of each class.
-        grades: the grades of each class, in the same order; grades in no class are dropped.
+        grades: the Kellgren-Lawrence grades (0 to 4) of each class, in the same order; grades in
+            no class are dropped. Empty where classes are folders, in no order.
     """
 
     name: str
@@ -28,6 +29,8 @@ class LabelMap:
 
 
 _SEVERITIES = ("minimal", "moderate", "severe")
+FOLDERS = "folders"
+"""What the map of classes that are folders is called."""
 LABEL_MAPS = {
     labels.name: labels
     for labels in (

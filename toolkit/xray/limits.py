@@ -10,8 +10,10 @@ MAX_BYTES: Final = 20_000_000
 """Largest file accepted, bytes: 16 bits of 10 megapixels, or more of them in run lengths."""
 MAX_PIXELS: Final = 16_000_000
 """Most pixels accepted. `scaling.resize` is exact for squares of up to this many."""
+SIZE: Final = 224
+"""Side of an X-ray unless another is asked for, pixels."""
 MIN_SIDE: Final = 64
-"""Shortest side accepted, pixels."""
+"""Shortest side accepted, pixels, unless the X-ray is to be smaller."""
 MAX_ASPECT: Final = 1.5
 """Largest ratio of the longer side to the shorter one."""
 # A file that is not there, may not be read, or is none. Any other error is of memory or a disk.
@@ -46,8 +48,8 @@ class MeteredFile(io.BytesIO):
             raise damage_error()
 
 
-def check_shape(width: int, height: int) -> None:
-    """Refuse sizes, in pixels, that are not an X-ray's.
+def check_shape(width: int, height: int, least: int = MIN_SIDE) -> None:
+    """Refuse sizes, in pixels, that are not an X-ray's; `least` is the shortest side.
 
     Raises:
         ImageError: `too_many_pixels`, `too_small` or `aspect`, all of them 422.
@@ -57,8 +59,8 @@ def check_shape(width: int, height: int) -> None:
     if short * long > MAX_PIXELS:
         message = f"{size} is more than {MAX_PIXELS // 1_000_000} megapixels; send it smaller"
         raise ImageError("too_many_pixels", message)
-    if short < MIN_SIDE:
-        message = f"{size}, and a side must have at least {MIN_SIDE}; send it larger"
+    if short < least:
+        message = f"{size}, and a side must have at least {least}; send it larger"
         raise ImageError("too_small", message)
     if long > MAX_ASPECT * short:
         raise ImageError("aspect", f"{size} is more elongated than 3:2; crop it to the knee")

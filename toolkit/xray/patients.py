@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from toolkit.errors import DataError, UsageError
+from toolkit.errors import DataError, UsageError, is_text, numbered, printable
 from toolkit.xray.dicom_tags import SNIFFED, is_dicom, patient_key
 from toolkit.xray.limits import MAX_BYTES
 
@@ -47,6 +47,8 @@ class PatientRule:
         """
         if self.pattern is None:
             return
+        if not is_text(self.pattern):
+            raise UsageError(f"--patients {printable(self.pattern)!r} is no text in UTF-8")
         if self.groups is not None:
             raise UsageError("--patients and --groups both say who is who: give one of them")
         try:
@@ -87,11 +89,11 @@ class Patients:
     def description(self) -> str:
         """Return in one line how patients were told apart, with an example."""
         how = ", ".join(
-            f"{source} ({count} X-rays)" if len(self.sources) > 1 else source
+            f"{source} ({numbered(count, 'X-ray')})" if len(self.sources) > 1 else source
             for source, count in self.sources.items()
         )
         example = f": {self.pair[0]} and {self.pair[1]} are of one" if self.pair else ""
-        return f"{self.count} patients, told apart by {how}{example}"
+        return f"{numbered(self.count, 'patient')}, told apart by {how}{example}"
 
     def warning(self) -> str | None:
         """Return what to mind where no two X-rays were found to belong together."""

@@ -1,6 +1,6 @@
-"""PNG and JPEG files, to 8-bit grey or a refusal; and pixels to such files.
+"""PNG and JPEG files, to 8-bit grey or colour, or a refusal; and pixels to such files.
 
-Decoding, in order: decode, alpha over black, 8-bit grey, EXIF orientation.
+Decoding, in order: decode, alpha over black, 8-bit grey or colour, EXIF orientation.
 """
 
 import io
@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from toolkit.errors import ImageError
 from toolkit.xray import jpeg
-from toolkit.xray.limits import MeteredFile, check_shape, damage_error, decoding_error
+from toolkit.xray.limits import MIN_SIDE, MeteredFile, check_shape, damage_error, decoding_error
 from toolkit.xray.scaling import stretch
 
 PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -36,8 +36,12 @@ def encode(pixels: NDArray[np.uint8], kind: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
-def grey(content: bytes) -> NDArray[np.uint8]:
+def grey(content: bytes, least: int = MIN_SIDE) -> NDArray[np.uint8]:
     """Decode the picture in a PNG or JPEG file to 8-bit grey, turned upright.
+
+    Args:
+        content: the whole file.
+        least: shortest side that is accepted, pixels.
 
     Returns:
         uint8 (height, width), 0 black to 255 white; it may be a view.
@@ -48,16 +52,25 @@ def grey(content: bytes) -> NDArray[np.uint8]:
             `truncated` or `damaged`, all of them 422.
         MemoryError, OSError: the machine has no memory or no open files left.
     """
+    return _decoded(content, "L", least)
+
+
+def colour(content: bytes, least: int = MIN_SIDE) -> NDArray[np.uint8]:
+    """Decode the picture to uint8 (height, width, 3); all else is as `grey` does."""
+    return _decoded(content, "RGB", least)
+
+
+def _decoded(content: bytes, mode: str, least: int) -> NDArray[np.uint8]:
     try:
         with _open(content) as image:
             _check_kind(image, content)
-            check_shape(*image.size)
+            check_shape(*image.size, least)
             if content.startswith(PNG):
                 _check_chunks(content, *image.size)
                 image.load()
-                levels = _to_grey(image, content)
+                levels = _to_mode(image, content, mode)
             else:
-                levels = np.asarray(Image.fromarray(jpeg.pixels(image, content)).convert("L"))
+                levels = np.asarray(Image.fromarray(jpeg.pixels(image, content)).convert(mode))
             return _upright(levels, _orientation(image))
     except ImageError:
         raise
@@ -106,22 +119,27 @@ def _check_chunks(content: bytes, width: int, height: int) -> None:
         raise damage_error()
 
 
-def _to_grey(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
-    """Return the decoded pixels as 8-bit grey (height, width)."""
+def _to_mode(image: Image.Image, content: bytes, mode: str) -> NDArray[np.uint8]:
+    """Return the decoded pixels in 8 bits: (height, width), or (height, width, 3) of RGB."""
+    if image.mode.startswith("I") or image.mode in ("1", "L"):
+        return np.array(Image.fromarray(_grey_levels(image, content)).convert(mode))
+    if image.has_transparency_data:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA"))
+    return np.array(image.convert(mode))
+
+
+def _grey_levels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
+    """Return the pixels of a grey picture in 8 bits, (height, width)."""
     key = image.info.get("transparency")
     if image.mode.startswith("I"):
         values = np.array(image)
         return stretch(values if key is None else np.where(values == key, 0, values))
-    if image.mode in ("1", "L"):
-        levels = np.array(image.convert("L"))
-        if key is not None:  # of 2 and 4 bits, Pillow gives the key before spreading the levels
-            level = key * {2: 85, 4: 17}.get(_depth(content), 1)
-            levels[levels == (255 * bool(key) if image.mode == "1" else level)] = 0
-        return levels
-    if image.has_transparency_data:
-        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
-        image = Image.alpha_composite(black, image.convert("RGBA"))
-    return np.array(image.convert("L"))
+    levels = np.array(image.convert("L"))
+    if key is not None:  # of 2 and 4 bits, Pillow gives the key before spreading the levels
+        level = key * {2: 85, 4: 17}.get(_depth(content), 1)
+        levels[levels == (255 * bool(key) if image.mode == "1" else level)] = 0
+    return levels
 
 
 def _depth(content: bytes) -> int:
@@ -141,7 +159,7 @@ def _orientation(image: Image.Image) -> int:
 def _upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Return a view with the orientation undone: 5 to 8 are transposed, the rest is flips."""
     if orientation >= 5:
-        pixels = pixels.T
+        pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
         pixels = pixels[::-1]
     if orientation in (2, 3, 6, 7):

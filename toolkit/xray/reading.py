@@ -8,7 +8,6 @@ makes no difference. Kind and size are judged by the header, before any pixel is
 import os
 import stat
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,24 +15,22 @@ from numpy.typing import NDArray
 from toolkit.errors import ImageError
 from toolkit.xray import dicom, pictures
 from toolkit.xray.dicom_tags import is_dicom
-from toolkit.xray.limits import MAX_BYTES, MAX_PIXELS, is_system_error
+from toolkit.xray.limits import MAX_BYTES, MAX_PIXELS, MIN_SIDE, SIZE, is_system_error
 from toolkit.xray.scaling import square
 
 __all__ = ["MAX_BYTES", "MAX_PIXELS", "SIZE", "decode", "file_content", "read_xray"]
 
-SIZE: Final = 224
-"""Side of an X-ray unless another is asked for, pixels."""
 
-
-def read_xray(source: Path | str | bytes, size: int = SIZE) -> NDArray[np.uint8]:
+def read_xray(source: Path | str | bytes, size: int = SIZE, channels: int = 1) -> NDArray[np.uint8]:
     """Read the X-ray in a PNG, JPEG or DICOM file, given by its path or as its bytes.
 
     Args:
         source: where the file is; or, as bytes, the whole file.
         size: side of the result, pixels.
+        channels: 1 for grey, 3 for colour.
 
     Returns:
-        As `decode` gives it: uint8 (size, size).
+        As `decode` gives it: uint8 (size, size), or (size, size, 3) in colour.
 
     Raises:
         ImageError: `decode` refuses the file, or it cannot be read (`unreadable`). The message
@@ -41,23 +38,24 @@ def read_xray(source: Path | str | bytes, size: int = SIZE) -> NDArray[np.uint8]
         MemoryError, OSError: the machine lacks memory or open files, or a disk fails.
     """
     if isinstance(source, bytes):
-        return decode(source, size)
+        return decode(source, size, channels)
     try:
-        return decode(file_content(source), size)
+        return decode(file_content(source), size, channels)
     except ImageError as error:
         raise ImageError(error.code, f"{source}: {error}", error.status) from error
 
 
-def decode(content: bytes, size: int = SIZE) -> NDArray[np.uint8]:
+def decode(content: bytes, size: int = SIZE, channels: int = 1) -> NDArray[np.uint8]:
     """Decode the X-ray in a PNG, JPEG or DICOM file.
 
     Args:
         content: the whole file; a DICOM file may lack its preamble.
-        size: side of the result, pixels.
+        size: side of the result, pixels. A file's sides may be as short as that, or `MIN_SIDE`.
+        channels: 1 for grey, 3 for colour; of a grey file the three are equal.
 
     Returns:
-        A new, writable uint8 array (size, size), 0 to 255, of the centre square. An 8-bit grey
-        file of that size comes through byte for byte.
+        A new, writable uint8 array (size, size), or (size, size, 3) in colour, 0 to 255, of the
+        centre square. An 8-bit file of that size comes through byte for byte.
 
     Raises:
         ImageError: the file is refused. `code` is one of `not_an_image` (415), `too_large`
@@ -67,10 +65,14 @@ def decode(content: bytes, size: int = SIZE) -> NDArray[np.uint8]:
     """
     if len(content) > MAX_BYTES:
         raise ImageError("too_large", f"larger than {MAX_BYTES:,} bytes; send a smaller file", 413)
+    least = min(MIN_SIDE, size)
     if content.startswith((pictures.PNG, pictures.JPEG)):
-        return square(pictures.grey(content), size)
+        if channels == 1:
+            return square(pictures.grey(content, least), size)
+        return square(pictures.colour(content, least), size)
     if is_dicom(content):
-        return square(dicom.grey(content), size)
+        found = square(dicom.grey(content, least), size)
+        return found if channels == 1 else np.repeat(found[:, :, None], channels, axis=2)
     what = "not a PNG, JPEG or DICOM file" if content else "the file is empty"
     raise ImageError("not_an_image", f"{what}; send a PNG, JPEG or DICOM file", 415)
 

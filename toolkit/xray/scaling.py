@@ -34,9 +34,10 @@ def look_up(table: NDArray[np.uint8], values: NDArray[np.integer], first: int) -
 def square(grey: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     """Bring the centre square of an X-ray to `size`, as `resize` does.
 
-    Takes uint8 (height, width), within `decode`'s limits; returns a new, writable uint8 array.
+    Takes uint8 (height, width) or (height, width, 3), within `decode`'s limits; returns a new,
+    writable uint8 array.
     """
-    height, width = grey.shape
+    height, width = grey.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return resize(grey[top : top + side, left : left + side], size)
@@ -48,12 +49,14 @@ def resize(grey: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
     An area's mean is exact and rounded half to even. Bicubic is Pillow's, in fixed point.
 
     Args:
-        grey: uint8 (n, n), n at most 4,000.
+        grey: uint8 (n, n), or (n, n, 3) in colour, n at most 4,000.
         size: side of the result, pixels.
 
     Returns:
-        A new, writable uint8 array (size, size).
+        A new, writable uint8 array (size, size), or (size, size, 3).
     """
+    if grey.ndim == 3:
+        return np.stack([resize(each, size) for each in np.moveaxis(grey, 2, 0)], axis=2)
     side = len(grey)
     if side == size:
         return np.array(grey, order="C")
@@ -61,6 +64,12 @@ def resize(grey: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
         return _area_average(grey, size)
     picture = Image.fromarray(np.ascontiguousarray(grey))
     return np.array(picture.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def shaped(grey: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Bring a square grey X-ray to a shape, (size, size) or (size, size, 3) of equal channels."""
+    found = resize(grey, shape[0])
+    return found if len(shape) == 2 else np.repeat(found[:, :, None], shape[2], axis=2)
 
 
 def _area_average(grey: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

@@ -105,7 +105,7 @@ def test_what_the_machine_lacks_is_not_told_of_the_file(client, encoded, xrays, 
     def lacking(*_):
         raise lack
 
-    for place in ("bento.worker.model_thread.decode", "bento.http.form.files"):
+    for place in ("toolkit.runtime.session.decode", "bento.http.form.files"):
         with monkeypatch.context() as planted:
             planted.setattr(place, lacking)
             for path in ("/predict", "/predict_batch"):
@@ -165,7 +165,7 @@ def test_explanation_shows_the_edge_map_as_served_and_the_heat(client, served, e
     prediction = client.post("/predict", content=png, headers=RAW).json()
     assert (answer["class"], answer["label"]) == (prediction["class"], prediction["label"])
     edge_map = np.array(Image.open(io.BytesIO(base64.b64decode(answer["edge_map"]))))
-    expected = open_model(served.folder, served.name).edge_map(xrays[1][None])[0]
+    expected = open_model(served.folder, served.name).views(xrays[1])["edge_map"]
     np.testing.assert_array_equal(edge_map, expected)
     heat = Image.open(io.BytesIO(base64.b64decode(answer["heat"])))
     assert heat.width > 2 * 224 and heat.mode == "RGB"

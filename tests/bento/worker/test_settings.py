@@ -42,6 +42,8 @@ def test_nothing_set_is_the_only_model_of_a_bento_of_another_name(tmp_path):
     for name in ("knee.v2.json", "knee.v2.equivalence.json", "knee.v2.pipeline.onnx"):
         (tmp_path / name).write_bytes(b"")
     assert settings({"TOOLKIT_MODELS": str(tmp_path)}).files.name == "knee.v2"
+    (tmp_path / "knee.v2.previous.json").write_bytes(b"")
+    assert settings({"TOOLKIT_MODELS": str(tmp_path)}).files.name == "knee.v2"
     (tmp_path / "hip.json").write_bytes(b"")
     assert settings({"TOOLKIT_MODELS": str(tmp_path)}).files.name == "model_saved"
 

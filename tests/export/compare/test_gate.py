@@ -7,6 +7,8 @@ import pytest
 
 from export.compare.gate import NO_XRAYS, gate, gate_samples
 from toolkit.errors import DataError
+from toolkit.train.dataset import load_folder
+from toolkit.xray.patients import PatientRule
 
 CLASSES = ("none", "minimal", "moderate", "severe")
 
@@ -45,3 +47,20 @@ def test_xrays_without_parts_to_judge_by_are_refused(small, png_folder):
     flat = png_folder("0/1L", "2/1R", "3/1M")
     with pytest.raises(DataError, match="to calibrate with, and of val or test"):
         gate_samples(flat, replace(small.record, dataset=None))
+
+
+def test_xrays_of_a_table_of_patients_are_judged_with_that_table_alone(small, png_folder, tmp_path):
+    grades = (0, 2, 3, 4)
+    flat = png_folder(*(f"{grades[i % 4]}/shot{i:03d}" for i in range(60)))
+    tables = []
+    for shift in (0, 7):
+        lines = [f"shot{i:03d}.png,p{(i + shift) // 3}" for i in range(60)]
+        tables.append(tmp_path / f"{shift}.csv")
+        tables[-1].write_text("\n".join(["file,patient", *lines]))
+    trained = load_folder(flat, small.record.labels, "patient", 0, PatientRule(None, tables[0]))
+    record = replace(small.record, dataset=trained.record())
+    found = gate_samples(flat, record, tables[0])
+    assert np.array_equal(found.pixels, trained.pixels[trained.parts["val"]].numpy())
+    for table, what in ((None, "without"), (tables[1], f"with {tables[1]}")):
+        with pytest.raises(DataError, match=f"{what}: give that table with --groups"):
+            gate_samples(flat, record, table)

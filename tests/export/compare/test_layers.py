@@ -53,7 +53,7 @@ def test_nan_is_found_in_the_layer_that_it_enters_by(small, copied, changed):
 
 def test_a_wrong_normalisation_constant_is_found_before_the_network(small):
     other = Preprocessing(replace(small.record.preprocessing, edge_mean=16.0))
-    pipeline = Pipeline(other, small.pipeline.network)
+    pipeline = Pipeline(small.pipeline.with_parts(small.pipeline.network, other))
     path = small.files.path("pipeline")
     found = first_difference("pipeline", path, pipeline, small.inputs.pixels)
     assert found.startswith("the first layer that differs is edges, by ")

@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from export.compare.measurement import HISTOGRAM_EDGES, Measurement
 from export.compare.samples import NATURAL, Samples
 from toolkit.model.equivalence import TensorSpec
-from toolkit.model.tolerance import BOUNDS
+from toolkit.model.tolerance import bound_of
 
 # ONNX Runtime, told to flush subnormal numbers, leaves its thread so: none are drawn.
 LOGITS = arrays(
@@ -25,7 +25,7 @@ def measured(output, pairs, kind="generated"):
     count = len(pairs[0][1])
     samples = Samples(np.zeros((count, 1, 1), np.uint8), (kind,) * count)
     dtype = str(pairs[0][1].dtype)
-    found = Measurement(TensorSpec(output, dtype, ("batch", 4)), samples, BOUNDS[output])
+    found = Measurement(TensorSpec(output, dtype, ("batch", 4)), samples, bound_of(output))
     for place, (actual, reference) in enumerate(pairs):
         found.add(actual, reference, f"run {place}")
     return found
@@ -133,10 +133,10 @@ def test_one_changed_byte_of_an_edge_map_fails(reference, place, by, sign):
 def test_tolerance_scales_with_the_logits_of_each_xray():
     reference = np.array([[0.5, -0.1], [3.0, -2000.0], [1.0, 1.0]], dtype=np.float32)
     natural = np.array([True, True, False])
-    assert BOUNDS["logits"].allowed(reference, natural) == pytest.approx([1e-5, 2e-2, 1e-5])
-    assert BOUNDS["edge_map"].allowed(reference, natural) == pytest.approx([0, 0, 0])
-    novelty = BOUNDS["novelty"].allowed(np.float32([0.5, 1, 300]), natural)
+    assert bound_of("logits").allowed(reference, natural) == pytest.approx([1e-5, 2e-2, 1e-5])
+    assert bound_of("edge_map").allowed(reference, natural) == pytest.approx([0, 0, 0])
+    novelty = bound_of("novelty").allowed(np.float32([0.5, 1, 300]), natural)
     assert novelty == pytest.approx([1e-4, 1e-4, 3e-2])
-    bounds = BOUNDS["probabilities"].allowed(reference, natural)
+    bounds = bound_of("probabilities").allowed(reference, natural)
     assert bounds == pytest.approx([1e-5, 1e-5, 1e-2])
     assert {"real", "generated"} <= set(NATURAL)

@@ -34,7 +34,7 @@ def network(small):
 @pytest.fixture
 def pipeline(small, network):
     """A pipeline whose network the test may spoil."""
-    return Pipeline(small.pipeline.preprocessing, network)
+    return Pipeline(small.pipeline.with_parts(network, small.pipeline.preprocessing))
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from export.compare.samples import samples
 from export.convert.onnx import IR_VERSION, OPSET, export_onnx, specs_of, write_graph
 from export.convert.pipeline import Pipeline
 from toolkit.errors import UsageError
-from toolkit.networks.folding import fold
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.runtime.providers import open_session
 from toolkit.train.recipes import STUDY_EDGES
@@ -130,9 +129,9 @@ def test_probabilities_are_tempered_and_logits_are_not(small):
 
 def test_live_dropout_is_never_exported(small, tmp_path):
     """Also of a module in training mode."""
-    network = Pipeline(small.pipeline.preprocessing, small.pipeline.network)
+    network = Pipeline(small.pipeline)
     try:
-        assert not any(module.training for module in network.train().faster(fold).modules())
+        assert not any(module.training for module in Pipeline(network.train().fast()).modules())
         export_onnx("network", network.train(), small.record, tmp_path / "training.onnx")
     finally:
         network.eval()

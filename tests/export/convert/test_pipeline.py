@@ -17,20 +17,24 @@ from toolkit.runtime.session import open_explainer, open_model
 
 def test_onnx_and_pytorch_explain_alike(small, drawn_xrays):
     xray = drawn_xrays[3]
-    edge_map, model = torch_explainer(small.pipeline, xray)
+    views, model = torch_explainer(small.pipeline, xray)
     predictor = open_model(small.files.folder, small.files.name)
-    assert np.array_equal(edge_map, predictor.edge_map(xray[None])[0])
-    theirs = occlusion(model, xray, edge_map)
-    mine = occlusion(open_explainer(small.files, small.record), xray, edge_map)
+    assert np.array_equal(views["edge_map"], predictor.views(xray)["edge_map"])
+    pictures = {"xray": xray} | views
+    theirs = occlusion(model, pictures)
+    mine = occlusion(open_explainer(small.files, small.record), pictures)
     assert mine.target == theirs.target
-    for ours, expected in ((mine.image, theirs.image), (mine.edges, theirs.edges)):
+    for name in ("xray", "edge_map"):
+        ours, expected = mine.falls[name], theirs.falls[name]
         assert np.abs(expected).max() > 0.01
         np.testing.assert_allclose(ours, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def test_with_its_own_edge_map_the_explainer_gives_the_pipelines_logits(small, drawn_xrays):
     predictor = open_model(small.files.folder, small.files.name)
-    given = open_explainer(small.files, small.record)(drawn_xrays, predictor.edge_map(drawn_xrays))
+    edge_maps = predictor.run(["edge_map"], drawn_xrays)["edge_map"]
+    explainer = open_explainer(small.files, small.record)
+    given = explainer({"xray": drawn_xrays, "edge_map": edge_maps})
     expected = predictor.predict(drawn_xrays).logits
     np.testing.assert_allclose(given, expected, atol=1e-5 * np.abs(expected).max())
 

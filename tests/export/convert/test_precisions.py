@@ -130,8 +130,9 @@ def test_int8_computes_all_but_the_last_convolutions_in_integers(small, graded, 
     weights = Counter(givers.get(node.input[1]) for node in convolutions)
     assert weights == {"DequantizeLinear": 5, None: 3}, "the resize is one as well"
     found = _run(path, graded.pixels)
+    pipeline, xrays = small.pipeline, torch.from_numpy(graded.pixels)
     with torch.no_grad():
-        packed = small.pipeline.faster(pack)(torch.from_numpy(graded.pixels))
+        packed = small.pipeline.with_parts(*pack(pipeline.network, pipeline.preprocessing))(xrays)
     logits, _, edge_map, *_ = (output.numpy() for output in packed)
     assert np.array_equal(found["edge_map"], edge_map)
     error = np.abs(found["logits"] - logits)

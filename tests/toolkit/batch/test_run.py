@@ -1,5 +1,6 @@
 """`toolkit predict --out`: no row lost, none twice, whatever happens to the processes."""
 
+import csv
 import json
 import os
 import shutil
@@ -256,21 +257,77 @@ def test_the_files_are_those_that_were_there_at_first(xrays, start, run, unbroke
     assert now["1/063.png"]["error"] == "unreadable"
 
 
-def test_a_run_killed_when_its_file_is_there_only_tidies_up(xrays, start, run, tmp_path):
-    arguments = (f"{xrays}/1/*.png", "--out", "results.parquet")
+@pytest.mark.parametrize("suffix", ["parquet", "csv"])
+def test_a_run_killed_when_its_file_is_there_only_tidies_up(xrays, start, run, tmp_path, suffix):
+    name = f"results.{suffix}"
+    arguments = (f"{xrays}/1/*.png", "--out", name)
     killed = start(*arguments, DIE="yes")
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    kept = (tmp_path / "results.parquet").read_bytes()
+    kept = (tmp_path / name).read_bytes()
     content, code, _ = run(*arguments)
     assert code == 0 and content["resumed"] == content["files"] == 32
     assert sum(content["classes"].values()) == 32
-    assert {path.name for path in tmp_path.iterdir()} == {"results.parquet", "site"}
+    assert {path.name for path in tmp_path.iterdir()} == {name, "site"}
     content, code, _ = run(*arguments)
     assert code == 2 and "there already" in content["error"]
-    (tmp_path / "results.parquet.parts").mkdir()
+    (tmp_path / f"{name}.parts").mkdir()
     assert run(*arguments)[1] == 2
-    assert (tmp_path / "results.parquet").read_bytes() == kept
+    assert (tmp_path / name).read_bytes() == kept
+
+
+def test_another_file_that_lies_there_is_never_taken_for_what_was_written(
+    xrays, start, run, tmp_path
+):
+    arguments = (f"{xrays}/1/*.png", "--out", "results.csv")
+    start(*arguments, DIE="yes").communicate()
+    other = (tmp_path / "results.csv").read_bytes().replace(b"severe", b"normal")
+    (tmp_path / "results.csv").write_bytes(other)
+    content, code, _ = run(*arguments)
+    assert code == 2 and "there already" in content["error"]
+    assert (tmp_path / "results.csv").read_bytes() == other
+
+
+# --- formats
+
+
+def test_rows_are_the_same_in_every_format(xrays, run, unbroken, tmp_path):
+    below = [row for row in unbroken.to_pylist() if row["path"].startswith("1/")]
+    expected = [row | {"path": row["path"].removeprefix("1/")} for row in below]
+    assert {row["error"] for row in expected} == {None, "not_an_image"}
+    for name in ("rows.CSV", "rows.jsonl"):
+        content, code, _ = run(f"{xrays}/1/*", "--out", name)
+        assert code == 0 and content["errors"] == {"not_an_image": 1}
+        assert content["files"] == sum(content["classes"].values()) + 1 == len(expected)
+    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == expected
+    with (tmp_path / "rows.CSV").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(expected)
+    for row, wanted in zip(rows, expected, strict=True):
+        assert list(row) == list(wanted)
+        for name, value in wanted.items():
+            if isinstance(value, float):
+                assert float(row[name]) == pytest.approx(value, rel=1e-7, abs=1e-7)
+            else:
+                text = "" if value is None else str(value)
+                assert row[name] == (text.lower() if isinstance(value, bool) else text)
+
+
+def test_rows_on_stdout_are_json_lines_and_leave_no_file(xrays, tmp_path):
+    arguments = ["predict", "model_saved", f"{xrays}/0/00*.png", "--out", "-", "--models", MODELS]
+    done = subprocess.run(
+        [sys.executable, "-c", TOOLKIT, "8", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["path"] for row in rows] == [f"00{n}.png" for n in (0, 2, 4, 6, 8)]
+    assert all(row["label"] for row in rows) and "-: 5 files" in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_ends_in_one_line_and_leaves_what_is_needed_to_go_on(xrays, start, tmp_path):
@@ -612,8 +669,8 @@ def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, run, tmp_path):
         (("nowhere", "--out", "r.parquet"), "no folder at nowhere"),
         (("site/*.png", "--out", "r.parquet"), "no file in"),
         (("site", "site", "--out", "r.parquet"), "quote the pattern"),
-        (("site", "--out", "site"), "there already"),
         (("site", "--out", "site/sitecustomize.py/r.parquet"), "cannot write"),
+        (("site", "--out", "typo/r.parquet"), "there is no folder typo"),
         (("site", "--workers", "2"), "give --out too"),
         (("site", "--engine", "ray"), "give --out too"),
         (("site", "--workers", "0", "--out", "r.parquet"), "--workers"),
@@ -703,6 +760,10 @@ def test_folder_and_pattern_are_told_apart(tree):
     assert split(f"{tree}/**/*.png") == (tree, "**/*.png")
     assert split(f"{tree}/a/*/x?.png") == (tree / "a", "*/x?.png")
     assert split(f"{tree}/a.png") == (tree, "a.png")
+    odd = tree / "x [2024]" / "[a]*"
+    odd.mkdir(parents=True)
+    assert split(f"{odd}/*.png") == (odd, "*.png")
+    assert split(f"{tree}/x [2024]/[ab]/*.png") == (tree / "x [2024]", "[ab]/*.png")
 
 
 def test_memory_does_not_grow_with_the_number_of_files(run, tmp_path):

@@ -212,6 +212,16 @@ def test_what_is_not_a_manifest_is_refused(tmp_path, content):
     refusal(content, tmp_path / "m.json")
 
 
+@pytest.mark.parametrize("half", [r"\ud800", r"\udcfc", r"\ud800\ud800", r"x\udbff x"])
+def test_a_label_with_half_a_character_is_refused(full, tmp_path, half):
+    path = tmp_path / "m.json"
+    manifest.save(full, path)
+    path.write_text(path.read_text().replace('"minimal"', f'"{half}"'))
+    with pytest.raises(ManifestError, match=r"m\.json cannot be read as a manifest") as caught:
+        manifest.load(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path):
     (tmp_path / "m.json").write_bytes(b"\xff\xfe\x00\xd8")
     with pytest.raises(ManifestError, match=r"m\.json"):

@@ -8,7 +8,9 @@ import torch
 from export.compare.samples import samples
 from export.convert.pipeline import Pipeline
 from toolkit.model.manifest import PreprocessingConstants
-from toolkit.networks.folding import GreyConv, fold, logits_of
+from toolkit.networks.base import Classifier
+from toolkit.networks.default import StudyNetwork
+from toolkit.networks.folding import GreyConv
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.recipes import STUDY_EDGES
@@ -30,7 +32,7 @@ def both(request):
     inputs = [tensor.double() for tensor in preprocessing(xray)]
     results = []
     for module, logits in (
-        (network, logits_of(network, preprocessing, xray)),
+        (network, Classifier(StudyNetwork(), network, preprocessing).logits(xray)),
         (plain, plain(*inputs)),
     ):
         (logits * torch.linspace(-1, 1, 20).reshape(5, 4)).sum().backward()
@@ -54,10 +56,10 @@ def test_training_through_the_folded_network_has_the_same_logits_and_gradients(b
 def test_folded_pipeline_gives_the_logits_of_the_unfolded_one_on_every_kind_of_input(
     small, constants
 ):
-    plain = Pipeline(Preprocessing(CONSTANTS[constants]), small.pipeline.network)
+    plain = Pipeline(Classifier(StudyNetwork(CONSTANTS[constants]), small.pipeline.network))
     xray = torch.from_numpy(samples().pixels)
     with torch.no_grad():
-        logits, probabilities, edge_map = plain.faster(fold)(xray)
+        logits, probabilities, edge_map = plain.fast()(xray)
         expected = plain(xray)
     scale = expected[0].abs().amax(dim=1, keepdim=True).clamp(min=1.0)
     assert ((logits - expected[0]).abs() <= 2e-6 * scale).all()
@@ -88,10 +90,11 @@ def test_folded_convolution_is_exact_along_the_borders_too(small):
 @pytest.mark.parametrize("name", ["image_mean", "image_std"])
 def test_a_fold_of_other_constants_gives_other_logits(small, name):
     right = getattr(small.record.preprocessing, name)
-    wrong = Preprocessing(PreprocessingConstants(**{name: tuple(1.001 * one for one in right)}))
+    wrong = PreprocessingConstants(**{name: tuple(1.001 * one for one in right)})
+    other = Classifier(StudyNetwork(wrong), small.pipeline.network)
     xray = torch.from_numpy(small.inputs.pixels)
     with torch.no_grad():
-        logits, _, edge_map = Pipeline(wrong, small.pipeline.network).faster(fold)(xray)
+        logits, _, edge_map = Pipeline(other).fast()(xray)
     expected = torch.from_numpy(small.arrays["logits"])
     assert (logits - expected).abs().max() > 1e-5 * expected.abs().max().clamp(min=1)
     assert torch.equal(edge_map, torch.from_numpy(small.arrays["edge_map"]))
@@ -99,7 +102,7 @@ def test_a_fold_of_other_constants_gives_other_logits(small, name):
 
 def test_folding_leaves_the_network_and_its_reference_as_they_were(small):
     before = {name: value.clone() for name, value in small.pipeline.state_dict().items()}
-    small.pipeline.faster(fold)
+    small.pipeline.fast()
     after = small.pipeline.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())

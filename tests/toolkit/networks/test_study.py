@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.networks.study import IntermediarySpaceModel, initialise, parameter_count
+from toolkit.networks.base import Classifier, initialise, parameter_count
+from toolkit.networks.default import StudyNetwork
+from toolkit.networks.study import IntermediarySpaceModel
 
 
 def inputs(batch=1):
@@ -133,3 +135,11 @@ def test_first_weights_after_he_carry_the_inputs_through_both_branches():
     assert max(before) < 0.05
     assert min(after) > 10 * max(before)
     assert all(not each.any() for name, each in network.named_parameters() if "bias" in name)
+
+
+def test_hidden_weights_are_those_of_every_layer_but_the_last_to_run():
+    network = IntermediarySpaceModel(2)
+    classifier = Classifier(StudyNetwork(), network)
+    found = classifier.hidden_weights(torch.zeros(1, 224, 224, dtype=torch.uint8))
+    layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
+    assert [id(each) for each in found] == [id(layer.weight) for layer in layers[:-1]]

@@ -24,7 +24,8 @@ from toolkit.errors import CheckpointError
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import NetworkRecord
 from toolkit.model.manifest import load as load_manifest
-from toolkit.networks.study import IntermediarySpaceModel, parameter_count
+from toolkit.networks.base import parameter_count
+from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.original.checkpoint import read_original
 from toolkit.original.opcodes import MAX_OPCODES
 from toolkit.train.checkpoint import load_network, load_trained
@@ -232,6 +233,149 @@ def test_denormal_weights_stay_as_they_are(study_file, tmp_path):
     assert torch.equal(found.state["imagesClassifier.0.weight"], torch.full((4, 3, 11, 11), 1e-42))
 
 
+# --- files as people save them
+
+
+def as_safetensors(tensors, **header):
+    """The bytes of a file as the format's page describes it, the names in order of the alphabet."""
+    entries, numbers = {"__metadata__": {"format": "pt"}}, b""
+    dtypes = {"float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64"}
+    for name, tensor in sorted(tensors.items()):
+        content = tensor.contiguous().view(torch.uint8).numpy().tobytes()
+        offsets = [len(numbers), len(numbers) + len(content)]
+        kind = dtypes[str(tensor.dtype).removeprefix("torch.")]
+        entries[name] = {"dtype": kind, "shape": [*tensor.shape], "data_offsets": offsets}
+        numbers += content
+    text = json.dumps(entries | header).encode()
+    return struct.pack("<Q", len(text)) + text + numbers
+
+
+@pytest.fixture(scope="module")
+def weights(good, tmp_path_factory):
+    """The weights of the good file, by name."""
+    path = tmp_path_factory.mktemp("weights") / "m.pt"
+    path.write_bytes(good)
+    return read_original(path).state
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ("under('module.')", "without 'module.' in their names"),
+        ("under('_orig_mod.')", "without '_orig_mod.' in their names"),
+        ("under('module._orig_mod.')", "without 'module.' and '_orig_mod.' in their names"),
+        ("{k.replace('r.', 'r._orig_mod.'): v for k, v in w.items()}", "without '_orig_mod.' in"),
+        ("under('net.model.')", "without 'net.model.' in their names"),
+        ("{'state_dict': w}", "under 'state_dict'"),
+        ("{'state_dict': under('model.'), 'epoch': 3}", "under 'state_dict', without 'model.' in"),
+        ("{'epoch': 3, 'model_state_dict': w, 'optimizer_state_dict': trained(), 'loss': 0.1}",
+         "under 'model_state_dict'"),
+        ("{'model': model}", "under 'model'"),
+        ("{'model': {'state_dict': w}, 'args': ['a']}", "under 'model', under 'state_dict'"),
+        ("model.half()", "as float32, from float16"),
+        ("{k: v.double() for k, v in w.items()}", "as float32, from float64"),
+        ("{k: v.bfloat16() for k, v in under('module.').items()}",
+         "without 'module.' in their names, as float32, from bfloat16"),
+        ("{k: v.half() if 'bias' in k else v for k, v in w.items()}", "from float16"),
+    ],
+)  # fmt: skip
+def test_weights_as_people_save_them_are_read_and_it_is_said_how(
+    study_file, tmp_path, weights, saved, said
+):
+    prelude = (
+        "w = model.state_dict()\n"
+        "def under(prefix):\n    return {prefix + k: v for k, v in w.items()}\n"
+        "def trained():\n"
+        "    adam = torch.optim.Adam(model.parameters(), lr=0.0)\n"
+        "    sum(p.sum() for p in model.parameters()).backward()\n"
+        "    adam.step()\n    return adam.state_dict()\n"
+    )
+    found = read_original(study_file(tmp_path / "study", change=f"{prelude}saved = {saved}"))
+    (notice,) = [line for line in found.notices if "dropout" not in line]
+    assert notice.startswith("its weights are read ") and said in notice
+    kind = getattr(torch, said.rpartition("from ")[2], torch.float32)
+    for name, ours in found.state.items():
+        there = weights[name].to(
+            torch.float32 if "if 'bias'" in saved and "bias" not in name else kind
+        )
+        assert ours.dtype == torch.float32 and torch.equal(ours, there.float()), name
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_safetensors_are_read_whatever_the_order_of_their_names(tmp_path, weights, kind, prefix):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(as_safetensors({prefix + k: v.to(kind) for k, v in weights.items()}))
+    found = read_original(path)
+    assert (found.layer_size, found.classes) == (2, 4)
+    for name, ours in found.state.items():
+        assert torch.equal(ours, weights[name].to(kind).float()), name
+
+
+def test_half_that_is_too_large_for_float32_is_noticed(tmp_path, weights):
+    huge = weights | {"outputCombiner.8.bias": torch.full((4,), 1e300, dtype=torch.float64)}
+    (tmp_path / "m.safetensors").write_bytes(as_safetensors(huge))
+    assert any(
+        "holds NaN or infinite" in line
+        for line in read_original(tmp_path / "m.safetensors").notices
+    )
+
+
+LAST = "outputCombiner.8.bias"
+
+
+def _entry(dtype="F32", shape=(4,), offsets=(0, 16)):
+    return {LAST: {"dtype": dtype, "shape": shape, "data_offsets": offsets}}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_entry(dtype="I64"), f"{LAST} is of I64"),
+        (_entry(dtype="F8_E4M3"), "F8_E4M3"),
+        (_entry(shape=(5,)), "needs 20"),
+        (_entry(offsets=(0, 2**39)), "is damaged"),
+        (_entry(offsets=(16, 0)), "is damaged"),
+        (_entry(offsets=(-16, 0)), "header is damaged"),
+        (_entry(shape=(-4,)), "header is damaged"),
+        (_entry(shape=(2**70,)), "header is damaged"),
+        (_entry(shape=(2**40,) * 8), "is damaged"),
+        (_entry(shape=(1,) * 9), "header is damaged"),
+        (_entry(shape="ab"), "header is damaged"),
+        ({LAST: 3}, "header is damaged"),
+        ({str(n): _entry()[LAST] for n in range(20_000)}, "overlap"),
+        ({str(n): _entry()[LAST] for n in range(60_000)}, "2 MiB"),
+        ({"other": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}, "it has other"),
+    ],
+    ids=lambda value: str(value)[:60],
+)
+def test_safetensors_that_claim_what_is_not_so_are_refused(tmp_path, weights, change, named):
+    (tmp_path / "m.safetensors").write_bytes(as_safetensors(weights, **change))
+    assert named in refusal(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("header", [b"{", b"{]", b'{"a":' * 10_000, b'{"\xff":1}', b"{" + b" " * 9])
+def test_safetensors_whose_header_is_no_json_are_refused(tmp_path, header):
+    (tmp_path / "m.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(9))
+    assert "header is damaged" in refusal(tmp_path / "m.safetensors")
+
+
+def test_whatever_bytes_of_safetensors_are_damaged_it_is_a_model_or_refused(tmp_path, weights):
+    chance, path, outcomes = random.Random(6), tmp_path / "m.safetensors", set()
+    whole = as_safetensors(weights)
+    for index in range(200):
+        content = bytearray(whole)
+        for _ in range(chance.choice((1, 1, 3))):
+            content[chance.randrange(2000 if index % 2 else len(content))] = chance.randrange(256)
+        path.write_bytes(content[: chance.randrange(len(content))] if index % 10 == 0 else content)
+        try:
+            read_original(path)
+            outcomes.add("read")
+        except CheckpointError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
 # --- other networks
 
 
@@ -251,10 +395,9 @@ def test_denormal_weights_stay_as_they_are(study_file, tmp_path):
         ("combiner[5].bias.data = torch.zeros(1).expand(2)", "beyond its storage"),
         ("combiner[5].bias.data = torch.zeros(3)", "outputCombiner.5.bias is (3,), and (2,)"),
         ("combiner[5].bias = nn.Parameter(torch.ones(2).to_sparse())", "sparse"),
-        ("model.half().float(); images[0].half()", "torch.HalfStorage"),
         ("combiner[1].p = 1.5", "Dropout modules has no p"),
         ("combiner[1].p = float('nan')", "Dropout modules has no p"),
-        ("model.half()", "torch.HalfStorage"),
+        ("saved = {k: v.long() for k, v in model.state_dict().items()}", "torch.LongStorage"),
         ("model.extra = nn.Linear(1, 1)", "extra"),
         ("model.scale = nn.Parameter(torch.ones(1))", "scale"),
         ("del model.edgesClassifier", "no part edgesClassifier"),
@@ -265,11 +408,18 @@ def test_denormal_weights_stay_as_they_are(study_file, tmp_path):
         ("saved = {'state': model.state_dict(), 'epoch': 3}", "state"),
         ("saved = {k: v for k, v in model.state_dict().items() if 'edges' not in k}", "edges"),
         ("saved = model.state_dict(); saved['imagesClassifier.0.scale'] = torch.ones(1)", "scale"),
+        ("saved = {'model': [model.state_dict()]}", "it has model,"),
+        ("saved = {'state_dict': {'state_dict': {'model': {'model': model.state_dict()}}}}",
+         "it has model,"),
+        ("w = model.state_dict(); saved = {**w, **{'module.' + k: v for k, v in w.items()}}",
+         "two weights outputCombiner.8.bias"),
+        ("saved = {f'{n}.{k}': v for n in 'ab' for k, v in model.state_dict().items()}",
+         "it has a.imagesClassifier.0.weight"),
         ("saved = [model]", "a list"),
         ("saved = torch.ones(3)", "it holds a Tensor"),
         ("'legacy'", "before PyTorch 1.6"),
     ],
-)
+)  # fmt: skip
 def test_another_network_is_refused_and_what_differs_is_named(study_file, tmp_path, change, named):
     assert named in refusal(study_file(tmp_path / "study", change=change))
 
@@ -627,7 +777,7 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
     files = ModelFiles(models, "study")
     image, edges, logits, _ = torch.load(tmp_path / "study/reference.pt", map_location="cpu")
     with torch.no_grad():
-        assert torch.equal(load_trained(files, record)(image, edges), logits)
+        assert torch.equal(load_trained(files, record).network(image, edges), logits)
         assert torch.equal(load_network(files.checkpoint, record.network, 4)(image, edges), logits)
 
     xrays = tmp_path / "xrays"
@@ -672,6 +822,13 @@ def test_a_model_that_it_replaces_is_kept(tmp_path, models, good):
     assert (models / "knee.previous.pt").read_bytes() == first == (models / "knee.pt").read_bytes()
     assert load_manifest(models / "knee.previous.json").name == "knee.previous"
     assert load_manifest(models / "knee.json").training.recipe["notices"]
+
+
+def test_a_file_whose_name_is_no_text_makes_a_model_that_can_be_read(tmp_path, models, good):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/m\xfc.pt"))
+    path.write_bytes(good)
+    ok("import", path, "--name", "m", "--models", models)
+    assert load_manifest(models / "m.json").training.recipe["file"] == r"m\udcfc.pt"
 
 
 def test_labels_are_those_that_fit_or_the_import_is_refused(study_file, tmp_path, models, good):

@@ -106,3 +106,18 @@ def test_exposure_changes_and_keeps_the_order_of_greys():
     for picture in results:
         column = picture[40:184, 112].astype(int)
         assert (np.diff(column) >= 0).all()
+
+
+def test_colours_move_and_turn_together_and_are_re_exposed_alike(drawn_xrays):
+    grey = changed(drawn_xrays[:4])
+    colour = changed(np.repeat(drawn_xrays[:4, :, :, None], 3, axis=3))
+    for channel in range(3):
+        assert torch.equal(colour[..., channel], grey)
+
+
+def test_what_has_one_side_only_is_never_mirrored():
+    xrays = torch.as_tensor(dots([(112, 40)], 64))
+    draws = draw(64, torch.Generator().manual_seed(0))
+    plain = augment(xrays, 0.0, draws, mirror=False)
+    assert torch.equal(plain, xrays)
+    assert not torch.equal(augment(xrays, 0.0, draws, mirror=True), xrays)

@@ -109,7 +109,7 @@ def test_a_folder_of_the_studys_xrays_is_split_as_the_study_did(study_rows, tmp_
     crossing = dataset.record().crossing_patients
     crossed, copied = dataset.warnings
     assert crossed.startswith(f"{crossing} patients")
-    assert copied.startswith("1 X-rays have copies in another part")  # all of them are one blank
+    assert copied.startswith("1 X-ray with copies in another part")  # all of them are one blank
 
 
 def write_grey(path):
@@ -170,7 +170,7 @@ def test_the_published_split_is_the_folders(png_folder):
     assert dataset.split == "published"
     assert members(dataset) == {"train": ["1L", "4R"], "val": ["1R"], "test": ["2L", "3L"]}
     assert dataset.warnings == (
-        "1 patients have X-rays in more than one part: figures will flatter",
+        "1 patient with X-rays in more than one part: figures will flatter",
     )
 
 
@@ -223,7 +223,7 @@ def test_what_cannot_be_read_is_named_and_skipped(png_folder):
     assert dataset.labels.tolist() == [0, 1, 3]
     assert dataset.record().skipped == len(dataset.skipped) == 3
     for file in ("0/1L.png", "0/Thumbs.db", "3/4L.png"):
-        assert sum(str(folder / file) in line for line in dataset.skipped) == 1
+        assert sum(line.count(str(folder / file)) for line in dataset.skipped) == 1
     expected = np.random.default_rng([2]).integers(0, 256, (224, 224), np.uint8)
     np.testing.assert_array_equal(dataset.pixels[1].numpy(), expected)
 
@@ -319,7 +319,7 @@ def test_one_picture_under_two_grades_is_an_error_that_lists_both(png_folder, mi
     folder = png_folder("train/0/1L", "train/2/2L", "train/3/3L", "train/4/4L", "val/0/5L")
     copy(folder, "train/0/1L", "train/4/7R", mirrored)
     copy(folder, "train/2/2L", "train/2/2R", mirrored)
-    with pytest.raises(DataError, match=r"1 X-rays .*train/0/1L\.png and train/4/7R\.png.*--allow"):
+    with pytest.raises(DataError, match=r"1 X-ray .*train/0/1L\.png and train/4/7R\.png.*--allow"):
         require_agreement(load_folder(folder, STUDY, None))
 
 
@@ -337,7 +337,7 @@ def test_copies_in_other_parts_are_warned_of(png_folder, mirrored):
     copy(folder, "train/0/1L", "val/0/9R", mirrored)
     copy(folder, "train/2/2L", "train/2/8R", mirrored)
     (warning,) = load_folder(folder, STUDY, None).warnings
-    assert warning.startswith("1 X-rays have copies in another part")
+    assert warning.startswith("1 X-ray with copies in another part")
     assert "train/0/1L.png and val/0/9R.png" in warning
 
 

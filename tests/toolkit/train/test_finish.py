@@ -13,9 +13,9 @@ from toolkit.model import manifest, metrics
 from toolkit.model.artifacts import check_equivalence
 from toolkit.model.equivalence import Artifact, EquivalenceRecord, ExportRecord, Leg
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import PreprocessingConstants
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.networks.base import Classifier, initialise
+from toolkit.networks.default import StudyNetwork
+from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint, novelty
 from toolkit.train.calibration import calibrate
 from toolkit.train.evaluation import permutation, predict
@@ -85,12 +85,13 @@ def test_a_training_leaves_a_checkpoint_and_a_manifest_that_agree(training, file
 def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(training, files, tiny):
     record = save(training, files)
     network = checkpoint.load_network(files.checkpoint, record.network, 4)
+    classifier = training.classifier.with_parts(network, training.preprocessing)
     assert record.training.metrics.keys() == tiny.parts.keys()
-    found = permutation(training.result, training.preprocessing, tiny)
+    found = permutation(training.classifier, tiny)
     assert record.training.permutation == found
     for part, figures in record.training.metrics.items():
         indices = tiny.parts[part]
-        logits = predict(network, training.preprocessing, tiny.pixels[indices]).numpy()
+        logits = predict(classifier, tiny.pixels[indices]).numpy()
         labels = tiny.labels[indices].numpy()
         assert figures == metrics.as_dict(metrics.evaluate(labels, logits.argmax(axis=1), 4))
         assert figures["n"] == len(indices)
@@ -102,7 +103,7 @@ def test_the_manifests_scope_is_that_of_the_network_and_its_file_that_of_the_man
     training, files, tiny
 ):
     record = save(training, files).scope
-    found, limit, within = novelty.fit(training.result, training.preprocessing, tiny)
+    found, limit, within = novelty.fit(training.classifier, tiny)
     assert (record.part, record.n) == ("val", len(tiny.parts["val"]))
     assert (record.limit, record.within) == (limit, within)
     kept = novelty.load(files, record).state_dict()
@@ -114,7 +115,8 @@ def test_a_constant_network_loses_nothing_without_either_input(training, tiny):
     with torch.no_grad():
         for parameter in network.outputCombiner.parameters():
             parameter.zero_()
-    assert permutation(network, training.preprocessing, tiny) == {"image": 0, "edges": 0}
+    classifier = training.classifier.with_parts(network, training.preprocessing)
+    assert permutation(classifier, tiny) == {"image": 0, "edges": 0}
 
 
 @pytest.mark.parametrize("alive", ["image", "edges"])
@@ -126,14 +128,14 @@ def test_an_input_that_alone_decides_is_worth_all_that_is_right_beyond_chance(ti
         # Edges come second.
         first = network.outputCombiner[2].weight
         (first[:, 12:] if alive == "image" else first[:, :12]).zero_()
-    preprocessing = Preprocessing(PreprocessingConstants())
+    classifier = Classifier(StudyNetwork(), network)
     with torch.no_grad():
         # So that it says more than one class.
-        network.outputCombiner[-1].bias -= predict(network, preprocessing, tiny.pixels).mean(dim=0)
+        network.outputCombiner[-1].bias -= predict(classifier, tiny.pixels).mean(dim=0)
     # The labels are what the network says, so all of them are right.
-    said = predict(network, preprocessing, tiny.pixels).argmax(dim=1)
+    said = predict(classifier, tiny.pixels).argmax(dim=1)
     every = replace(tiny, labels=said, parts={"val": torch.arange(len(said))})
-    lost = permutation(network, preprocessing, every)
+    lost = permutation(classifier, every)
     by_chance = float((torch.bincount(said).double() / len(said)).square().sum())
     assert by_chance < 0.8
     assert lost.pop(alive) == pytest.approx(1 - by_chance, abs=0.1)

@@ -23,7 +23,8 @@ def network(small):
 
 def found(small, network, record=None):
     xrays = torch.from_numpy(small.inputs.pixels)
-    findings = health(network, small.pipeline.preprocessing, xrays, record or small.record)
+    classifier = small.pipeline.with_parts(network, small.pipeline.preprocessing)
+    findings = health(classifier, xrays, record or small.record)
     return {(each.kind, each.where) for each in findings}
 
 

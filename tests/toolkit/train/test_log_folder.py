@@ -75,7 +75,7 @@ def test_no_model_takes_the_place_of_the_default_models_log(tmp_path, name):
     assert log_folder(tmp_path, "model_saved").path.name == "final"
     assert log_folder(tmp_path, "model_saved.previous").path.name == "final.previous"
     assert log_folder(tmp_path, "finale").path.name == "finale"
-    with pytest.raises(UsageError, match="what the log of model_saved is called"):
+    with pytest.raises(UsageError, match="is the log of model_saved"):
         log_folder(tmp_path, name)
 
 

@@ -1,14 +1,19 @@
 """Novelty: a Gaussian's distance, small on X-rays as in training, large on what is none."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from toolkit.errors import CheckpointError
+from toolkit.model.equivalence import TensorSpec
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import PreprocessingConstants, ScopeRecord
-from toolkit.networks.preprocessing import Preprocessing
-from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.model.manifest import ScopeRecord
+from toolkit.networks.base import Classifier, initialise
+from toolkit.networks.default import StudyNetwork
+from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import novelty as novelties
 
 
@@ -24,14 +29,11 @@ def gaussian_rows(count, width):
 
 
 @pytest.fixture(scope="module")
-def network():
+def classifier():
     torch.manual_seed(0)
     made = IntermediarySpaceModel(6, 0.5, 4)
     initialise(made)
-    return made.eval()
-
-
-PREPROCESSING = Preprocessing(PreprocessingConstants())
+    return Classifier(StudyNetwork(), made).eval()
 
 
 def test_novelty_is_the_distance_in_a_gaussian_with_one_variance_for_the_lesser_axes():
@@ -56,29 +58,28 @@ def test_summaries_hold_the_mean_of_every_map_and_the_first_ones_from_top_to_bot
     assert found.tolist() == [[1.0, 5.0, 5.0, 1.0, 1, 0, 0, 3, 1, 0, 0, 3]]
 
 
-def test_xrays_as_in_training_are_in_scope_and_what_is_none_is_not(network, drawn_xrays, tiny):
-    found, limit, within = novelties.fit(network, PREPROCESSING, tiny)
+def test_xrays_as_in_training_are_in_scope_and_what_is_none_is_not(classifier, drawn_xrays, tiny):
+    found, limit, within = novelties.fit(classifier, tiny)
     assert within >= novelties.PASSING
     generator = np.random.default_rng(0)
     noise = generator.integers(0, 256, (8, 224, 224), np.uint8)
     stripes = np.tile(np.arange(224, dtype=np.uint8) // 8 % 2 * 255, (4, 224, 1))
     shuffled = generator.permuted(drawn_xrays[:8].reshape(8, -1), axis=1).reshape(8, 224, 224)
     for kind in (noise, stripes, shuffled, np.zeros((1, 224, 224), np.uint8)):
-        assert (novelty_of(found, network, kind) > limit).all()
+        assert (novelty_of(found, classifier, kind) > limit).all()
 
 
 @torch.no_grad()
-def novelty_of(found, network, pixels):
-    image, edges = PREPROCESSING(torch.from_numpy(pixels))
-    _, maps = novelties.run_with_maps(network, image, edges)
-    return found(maps)
+def novelty_of(found, classifier, pixels):
+    inputs = classifier.inputs(torch.from_numpy(pixels))
+    return found(novelties.run_with_maps(classifier, inputs)[1])
 
 
-def test_maps_are_taken_on_the_way_to_the_very_same_logits(network, drawn_xrays):
-    inputs = PREPROCESSING(torch.from_numpy(drawn_xrays[:3]))
+def test_maps_are_taken_on_the_way_to_the_very_same_logits(classifier, drawn_xrays):
+    inputs = classifier.inputs(torch.from_numpy(drawn_xrays[:3]))
     with torch.no_grad():
-        logits, maps = novelties.run_with_maps(network, *inputs)
-        assert torch.equal(logits, network(*inputs))
+        logits, maps = novelties.run_with_maps(classifier, inputs)
+        assert torch.equal(logits, classifier.network(*inputs))
     image, edges = ([tuple(each.shape[1:]) for each in branch] for branch in maps)
     assert image == [(12, 31, 31), (12, 15, 15), (6, 7, 7)]
     assert edges == [(12, 27, 27), (12, 13, 13), (6, 6, 6)]
@@ -89,13 +90,13 @@ def test_a_network_that_gives_the_same_for_everything_has_a_finite_novelty(tiny)
     with torch.no_grad():
         for each in dead.parameters():
             each.zero_()
-    found, limit, within = novelties.fit(dead, PREPROCESSING, tiny)
+    found, limit, within = novelties.fit(Classifier(StudyNetwork(), dead), tiny)
     assert limit == 0 and within == 1
     assert all(each.isfinite().all() for each in found.state_dict().values())
 
 
-def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(network, tiny, tmp_path):
-    found, limit, within = novelties.fit(network, PREPROCESSING, tiny)
+def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(classifier, tiny, tmp_path):
+    found, limit, within = novelties.fit(classifier, tiny)
     files = ModelFiles(tmp_path, "m")
     record = ScopeRecord(novelties.save(found, files), "val", 1, limit, within)
     again = novelties.load(files, record)
@@ -107,3 +108,37 @@ def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(network, 
     files.path("scope").unlink()
     with pytest.raises(CheckpointError, match=r"m\.scope\.pt"):
         novelties.load(files, record)
+
+
+class Plain:
+    """A definition of whatever module, over a grey input."""
+
+    size, views = 16, ()
+    inputs = (TensorSpec("grey", "float32", ("batch", 1, 16, 16)),)
+
+    def preprocessing(self):
+        return Grey()
+
+
+class Grey(nn.Module):
+    def forward(self, xray):
+        return xray.float().unsqueeze(1)
+
+
+def test_of_another_network_the_last_maps_of_each_resolution_are_taken():
+    layers = nn.Sequential(
+        *(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.MaxPool2d(4), nn.Conv2d(2, 3, 1)),
+        *(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4)),
+    )
+    inputs = (torch.rand(2, 1, 16, 16),)
+    _, (maps,) = novelties.run_with_maps(Classifier(Plain(), layers), inputs)
+    assert [tuple(each.shape) for each in maps] == [(2, 2, 16, 16), (2, 3, 4, 4)]
+    assert torch.equal(maps[1], layers[:5](*inputs))
+    small = [each[:, :, :2, :2] for each in maps]
+    assert novelties.summary([small]).isfinite().all(), "of fewer rows than bands"
+
+
+def test_a_network_without_maps_has_no_scope(tiny):
+    flat = nn.Sequential(nn.Flatten(), nn.Linear(256, 4))
+    small = replace(tiny, pixels=tiny.pixels[:, ::14, ::14].contiguous())
+    assert novelties.fit(Classifier(Plain(), flat), small) is None

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from toolkit.networks.study import IntermediarySpaceModel, initialise
+from toolkit.networks.base import initialise
+from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.muon import StackedMuon, orthogonalised
 from toolkit.train.optimiser import Optimiser
 from toolkit.train.recipes import recipe

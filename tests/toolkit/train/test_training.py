@@ -372,7 +372,7 @@ def test_it_trains_without_a_val_part(tiny, tmp_path):
 
 def test_an_epoch_tells_the_accuracy_of_the_network_that_is_kept(tiny, unbroken):
     indices = tiny.parts["val"]
-    logits = predict(unbroken.result, unbroken.preprocessing, tiny.pixels[indices])
+    logits = predict(unbroken.classifier, tiny.pixels[indices])
     right = (logits.argmax(1) == tiny.labels[indices]).double().mean().item()
     assert unbroken.history[-1].val_accuracy == right
     assert unbroken.result is unbroken.average
@@ -524,11 +524,9 @@ def test_a_network_can_learn_the_generated_xrays_by_heart(tiny, tmp_path):
 
 def test_predictions_come_without_dropout_and_in_order(tiny, unbroken):
     pixels = tiny.pixels[:5]
-    logits = predict(unbroken.network.train(), unbroken.preprocessing, pixels)
+    logits = predict(unbroken.trained.train(), pixels)
     assert not logits.requires_grad
-    again = torch.cat(
-        [predict(unbroken.network, unbroken.preprocessing, each[None]) for each in pixels]
-    )
+    again = torch.cat([predict(unbroken.trained, each[None]) for each in pixels])
     torch.testing.assert_close(logits, again, rtol=1e-4, atol=1e-5)
 
 

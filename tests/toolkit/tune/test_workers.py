@@ -15,6 +15,7 @@ import pytest
 from optuna.trial import TrialState
 
 from toolkit import cli
+from toolkit.commands.options import JOURNAL
 from toolkit.errors import ToolkitError
 from toolkit.tune.ledger import FAILURE, LOST, counted_trials
 from toolkit.tune.storage import open_storage
@@ -215,6 +216,13 @@ def test_a_study_is_trained_from_and_reported_and_not_gone_on_with_differently(
     capsys.readouterr()
     toolkit("tune", "report", "--json")
     assert len(json.loads(capsys.readouterr().out)["best"]) == 2
+    # What is told does not hang on where its pictures may lie.
+    (tmp_path / "file").write_text("")
+    toolkit("tune", "report", "--storage", Path("logs") / JOURNAL, "--logs", "file", "--json")
+    out, err = capsys.readouterr()
+    content = json.loads(out)
+    assert len(content["best"]) == 2 and content["figures"] == []
+    assert "there are no pictures: cannot write to file" in err
     for arguments, message in (
         (("tune", "report", "--study", "nope"), "there are default"),
         (("tune", "report", "--csv", "nope.csv"), "cannot be read"),

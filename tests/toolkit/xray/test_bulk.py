@@ -52,7 +52,7 @@ def test_what_is_kept_comes_back_without_being_decoded(folder, tmp_path, monkeyp
     assert len(list(cache.iterdir())) == 1
     read = []
 
-    def spied(path):
+    def spied(path, *_):
         read.append(path.name)
         raise ImageError("not_an_image", f"{path}: refused again", 415)
 

@@ -2,8 +2,15 @@ import os
 
 import pytest
 
-from toolkit.errors import DataError
-from toolkit.xray.folders import crossing_patients, left_out_lines, patient_part, scan
+from toolkit.errors import DataError, numbered
+from toolkit.xray.folders import (
+    class_of,
+    crossing_patients,
+    folder_labels,
+    left_out_lines,
+    patient_part,
+    scan,
+)
 
 
 def test_files_come_by_part_then_grade_then_name(png_folder):
@@ -124,7 +131,7 @@ def test_parts_and_loose_files_that_are_not_understood_are_named_as_well(png_fol
     assert [file.name for file in scan(folder)] == ["1L"]
     assert len(said) == 4
     for where, count in (("auto_test", 1), ("2", 1), ("train", 2), (".", 1)):
-        assert any(f" {where}" in line and f"{count} files" in line for line in said), where
+        assert any(f" {where}" in line and numbered(count, "file") in line for line in said), where
 
 
 def test_a_folder_of_nothing_that_is_understood_says_what_is_there(png_folder):
@@ -148,3 +155,23 @@ def test_links_to_folders_are_followed_once_and_pipes_are_no_files(png_folder):
     (folder / "0" / "anna" / "round").symlink_to(folder / "0")
     os.mkfifo(folder / "0" / "pipe.png")
     assert sorted(file.name for file in scan(folder)) == ["1L", "anna/2L"]
+
+
+def test_folders_of_any_names_are_classes_in_the_order_that_people_count_in(png_folder):
+    folder = png_folder("train/10/a", "train/9/b", "val/10/c", "val/benign/d", "loose/e")
+    labels = folder_labels(folder)
+    assert (labels.classes, labels.grades) == (("9", "10", "benign"), ())
+    found = [(each.part, each.label, each.name) for each in scan(folder, labels)]
+    assert found == [
+        ("train", "9", "b"),
+        ("train", "10", "a"),
+        ("val", "10", "c"),
+        ("val", "benign", "d"),
+    ]
+    assert [class_of(each, labels) for each in scan(folder, labels)] == [0, 1, 1, 2]
+    assert left_out_lines(folder, labels) == ["left out: loose, not a part or class: 1 file"]
+
+
+def test_one_folder_is_no_classes(png_folder):
+    with pytest.raises(DataError, match="has 1 folders of classes"):
+        folder_labels(png_folder("only/a"))

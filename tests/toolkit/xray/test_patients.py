@@ -113,7 +113,13 @@ def test_a_pattern_finds_the_patient(png_folder):
 
 @pytest.mark.parametrize(
     ("pattern", "said"),
-    [(r"\d+", "0 groups"), (r"(\d)(\d)", "2 groups"), ("(", "is no pattern"), ("", "0 groups")],
+    [
+        (r"\d+", "0 groups"),
+        (r"(\d)(\d)", "2 groups"),
+        ("(", "is no pattern"),
+        ("", "0 groups"),
+        ("(\udcfc)", "no text"),
+    ],
 )
 def test_a_pattern_without_one_group_is_refused(pattern, said):
     with pytest.raises(UsageError, match=said):

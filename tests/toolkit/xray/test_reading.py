@@ -589,3 +589,31 @@ def test_decoding_needs_no_torch_and_leaves_pillows_settings_alone():
         "assert not ImageFile.LOAD_TRUNCATED_IMAGES; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Colour, and other sizes
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_colours_are_kept_where_they_are_asked_for(kind):
+    pixels = np.stack([noise(96, 96, seed=seed) // 2 + 60 for seed in range(3)], axis=2)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind)
+    with Image.open(io.BytesIO(content.getvalue())) as opened:
+        expected = np.asarray(opened.convert("RGB"))
+    np.testing.assert_array_equal(decode(content.getvalue(), 96, 3), expected)
+    assert decode(content.getvalue(), 40, 3).shape == (40, 40, 3)
+
+
+def test_of_a_grey_file_the_three_channels_are_its_grey():
+    content = saved(noise(100, 80))
+    grey, colour = decode(content, 80), decode(content, 80, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(colour[..., channel], grey)
+
+
+def test_a_file_may_be_as_small_as_what_it_becomes():
+    assert decode(saved(noise(32, 40)), 32).shape == (32, 32)
+    assert refusal(saved(noise(63, 70))) == ("too_small", 422)
+    with pytest.raises(ImageError, match="a side must have at least 32"):
+        decode(saved(noise(31, 40)), 32)

@@ -1,0 +1,204 @@
+"""A network of one's own, from its training to a served answer equal to PyTorch's."""
+
+import base64
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from toolkit import cli
+from toolkit.model import manifest
+from toolkit.model.files import ModelFiles
+from toolkit.runtime.session import open_model
+from toolkit.xray.reading import read_xray
+
+DEFINITION = Path(__file__).with_name("own_networks.py")
+BLOCKING = """
+import sys
+
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnx", "own_networks"):
+            raise ImportError(f"{name} is blocked")
+
+sys.meta_path.insert(0, Block())
+"""
+
+
+@pytest.fixture(scope="module")
+def run():
+    """Return a function that runs a command in this process, and returns its JSON."""
+
+    def command(*words, code=0):
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["toolkit", *map(str, words), "--json"])
+            patch.setattr(sys, "stdout", out)
+            patch.setattr(sys, "stderr", err)
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+        assert ended.value.code == code, err.getvalue()
+        return json.loads(out.getvalue())
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Noise in colour, PNG, in folders called by its tint, of the parts train, val and test."""
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for part, count in (("train", 48), ("val", 24), ("test", 8)):
+        for number in range(count):
+            tint = ("cool", "warm")[number % 2]
+            pixels = random.integers(0, 160, (100, 120, 3))
+            pixels[..., 0 if tint == "warm" else 2] += 90
+            place = folder / part / tint
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.astype(np.uint8)).save(place / f"{part}{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(run, pictures, tmp_path_factory):
+    """A trained model's files; its definition is no longer where it was."""
+    folder = tmp_path_factory.mktemp("own")
+    own = shutil.copy(DEFINITION, folder / "own.py")
+    places = ("--models", folder / "models", "--logs", folder / "logs")
+    said = run("train", "--network", own, "--data", pictures, "--name", "own", *places)
+    assert said["metrics"]["test"]["accuracy"] > 0.9
+    own.unlink()
+    return ModelFiles(folder / "models", "own")
+
+
+@pytest.fixture(scope="module")
+def exported(run, trained):
+    run("export", "onnx", "own", "--models", trained.folder)
+    return trained
+
+
+def test_the_manifest_says_whose_network_it_is_and_what_each_input_is_worth(trained):
+    record = manifest.load(trained.manifest)
+    assert record.labels.classes == ("cool", "warm") and record.labels.grades == ()
+    assert record.network.definition.source == "own.py:Colour"
+    assert record.network.definition.config == {} and record.preprocessing is None
+    assert record.training.permutation.keys() == {"colour", "grey", "means"}
+    assert trained.path("definition").read_bytes() == DEFINITION.read_bytes()
+
+
+def test_the_service_answers_as_pytorch_does_without_torch_and_the_definition(
+    run, exported, pictures, tmp_path, serving
+):
+    served = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "own")
+    served.path("definition").unlink()
+    (tmp_path / "sitecustomize.py").write_text(BLOCKING)
+    path = pictures / "test/warm/test1.png"
+    with serving(served, tmp_path, PYTHONPATH=str(tmp_path), TOOLKIT_WORKERS="1") as service:
+        url = service[1]
+        verified = run("verify", "own", "--models", exported.folder, "--url", url)
+        assert verified["passed"] and verified["legs"]["service"]["passed"]
+        answer = httpx.post(f"{url}/predict", content=path.read_bytes(), headers=RAW).json()
+        explained = httpx.post(f"{url}/explain", content=path.read_bytes(), headers=RAW).json()
+        known = httpx.get(f"{url}/v2/models/own").json()
+        document = httpx.get(f"{url}/docs.json").json()
+    assert answer["label"] == "warm" and "expected_grade" not in answer
+    xray = read_xray(path, 96, 3)
+    dark = Image.open(io.BytesIO(base64.b64decode(explained["views"]["dark"])))
+    np.testing.assert_array_equal(np.asarray(dark), 255 - xray[..., 0])
+    assert "edge_map" not in explained and explained["heat"]
+    assert known["inputs"] == [{"name": "xray", "datatype": "UINT8", "shape": [-1, 96, 96, 3]}]
+    shapes = {each["name"]: each["shape"] for each in known["outputs"]}
+    assert shapes.pop("dark") == [-1, 96, 96] and shapes["logits"] == [-1, 2]
+    schemas = document["components"]["schemas"]
+    assert "expected_grade" not in schemas["Prediction"]["properties"]
+    assert schemas["Explanation"]["properties"]["views"]["required"] == ["dark"]
+
+
+RAW = {"content-type": "application/octet-stream"}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_lower_precisions_pass_their_gate(run, exported, pictures, precision):
+    words = ("--models", exported.folder, "--data", pictures, "--precision", precision)
+    assert run("export", "onnx", "own", *words)["passed"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("format_name", ["torchscript", "pt2"])
+def test_pytorchs_own_formats_are_equal_too(run, trained, format_name):
+    assert run("export", format_name, "own", "--models", trained.folder)["passed"]
+
+
+def test_evaluation_and_many_files_go_by_the_models_own_classes_and_size(
+    run, exported, pictures, tmp_path
+):
+    words = ("--data", pictures, "--models", exported.folder)
+    by_torch = run("evaluate", "own", *words)
+    by_onnx = run("evaluate", exported.path("pipeline"), *words)
+    assert by_torch["confusion_matrix"] == by_onnx["confusion_matrix"]
+    assert by_torch["quadratic_weighted_kappa"] is None, "classes are in no order"
+    out = tmp_path / "rows.parquet"
+    told = run(
+        "predict", "own", pictures / "test", "--out", out, "--models", exported.folder,
+        "--workers", 1,
+    )  # fmt: skip
+    assert sum(told["classes"].values()) == 8 and told["errors"] == {}
+
+
+def test_an_explanation_is_drawn_of_the_picture_and_its_view(run, exported, pictures, tmp_path):
+    path, out = pictures / "test/cool/test0.png", tmp_path / "heat.png"
+    told = run("explain", "own", path, "--out", out, "--models", exported.folder)
+    assert told["strongest_nats"].keys() == {"image", "dark"}
+    with Image.open(out) as picture:
+        assert picture.width > 2 * 448
+
+
+@pytest.mark.full
+def test_a_changed_definition_is_refused_by_name_until_it_is_meant(run, exported, tmp_path):
+    files = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "own")
+    kept = files.path("definition")
+    kept.write_text(kept.read_text() + "# as it was, but for this\n")
+    words = ("own", "--models", files.folder)
+    for command in (("verify",), ("export", "onnx"), ("benchmark", "--rounds", 1)):
+        assert f"{kept} was changed since" in run(*command, *words, code=2)["error"]
+    before = manifest.load(files.manifest).network.definition
+    run("export", "onnx", *words, "--network", kept)
+    after = manifest.load(files.manifest).network.definition
+    assert after.sha256 != before.sha256
+    assert run("verify", *words)["passed"]
+    open_model(files.folder, "own")
+
+
+@pytest.mark.full
+def test_trials_search_the_definitions_own_space_and_the_best_is_trained_with(
+    run, pictures, tmp_path
+):
+    words = ("--network", DEFINITION, "--data", pictures, "--logs", tmp_path / "logs")
+    study = run("tune", *words, "--trials", 2, "--max-epochs", 2)
+    width = study["best"][0]["width"]
+    assert study["finished"] == 2 and width in (4, 8)
+    named = ("--models", tmp_path / "models", "--name", "tuned", "--from-study", "own")
+    run("train", *words, *named, "--epochs", 1)
+    record = manifest.load(tmp_path / "models/tuned.json")
+    assert record.network.definition.config == {"width": width}
+    assert record.tuning.parameters == {"width": width}
+
+
+def test_weights_trained_elsewhere_become_a_model_with_a_definition(run, trained, tmp_path):
+    words = ("--network", trained.path("definition"), "--classes", "cool,warm")
+    run("import", trained.checkpoint, "--name", "there", "--models", tmp_path, *words)
+    there = manifest.load(tmp_path / "there.json")
+    assert (
+        there.network.definition.sha256 == manifest.load(trained.manifest).network.definition.sha256
+    )
+    assert "does not fit" in run(
+        "import", trained.checkpoint, "--name", "wide", "--models", tmp_path, *words,
+        "--config", "width=4", code=2,
+    )["error"]  # fmt: skip
