@@ -104,25 +104,27 @@ def resumed(made, dataset, few, device, folder):
     """Yield how far a training that was resumed is from one that was not, and from its start."""
     part = {name: indices[:332] for name, indices in dataset.parts.items()}
     dataset = replace(dataset, parts=part)
+    # Of the last batch of an epoch, a GPU captures the third.
+    epochs = 2 if device.type == "cpu" else 4
     for preset in ("default", "study"):
-        chosen = recipe(preset, epochs=4, **({"batch_size": 32} | few))
+        chosen = recipe(preset, epochs=epochs, **({"batch_size": 32} | few))
         unbroken = Training(dataset, chosen, 0, device)
         first = weights(unbroken)
-        while unbroken.epoch < 4:
+        while unbroken.epoch < epochs:
             unbroken.advance()
         broken = Training(dataset, chosen, 0, device)
-        for _ in range(2):
+        for _ in range(epochs // 2):
             broken.advance()
         broken.save(folder / "state.pt")
         torch.manual_seed(99)
         again = Training(dataset, chosen, 0, device)
         again.load(folder / "state.pt")
-        while again.epoch < 4:
+        while again.epoch < epochs:
             again.advance()
         apart = float((weights(again) - weights(unbroken)).abs().max())
         yield made.step(f"training: {preset}, resumed", apart, "apart", at_most(0))
         moved = float((weights(unbroken) - first).abs().max())
-        yield made.step(f"training: {preset}, against its start", moved, "apart", at_least(1e-3))
+        yield made.step(f"training: {preset}, against its start", moved, "apart", at_least(1e-4))
 
 
 def weights(training):
@@ -161,7 +163,7 @@ def kernels(training, most=6):
 
 def tuned(made, dataset, options, limit_s, folder):
     """Yield the seconds that the study's trials take, several at once on the card."""
-    trials, epochs, workers = (2, 1, 1) if options.cpu else (50, 50, min(WORKERS, cores()))
+    trials, epochs, workers = (1, 1, 1) if options.cpu else (50, 50, min(WORKERS, cores()))
     plan = TrialPlan("study", epochs, folder / "logs", stale_after=60.0)
     begun = time.perf_counter()
     tuning = Tuning(

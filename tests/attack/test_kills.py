@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -121,8 +122,18 @@ def begun(command, folder, environment):
     )
 
 
-def end_at_random(process, chance, longest):
-    """Kill a command with all its processes after a random time; return whether it had ended."""
+KILLS = 6
+
+
+def ends_before_its_kill(process, chance, longest, progress):
+    """Kill a command with all its processes at a random moment; return whether it ended before.
+
+    Every other time it gets ahead before: a busy machine may take all the time for the start.
+    """
+    before = progress()
+    if chance.random() < 0.5:
+        await_that(lambda: progress() != before or process.poll() is not None)
+        longest /= 4
     try:
         out, _ = process.communicate(timeout=chance.uniform(0, longest))
     except subprocess.TimeoutExpired:
@@ -131,6 +142,22 @@ def end_at_random(process, chance, longest):
         return False
     assert process.returncode == 0, out
     return True
+
+
+def names_in(folder):
+    """Names in a folder; none if it is not there."""
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def run_to_its_end(process):
+    """Wait for a command; return the seconds that it took."""
+    start = time.monotonic()
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, out
+    return time.monotonic() - start
 
 
 @pytest.mark.timeout(600)
@@ -147,18 +174,22 @@ def test_batch_that_is_killed_at_random_moments_has_the_rows_of_an_unbroken_one(
     small += "toolkit.batch.paths.SHARD = toolkit.batch.run.SHARD = 16\n"
     environment, chance = site(small), random.Random(20)
     command = ("predict", small_files.name, "xrays", "--models", small_files.folder, "--out")
-    whole = begun((*command, "whole.parquet"), tmp_path, environment)
-    start = time.monotonic()
-    out, _ = whole.communicate(timeout=300)
-    assert whole.returncode == 0, out
-    longest = time.monotonic() - start
-    parts = tmp_path / "broken.parquet.parts"
-    for _ in range(40):
-        process = begun((*command, "broken.parquet"), tmp_path, environment)
-        ended = end_at_random(process, chance, longest)
-        # It may have been killed when there was nothing left to do.
-        if ended or ((tmp_path / "broken.parquet").exists() and not parts.exists()):
-            break
+    longest = run_to_its_end(begun((*command, "whole.parquet"), tmp_path, environment))
+    parts, broken = tmp_path / "broken.parquet.parts", tmp_path / "broken.parquet"
+
+    def again():
+        return begun((*command, broken.name), tmp_path, environment)
+
+    def progress():
+        return len([each for each in names_in(parts) if each[0] == "0"])
+
+    # One that is killed when there is nothing left to do is at its end, too.
+    if not any(
+        ends_before_its_kill(again(), chance, longest, progress)
+        or (broken.exists() and not parts.exists())
+        for _ in range(KILLS)
+    ):
+        run_to_its_end(again())
     expected, found = (
         pyarrow.parquet.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "broken")
     )
@@ -181,15 +212,18 @@ def test_training_that_is_killed_at_random_moments_comes_to_the_same_weights(tmp
     def command(name, *more):
         return ("train", *options, "--name", name, "--models", "m", "--logs", "l", *more)
 
-    start = time.monotonic()
-    whole = begun(command("whole"), tmp_path, {})
-    out, _ = whole.communicate(timeout=300)
-    assert whole.returncode == 0, out
-    longest = time.monotonic() - start
+    longest = run_to_its_end(begun(command("whole"), tmp_path, {}))
     state, models = tmp_path / "m" / "broken.resume.pt", tmp_path / "m"
-    for _ in range(40):
+
+    def again():
         more = ("--resume",) if state.exists() else ()
-        if end_at_random(begun(command("broken", *more), tmp_path, {}), chance, longest):
-            break
+        return begun(command("broken", *more), tmp_path, {})
+
+    def progress():
+        with suppress(FileNotFoundError):
+            return state.stat().st_mtime_ns
+
+    if not any(ends_before_its_kill(again(), chance, longest, progress) for _ in range(KILLS)):
+        run_to_its_end(again())
     assert sha256(models / "broken.pt") == sha256(models / "whole.pt")
     assert not state.exists()

@@ -176,7 +176,7 @@ class Classifier(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.requires_grad
         }
         was = self.training
-        with recording(layers) as runs:
+        with torch.no_grad(), recording(layers) as runs:
             self.eval()(xray)
         self.train(was)
         weights = [layers[run.name].weight for run in runs]
