@@ -1,6 +1,6 @@
 """Clients of a service, in a process of their own: they ask, and count what is right.
 
-    python clients.py URL FOLDER --clients 16 --seconds 10 [--form] [--heedless]
+    python clients.py URL FOLDER --clients 16 --seconds 10 [--processes 4] [--form] [--heedless]
     python clients.py URL FOLDER --slow 200
 
 FOLDER holds JPEG files, and `classes.json` with the class that each must be given. Every client
@@ -12,6 +12,7 @@ not even a whole head, and begin again when they are cut off.
 import argparse
 import asyncio
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -175,26 +176,40 @@ async def slow(address, request, number):
                 writer.close()
 
 
-async def run(options):
-    """Print what came of it as JSON."""
+async def run(options, clients):
+    """Return what came of that many clients, and the share of the machine that they took."""
     where = urlsplit(options.url)
     address = where.hostname, where.port
     requests = requests_of(options.folder, where.netloc, options.form)
     if options.slow:
         await asyncio.gather(*[slow(address, requests[0][0], each) for each in range(options.slow)])
     begun, before = perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
-    tally = await load(address, requests, options.clients, options.seconds, options.heedless)
+    tally = await load(address, requests, clients, options.seconds, options.heedless)
     after = resource.getrusage(resource.RUSAGE_SELF)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return tally, used / (perf_counter() - begun) / len(os.sched_getaffinity(0))
+
+
+def one_of_several(options, clients):
+    """Be one process of clients."""
+    return uvloop.run(run(options, clients))
+
+
+def told(seconds, several):
+    """Print what came of all processes as JSON."""
+    tallies = [tally for tally, _ in several]
+    outcomes = sum((tally.outcomes for tally in tallies), Counter())
+    good = [each for tally in tallies for each in tally.good]
+    refused = [each for tally in tallies for each in tally.refused]
     print(
         json.dumps(
             {
-                "goodput": tally.outcomes["good"] / options.seconds,
-                "outcomes": tally.outcomes,
-                "p50": quantile(tally.good, 0.5),
-                "p99": quantile(tally.good, 0.99),
-                "refused_p99": quantile(tally.refused, 0.99),
-                "processor": used / (perf_counter() - begun) / len(os.sched_getaffinity(0)),
+                "goodput": outcomes["good"] / seconds,
+                "outcomes": outcomes,
+                "p50": quantile(good, 0.5),
+                "p99": quantile(good, 0.99),
+                "refused_p99": quantile(refused, 0.99),
+                "processor": sum(share for _, share in several),
             }
         )
     )
@@ -212,10 +227,15 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--processes", type=int, default=1, help="that share the clients")
     parser.add_argument("--form", action="store_true", help="the file in a form, field xray")
     parser.add_argument("--heedless", action="store_true", help="ask again at once after a 503")
     parser.add_argument("--slow", type=int, default=0, help="slow clients, until it is killed")
-    uvloop.run(run(parser.parse_args()))
+    options = parser.parse_args()
+    count = min(options.processes, options.clients)
+    clients = [len(range(place, options.clients, count)) for place in range(count)]
+    with multiprocessing.get_context("spawn").Pool(count) as processes:
+        told(options.seconds, processes.starmap(one_of_several, [(options, n) for n in clients]))
 
 
 if __name__ == "__main__":

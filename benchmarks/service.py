@@ -8,10 +8,15 @@ their share of the same cores. Goodput counts only answers 200 with the right cl
 taken within a round; the tables hold medians of rounds.
 
     python benchmarks/service.py [--seconds 10] [--rounds 5] [--workers N] [--write]
+    python benchmarks/service.py --card h200 [--seconds 5] [--rounds 3] [--workers N]
 
 LitServe and FastAPI are no dependencies of the toolkit: what is missing is installed into
 `build/peers`, which nothing else looks into. `--write` puts the tables and the picture into
 `docs/service.md` and `docs/service.svg`.
+
+With `--card` a stand-in takes the place of a card, which answers in that card's times and takes no
+processor (`card.py`). The bound is then processes that only decode, and the service is measured at
+1 to 512 clients.
 """
 
 import argparse
@@ -27,6 +32,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
@@ -34,13 +40,15 @@ from processes import ended, memory_of
 from service_report import written
 
 ROOT = Path(__file__).resolve().parents[1]
+MODELS = ROOT / "saved_models"
 CONTENDERS = ROOT / "benchmarks/contenders"
 PEERS = ROOT / "build/peers"
 CORES = len(os.sched_getaffinity(0))
 CLIENTS = (16, 64, 256)
+CLIMB = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 BIN = Path(sys.executable).parent
 COMMANDS = {
-    "toolkit": [BIN / "bentoml", "serve", "--host", "127.0.0.1", "--port", "PORT"],
+    "toolkit": [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "PORT"],
     "FastAPI": [
         *(sys.executable, "-m", "uvicorn", "raw_fastapi:app", "--port", "PORT"),
         *("--workers", "WORKERS", "--log-level", "warning", "--no-access-log"),
@@ -97,8 +105,11 @@ def peers():
 
 
 @contextmanager
-def serving(name, workers, folder):
-    """Yield the process and the address of a contender, once it says that it is ready."""
+def serving(name, workers, folder, **environment):
+    """Yield the process and the address of a contender, once it says that it is ready.
+
+    What else is in its environment comes last.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -110,7 +121,10 @@ def serving(name, workers, folder):
     process = subprocess.Popen(
         [names.get(each, each) for each in COMMANDS[name]],
         cwd=ROOT if name == "toolkit" else CONTENDERS,
-        env=os.environ | more | {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "true"},
+        env=os.environ
+        | more
+        | environment
+        | {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "true"},
         stdout=log,
         stderr=log,
         start_new_session=True,
@@ -154,9 +168,9 @@ def slow_clients(url, folder, count):
         process.wait()
 
 
-def bound(folder, workers, seconds):
+def bound(folder, workers, seconds, *options):
     """X-rays a second of bare processes."""
-    command = [sys.executable, CONTENDERS / "bare.py", folder, str(workers), str(seconds)]
+    command = [sys.executable, CONTENDERS / "bare.py", folder, str(workers), str(seconds), *options]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return float(done.stdout)
 
@@ -177,6 +191,52 @@ def measured(name, folder, workers, seconds):
                 found["slow"] = asked(url, folder, "--clients", 16, "--seconds", seconds)
         found["after"] = memory_of(process.pid)
     return found
+
+
+def climbed(url, folder, seconds, counts=CLIMB, processes=1):
+    """Return what the service does for each number of clients."""
+    options = ("--seconds", seconds, "--processes", processes)
+    return {count: asked(url, folder, "--clients", count, *options) for count in counts}
+
+
+def cliff(goodput):
+    """Return the least goodput of any number of clients against the best of any smaller number.
+
+    Args:
+        goodput: right answers a second by number of clients.
+    """
+    counts = sorted(goodput)
+    return min(
+        goodput[count] / max(goodput[each] for each in counts[: place + 1])
+        for place, count in enumerate(counts)
+    )
+
+
+def with_card(options, folder):
+    """Print what the service does with a stand-in for a card, in rounds; return the medians."""
+    environment = {"TOOLKIT_OWNER": "card", "CARD": options.card}
+    environment["PYTHONPATH"] = str(ROOT / "benchmarks")
+    rounds = []
+    for number in range(options.rounds):
+        print(f"round {number + 1}", file=sys.stderr)
+        found = {"bound": bound(folder, options.workers, options.seconds, "--decode")}
+        with (
+            TemporaryDirectory() as home,
+            serving("toolkit", options.workers, Path(home), **environment) as (_, url),
+        ):
+            asked(url, folder, "--clients", 64, "--seconds", 2)
+            found |= climbed(url, folder, options.seconds)
+        rounds.append(found)
+    print(f"{CORES} cores, {options.workers} workers, card {options.card}; medians")
+    decoded = median(each["bound"] for each in rounds)
+    print(f"{'clients':>8} {'right/s':>8} {'of bound':>8} {'p50 ms':>8} {'p99 ms':>8}")
+    print(f"{'decoding':>8} {decoded:8.0f} {1:8.0%}")
+    for count in CLIMB:
+        of_bound = median(each[count]["goodput"] / each["bound"] for each in rounds)
+        middle = [median(each[count][key] for each in rounds) for key in ("goodput", "p50", "p99")]
+        print(f"{count:8} {middle[0]:8.0f} {of_bound:8.0%} {middle[1]:8.2f} {middle[2]:8.2f}")
+    goodput = {count: median(each[count]["goodput"] for each in rounds) for count in CLIMB}
+    print(f"least goodput against the best of fewer clients: {cliff(goodput):.0%}")
 
 
 def about(options, size):
@@ -203,12 +263,16 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=CORES)
     parser.add_argument("--write", action="store_true", help="into docs/service.md and .svg")
+    parser.add_argument("--card", choices=["h200"], help="with a stand-in for this card")
     options = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     rounds = []
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
         size = drawn(folder)
+        if options.card:
+            with_card(options, folder)
+            return
         for number in range(options.rounds):
             found = {"bound": bound(folder, options.workers, options.seconds)}
             for name in COMMANDS:

@@ -97,7 +97,7 @@ def write(data, folder, part):
     from export.export import write as export
     from toolkit.model import manifest
     from toolkit.model.files import ModelFiles
-    from toolkit.runtime.session import open_session
+    from toolkit.runtime.providers import open_session
 
     def logits(path, optimised=True):
         session = open_session(path, "cpu", optimised=optimised)
@@ -140,7 +140,7 @@ def write(data, folder, part):
 
 def run_graph(off, folder, part):
     """Return the milliseconds that an X-ray takes a graph with one thread."""
-    from toolkit.runtime.session import open_session
+    from toolkit.runtime.providers import open_session
 
     session = open_session(folder / f"{part} {off}.onnx", "cpu", 1)
     xrays, found = np.load(folder / "xrays.npy"), {}

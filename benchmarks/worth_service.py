@@ -11,6 +11,7 @@ from bento.http import connections, handlers
 from bento.service import XrayClassifier
 from bento.v2 import protocol
 from bento.worker import model_thread
+from toolkit.runtime.engine import AnySize
 
 __all__ = ["XrayClassifier"]
 
@@ -50,7 +51,7 @@ if _off == "acceptor":
 elif _off == "own queue":
     _use_executor()
 elif _off == "running together":
-    patch.object(model_thread, "_TOGETHER", {}).start()
+    patch.object(AnySize, "together", 1).start()
 elif _off == "turns":
     for module in (handlers, protocol):
         patch.object(module, "TURN", 1 << 20).start()

@@ -14,12 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bentoml import serving  # noqa: TID253
 from bentoml._internal.utils import circus  # noqa: TID253
 from circus import sockets as circus_sockets
 
+from bento import owner
 from bento.http import cors
 from bento.watch import Watch
 from bento.worker import counters, lifeline
+from bento.worker.settings import OWNER_SOCKET, settings
 from toolkit import bentoml_home
 from toolkit.errors import ToolkitError, UsageError
 
@@ -54,14 +57,19 @@ def _create(
         for each in options["sockets"]:
             _check_port(each)
         cors.options()
+        module = owner.module_for(settings())
         folder = _private_folder()
     except ToolkitError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
     shared = counters.share() | lifeline.share() | hand_on()
+    if module:
+        shared[OWNER_SOCKET] = f"{folder.name}/owner"
+        watchers.append(_owner(module, watchers[0]))
+    workers = str(watchers[0].numprocesses)
     for each in watchers:
         # What configures BentoML may ask for another number of workers than TOOLKIT_WORKERS does.
-        each.env = _DEFAULTS | each.env | shared | {"TOOLKIT_WORKERS": str(each.numprocesses)}
+        each.env = _DEFAULTS | each.env | shared | {"TOOLKIT_WORKERS": workers}
         # In a container BentoML leaves dead workers dead.
         each.respawn = True
     hangup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
@@ -81,10 +89,25 @@ def _create(
     return arbiter
 
 
+def _owner(module: str, beside: Any) -> Any:
+    """Return what minds the process that owns the card, begun like the workers beside it."""
+    paths = (str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH"))
+    return serving.create_watcher(
+        name="owner",
+        args=["-m", module],
+        numprocesses=1,
+        working_dir=beside.working_dir,
+        # A bento from the store is not where the service was begun.
+        env=beside.env | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+    )
+
+
 def _processes(watchers: list[Any]) -> list[tuple[int, int]]:
-    """Return the id of each worker's process and the worker's number, from 0."""
-    found = [process for each in watchers for process in each.processes.values()]
-    return [(process.pid, process.wid - 1) for process in found]
+    """Return the id of each process and the number, from 0, that it counts by."""
+    service, *owners = watchers
+    found = [(process.pid, process.wid - 1) for process in service.processes.values()]
+    last = 2 * service.numprocesses
+    return found + [(each.pid, last) for one in owners for each in one.processes.values()]
 
 
 def _watch(arbiter: Any, watch: Watch) -> None:

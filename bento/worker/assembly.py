@@ -1,7 +1,9 @@
 """The parts of a worker, put together from the settings and the model's manifest."""
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from bento.worker.counters import Metrics
@@ -9,20 +11,20 @@ from bento.worker.explaining import Explainer
 from bento.worker.log import Log
 from bento.worker.model_thread import ModelThread
 from bento.worker.settings import Settings
-from toolkit.errors import ModelRefusedError, RequestError
+from toolkit.errors import ModelRefusedError, RequestError, ToolkitError
 from toolkit.extras import versions
 from toolkit.model import manifest
 from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_of
 from toolkit.model.artifacts import check_equivalence, check_words, load_golden
 from toolkit.model.manifest import Manifest
+from toolkit.runtime.engine import Engine, open_engine
 from toolkit.runtime.golden import difference
-from toolkit.runtime.session import (
-    ANSWERED,
-    Predictor,
-    open_explainer,
-    open_pipeline,
-    open_session,
-)
+from toolkit.runtime.handover import Handover
+from toolkit.runtime.providers import check_provider, open_session
+from toolkit.runtime.session import ANSWERED, Predictor, open_explainer, open_pipeline
+
+_PATIENCE_S = 20.0
+"""How long a worker waits for the owner of the card before it says that it is not ready."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,12 @@ class Worker:
         settings, record = information.settings, information.record
         self.information = information
         self.log = log
-        self.metrics = Metrics(information.meaning.classes, routes, number, 2 * settings.workers)
-        self.model = ModelThread(lambda: open_proven(settings, record), self.metrics, log)
+        self.metrics = Metrics(information.meaning.classes, routes, number, rows(settings))
+        self.model = (
+            ModelThread(lambda: open_proven(settings, record), self.metrics, log)
+            if settings.owner is None
+            else ModelThread(self._open_handover, self.metrics, log, again_s=0)
+        )
         self.explainer = Explainer(
             (lambda: open_explainer(settings.files, record, "cpu", threads=1))
             if information.explains
@@ -120,6 +126,28 @@ class Worker:
         self.model.stop()
         self.explainer.stop()
         self.log.stop()
+
+    def _open_handover(self) -> Predictor:
+        """Open the model that the owner of the card runs, and prove that it answers us.
+
+        Raises:
+            ToolkitError: it does not.
+        """
+        settings, record = self.information.settings, self.information.record
+        opened: list[Handover] = []
+
+        def connect(*_: object) -> Engine:
+            assert settings.owner
+            sha256 = self.information.sha256
+            opened.append(Handover(settings.owner, sha256, _PATIENCE_S, self.model.listen))
+            return opened[0]
+
+        try:
+            return open_proven(settings, record, connect)
+        except ToolkitError:
+            for each in opened:
+                each.leave()
+            raise
 
     def beat(self) -> None:
         """Say that this worker runs, and how its model is."""
@@ -166,18 +194,29 @@ def check(settings: Settings) -> Information:
     explains = _has_explainer(settings, record)
     if explains:
         check_equivalence(files, record, "explainer")
-    session = open_session(files.path(settings.kind), settings.provider, threads=1)
+    check_provider(settings.provider)
+    session = open_session(files.path(settings.kind), "cpu", threads=1)
     check_words(session.get_modelmeta().custom_metadata_map, files, record, settings.kind)
     return Information(settings, record, digest, meaning_of(record), explains)
 
 
-def open_proven(settings: Settings, record: Manifest) -> Predictor:
+def rows(settings: Settings) -> int:
+    """Return how many processes may count: the workers, those after them, and the owner."""
+    return 2 * settings.workers + 1
+
+
+def open_proven(
+    settings: Settings,
+    record: Manifest,
+    opener: Callable[[Path, str, int], Engine] = open_engine,
+) -> Predictor:
     """Open the model, and prove it on its provider by its golden X-rays.
 
     Args:
         settings: how to open it.
         record: the manifest that the service began with. The one on disk must be the same, but
             for the verdict, which may have been found anew.
+        opener: opens what runs its file.
 
     Raises:
         ToolkitError: it cannot be opened, was replaced, or does not compute what PyTorch does.
@@ -190,9 +229,9 @@ def open_proven(settings: Settings, record: Manifest) -> Predictor:
             "restore the files"
         )
     check_equivalence(files, found, kind)
-    predictor = open_pipeline(files, record, settings.provider, 1, kind)
-    golden = load_golden(files, record)
-    differs = difference(golden, predictor.outputs, predictor.run, kind != "pipeline")
+    predictor = open_pipeline(files, record, settings.provider, 1, kind, opener)
+    golden, engine = load_golden(files, record), predictor.engine
+    differs = difference(golden, engine.outputs, engine.run, kind != "pipeline", engine.sizes)
     if differs:
         raise ModelRefusedError(
             f"{files.name} does not compute on {predictor.provider} what PyTorch does: {differs}"

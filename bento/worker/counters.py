@@ -16,13 +16,13 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
-from bento.worker import memory
+from toolkit import memory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 STATUSES = (200, 307, 400, 401, 404, 405, 408, 413, 415, 422, 429, 500, 503)
 _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8)
 _GREYS = tuple(range(16, 256, 16))
-_BATCHES = (1, 2, 4, 8, 16, 32, 64)
+_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _ALIVE_S = 3.0
 _MOST_ROWS = 2048
 _MEMORY = "TOOLKIT_METRICS_MEMORY"
@@ -72,6 +72,7 @@ def families(classes: tuple[str, ...], routes: tuple[str, ...]) -> tuple[Family,
         Family("decode_seconds", "histogram", "Decoding an X-ray.", buckets=_SECONDS),
         Family("inference_seconds", "histogram", "Running a batch.", buckets=_SECONDS),
         Family("batch_size", "histogram", "X-rays run together.", buckets=_BATCHES),
+        Family("padding_total", "counter", "X-rays run besides, to fill up batches."),
         Family("predictions_total", "counter", "X-rays by predicted class.", predicted),
         Family("abstentions_total", "counter", "Predictions too unsure to go by."),
         Family("out_of_scope_total", "counter", "X-rays unlike those that the model knows."),
@@ -121,9 +122,12 @@ class Metrics:
         self._row[self._starts[name]] = value
 
     def observe(self, name: str, value: float) -> None:
-        """Count a value in a histogram."""
+        """Count a value in a histogram, or add it to a counter."""
         start, buckets = self._starts[name], self._buckets[name]
         row = self._row
+        if not buckets:
+            row[start] += value
+            return
         row[start + bisect_left(buckets, value)] += 1.0
         row[start + len(buckets) + 1] += value
 

@@ -18,21 +18,21 @@ from bento.worker.log import Log
 from bento.worker.waiting import to_its_end
 from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
 from toolkit.model.answer import Answer
-from toolkit.runtime.session import PROVIDERS, Predictor
+from toolkit.runtime.engine import Engine
+from toolkit.runtime.handover import Handover, handover_lost
+from toolkit.runtime.session import Predictor
 
 T = TypeVar("T")
 
 MOST_WAITING = 64
 """Requests that may wait for their turn, in each worker."""
+MOST_HANDED_OVER = 256
+"""The same where another process runs the model, and each takes a tenth of the time."""
 TURN = 4
 """X-rays of one request that run in one turn: others' requests come in between."""
-_PROVE_AGAIN_S = 10.0
 # The longest that decoding a file or running the model may take: then it is not ready, and then it
 # is given up. Files are decoded in a second or two, and slow machines are to be spared.
 _SLOW_S, _STUCK_S = 30.0, 60.0
-# X-rays that wait already are run as one batch; none waits for others to come. A CPU gains a little
-# by it: its caches keep the network's weights from one X-ray to the next.
-_TOGETHER = {PROVIDERS["cpu"]: 4, PROVIDERS["cuda"]: 32}
 
 
 @dataclass
@@ -54,34 +54,40 @@ class _Job:
 Results = list[Any]
 """Of some jobs, in order: each one's result or the exception that it ended in."""
 Observed = list[tuple[str, float]]
-"""What is to be counted, in which histogram."""
+"""What is to be counted, in which histogram or counter."""
+_PROVE = "prove"
 
 
 class ModelThread:
     """A model, opened and proven in a thread of its own, that answers in turn.
 
     Args:
-        opener: opens the model and proves it, or raises a ToolkitError. It is tried again every
-            10 seconds until it does, and after a failure.
+        opener: opens the model and proves it, or raises a ToolkitError. It is tried again until it
+            does, and after a failure.
         metrics: to count in.
         log: to say there whether the model is ready.
+        again_s: seconds until it is tried again.
 
     Attributes:
         predictor: the model; None before it was opened.
     """
 
-    def __init__(self, opener: Callable[[], Predictor], metrics: Metrics, log: Log) -> None:
+    def __init__(
+        self, opener: Callable[[], Predictor], metrics: Metrics, log: Log, again_s: float = 10.0
+    ) -> None:
         self.predictor: Predictor | None = None
         self._reason = self._told = "starting"
         # When the running step began, by the machine's clock.
         self._step_since: float | None = None
         self._opener = opener
+        self._again_s = again_s
         self._metrics = metrics
         self._log = log
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[_Job | str | None] = SimpleQueue()
         self._waiting = 0
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread: threading.Thread | None = None
         self._tried: Future[None] = Future()
 
     @property
@@ -103,12 +109,30 @@ class ModelThread:
         self._told = reason
 
     def _step_s(self) -> float:
-        since = self._step_since
+        handed = self.predictor.engine.waiting_since if self.predictor else None
+        since = min((each for each in (self._step_since, handed) if each is not None), default=None)
         return 0.0 if since is None else monotonic() - since
+
+    def listen(self, handover: Handover) -> None:
+        """Have the event loop take what another process answers; for any thread."""
+        assert self._loop
+        self._loop.call_soon_threadsafe(
+            self._loop.add_reader, handover.fileno(), self._receive, handover
+        )
+
+    def _receive(self, handover: Handover) -> None:
+        if not handover.receive():
+            assert self._loop
+            self._loop.remove_reader(handover.fileno())
+            handover.close()
+            if self.predictor and self.predictor.engine is handover:
+                self._lost(handover_lost())
+                self._jobs.put(_PROVE)
 
     async def start(self) -> None:
         """Start the thread, and wait until it has opened the model or could not."""
         self._loop = asyncio.get_running_loop()
+        self._loop_thread = threading.current_thread()
         self._thread.start()
         await asyncio.wrap_future(self._tried)
 
@@ -126,8 +150,10 @@ class ModelThread:
         reason = self.reason
         if reason:
             raise _not_ready(reason)
-        if self._waiting > MOST_WAITING:
-            message = f"{MOST_WAITING} requests wait already: try again in a second"
+        elsewhere = self.predictor is not None and self.predictor.engine.is_elsewhere
+        most = MOST_HANDED_OVER if elsewhere else MOST_WAITING
+        if self._waiting > most:
+            message = f"{most} requests wait already: try again in a second"
             raise RequestError(503, "overloaded", message, retry_after="1")
 
     async def answers(self, contents: Sequence[bytes]) -> list[Answer | ImageError]:
@@ -198,13 +224,17 @@ class ModelThread:
         """
         while True:
             try:
-                job = self._jobs.get(timeout=_PROVE_AGAIN_S if self._reason else None)
-                break
+                job = self._jobs.get(timeout=self._again_s if self._reason else None)
+                if job is not _PROVE:
+                    break
             except Empty:
+                pass
+            if self._reason:
                 self._prove()
         jobs: list[_Job] = []
-        most = _TOGETHER.get(self.predictor.provider, 1) if self.predictor else 1
-        while job is not None:
+        # None waits for others to come.
+        most = self.predictor.engine.together if self.predictor else 1
+        while isinstance(job, _Job):
             if job.dropped:
                 self._hand_over([job], [None], [])
             else:
@@ -212,40 +242,43 @@ class ModelThread:
             if len(jobs) >= most or self._jobs.empty():
                 return jobs
             job = self._jobs.get()
-        if not jobs:
+        if job is None and not jobs:
             return None
-        self._jobs.put(None)
-        return jobs
+        self._jobs.put(job)
+        return jobs or self._next()
 
-    def _attempt(
-        self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], tuple[Results, Observed]]
-    ) -> None:
-        """Do the work of some jobs, and deliver what came of it."""
-        observed: Observed = []
+    def _attempt(self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], None]) -> None:
+        """Do the work of some jobs, which delivers what comes of it."""
         self._step_since = monotonic()
         if self._reason or self.predictor is None:
-            results: Results = [_not_ready(self._reason)] * len(jobs)
+            self._hand_over(jobs, [_not_ready(self._reason)] * len(jobs), [])
         else:
             try:
-                results, observed = work(self.predictor, jobs)
-            except ProviderError as error:
-                self._lost(error)
-                results = [_not_ready(self._reason)] * len(jobs)
+                work(self.predictor, jobs)
             except Exception as error:  # of these jobs alone
-                results = [error] * len(jobs)
+                self._fail(jobs, error)
         self._step_since = None
-        self._hand_over(jobs, results, observed)
+
+    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+        if isinstance(error, ProviderError):
+            self._lost(error)
+            error = _not_ready(self._reason)
+        self._hand_over(jobs, [error] * len(jobs), [])
 
     def _hand_over(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
         assert self._loop
+        if threading.current_thread() is self._loop_thread:
+            self._deliver(jobs, results, observed)
+            return
         # At the very end of a worker, nobody is left to tell.
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, jobs, results, observed)
 
-    def _call(self, predictor: Predictor, jobs: list[_Job]) -> tuple[Results, Observed]:
-        return [job.content(predictor) for job in jobs if callable(job.content)], []
+    def _call(self, predictor: Predictor, jobs: list[_Job]) -> None:
+        functions = [job.content for job in jobs if callable(job.content)]
+        self._hand_over(jobs, [function(predictor) for function in functions], [])
 
-    def _answer(self, predictor: Predictor, jobs: list[_Job]) -> tuple[Results, Observed]:
+    def _answer(self, predictor: Predictor, jobs: list[_Job]) -> None:
         """Give each job a list: an answer or an ImageError for each of its files."""
         begun = perf_counter()
         observed = [("queue_seconds", begun - job.since) for job in jobs]
@@ -258,16 +291,25 @@ class ModelThread:
                 observed.append(("decode_seconds", now - begun))
                 begun = now
         xrays = [xray for xray in decoded if not isinstance(xray, ImageError)]
+        # The mean grey level of every eighth pixel.
+        observed += [("brightness", float(xray[::8, ::8].mean())) for xray in xrays]
+        refused = [xray if isinstance(xray, ImageError) else None for xray in decoded]
+        begun, engine = perf_counter(), predictor.engine
+
+        def finish(answers: list[Answer] | Exception) -> None:
+            if isinstance(answers, Exception):
+                self._fail(jobs, answers)
+                return
+            if answers and not engine.is_elsewhere:
+                observed.extend(counts_of_batch(engine, len(answers), perf_counter() - begun))
+            given = iter(answers)
+            found = iter([error or next(given) for error in refused])
+            files = [job.content for job in jobs if not callable(job.content)]
+            results = [[next(found) for _ in contents] for contents in files]
+            self._hand_over(jobs, results, observed)
+
         self._step_since = monotonic()
-        answers = iter(predictor.answers(xrays))
-        found = iter([xray if isinstance(xray, ImageError) else next(answers) for xray in decoded])
-        if xrays:
-            observed.append(("inference_seconds", perf_counter() - begun))
-            observed.append(("batch_size", len(xrays)))
-            # The mean grey level of every eighth pixel.
-            observed += [("brightness", float(xray[::8, ::8].mean())) for xray in xrays]
-        files = [job.content for job in jobs if not callable(job.content)]
-        return [[next(found) for _ in contents] for contents in files], observed
+        predictor.submit(xrays, finish)
 
     def _deliver(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
         self._waiting -= len(jobs)
@@ -280,6 +322,15 @@ class ModelThread:
                 job.future.set_result(result)
         for name, value in observed:
             self._metrics.observe(name, value)
+
+
+def counts_of_batch(engine: Engine, count: int, seconds: float) -> Observed:
+    """Return what is counted of a batch that an engine has run."""
+    return [
+        ("inference_seconds", seconds),
+        ("batch_size", count),
+        ("padding_total", engine.padding(count)),
+    ]
 
 
 def _not_ready(reason: str) -> RequestError:

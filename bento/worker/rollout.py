@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import msgspec
 
-from bento.worker import memory
 from bento.worker.assembly import Information, check
 from bento.worker.settings import Settings
+from toolkit import memory
 from toolkit.model.answer import meaning_of
 from toolkit.model.manifest import Manifest
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from toolkit.errors import UsageError
 from toolkit.model.files import ModelFiles, served_name
 from toolkit.processes import cores
-from toolkit.runtime.session import PROVIDERS
+from toolkit.runtime.providers import PROVIDERS
 
 KINDS = {"fp32": "pipeline", "fp16": "fp16", "int8": "int8"}
 """The kind of artifact that is served, by precision."""
+OWNER_SOCKET = "TOOLKIT_OWNER_SOCKET"
+"""What the arbiter tells the workers by, where another process runs the model."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Settings:
         provider: `auto`, `cpu` or `cuda`, as asked for.
         precision: a key of `KINDS`.
         token: what a request must bear; None for an open service.
+        owner: path of the socket of the process that runs the model; None where each worker does.
     """
 
     files: ModelFiles
@@ -31,6 +34,7 @@ class Settings:
     provider: str
     precision: str
     token: bytes | None
+    owner: str | None = None
 
     @property
     def kind(self) -> str:
@@ -51,6 +55,7 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
         _one_of(environment, "TOOLKIT_PROVIDER", ("auto", *PROVIDERS)),
         _one_of(environment, "TOOLKIT_PRECISION", tuple(KINDS)),
         _token(environment.get("TOOLKIT_TOKEN")),
+        environment.get(OWNER_SOCKET),
     )
 
 

@@ -16,10 +16,11 @@ from export.convert.onnx import OPSET
 from export.convert.pipeline import Pipeline
 from export.convert.torch_formats import open_pt2, open_torchscript
 from export.export import write
-from toolkit.extras import require, require_onnxruntime
+from toolkit.extras import require
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.model.manifest import Manifest, PreprocessingConstants
-from toolkit.runtime.session import NO_TF32, has_cuda, open_session
+from toolkit.runtime.engine import open_engine
+from toolkit.runtime.providers import NO_TF32, has_cuda, open_session
 from toolkit.train.calibration import softmax
 from toolkit.xray.reading import decode
 
@@ -100,10 +101,7 @@ def contenders(
     yield contender(
         "onnx", "fp16", lambda _: _onnx(half, 0, "cuda"), precision="fp16", provider="cuda"
     )
-    yield contender("onnx", "pipeline", lambda _: bound(whole, "cuda"), provider="cuda bound")
-    yield contender(
-        "onnx", "pipeline", lambda _: bound(whole, "cuda", graph=True), provider="cuda graph"
-    )
+    yield contender("onnx", "pipeline", lambda _: _in_fixed_sizes(whole), provider="cuda graph")
 
 
 def _torch(module: Any, threads: int) -> Classify:
@@ -131,42 +129,9 @@ def _onnx(
     return classify
 
 
-def bound(path: Path, device: str, graph: bool = False) -> Classify:
-    """Open a pipeline whose input and output stay in place on a device, for each batch size.
-
-    Args:
-        path: the pipeline graph.
-        device: `cpu` or `cuda`.
-        graph: whether the kernels are replayed as one CUDA graph.
-    """
-    onnxruntime = require_onnxruntime()
-    options = {**NO_TF32, "enable_cuda_graph": str(int(graph))}
-    session = open_session(path, device, cuda=options)
-    (classes,) = (each.shape[1] for each in session.get_outputs() if each.name == "probabilities")
-    places: dict[int, Any] = {}
-
-    def placed(xrays: NDArray[np.uint8]) -> Any:
-        value = onnxruntime.OrtValue
-        # On a CPU the value lies in the array's own memory, and the next batch is written there.
-        given = value.ortvalue_from_numpy(xrays.copy(), device, 0)
-        taken = value.ortvalue_from_shape_and_type((len(xrays), classes), np.float32, device, 0)
-        binding, run = session.io_binding(), onnxruntime.RunOptions()
-        binding.bind_ortvalue_input("xray", given)
-        binding.bind_ortvalue_output("probabilities", taken)
-        # Each batch size has its own addresses, and so its own graph.
-        run.add_run_config_entry("gpu_graph_id", str(len(xrays)))
-        return given, taken, binding, run
-
-    def classify(xrays: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if len(xrays) not in places:
-            places[len(xrays)] = placed(xrays)
-        given, taken, binding, run = places[len(xrays)]
-        given.update_inplace(xrays)
-        session.run_with_iobinding(binding, run)
-        found: NDArray[np.float32] = taken.numpy()
-        return found
-
-    return classify
+def _in_fixed_sizes(path: Path) -> Classify:
+    engine = open_engine(path, "cuda")
+    return lambda xrays: engine.run(["probabilities"], xrays)["probabilities"]
 
 
 def _from_files(classify: Classify, shape: tuple[int, ...]) -> Classify:

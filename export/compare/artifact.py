@@ -25,7 +25,7 @@ from toolkit.model.equivalence import GoldenRecord, Leg, TensorSpec
 from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
 from toolkit.model.tolerance import PROBABILITY_TOLERANCE, bound_of
-from toolkit.runtime.session import open_session
+from toolkit.runtime.providers import open_session
 
 _BATCH = 64
 _GOLDEN = 4

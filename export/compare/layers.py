@@ -15,7 +15,7 @@ from export.convert.onnx import PREPROCESSING, layer_of, scopes_of
 from export.convert.pipeline import Pipeline
 from export.convert.torch_formats import open_pt2, open_torchscript
 from toolkit.networks.recording import recording
-from toolkit.runtime.session import open_session
+from toolkit.runtime.providers import open_session
 
 _TOLERANCE = 1e-5
 _XRAYS = 8

@@ -9,7 +9,8 @@ import pytest
 
 from toolkit.errors import ModelRefusedError, ProviderError, UsageError
 from toolkit.files import sha256
-from toolkit.runtime.session import open_file, open_model, open_session
+from toolkit.runtime.providers import open_session
+from toolkit.runtime.session import open_file, open_model
 
 
 def test_proven_model_opens_with_its_classes_and_hash(served, xrays):

@@ -290,6 +290,9 @@ def test_the_gpu_overlay_asks_for_one_gpu_and_never_for_one_more():
     ]
     strategy = one(found, "Deployment", "toolkit")["spec"]["strategy"]["rollingUpdate"]
     assert strategy == {"maxSurge": 0, "maxUnavailable": 1}
+    scaler = one(found, "HorizontalPodAutoscaler", "toolkit")["spec"]
+    assert (scaler["minReplicas"], scaler["maxReplicas"]) == (2, 10)
+    assert scaler["metrics"][0]["pods"]["target"]["averageValue"] == "64"
     assert "nvidia" not in str(rendered(DEPLOY / "overlays/cpu"))
 
 

@@ -98,7 +98,7 @@ def test_cores_are_never_more_than_affinity_allows(cgroups, monkeypatch):
 def test_model_is_opened_with_a_thread_for_each_core_that_the_process_may_use(small_files):
     one = str(min(os.sched_getaffinity(0)))
     code = (
-        "import sys; from pathlib import Path; from toolkit.runtime.session import open_session;"
+        "import sys; from pathlib import Path; from toolkit.runtime.providers import open_session;"
         "s = open_session(Path(sys.argv[1]), 'cpu');"
         "print(s.get_session_options().intra_op_num_threads)"
     )

@@ -3,10 +3,11 @@
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import Any
 
+from toolkit.batch.owner import owned
 from toolkit.batch.rows import Row, failed
 from toolkit.batch.worker import Grader, Job, path_text
 from toolkit.errors import ToolkitError
@@ -14,6 +15,8 @@ from toolkit.processes import ENDED, READY, Worker, Workers
 
 CHUNK = 16
 """Files that a worker is given at a time."""
+OWNED = ("cuda",)
+"""Providers on which one process runs the model for all."""
 _AHEAD = 2
 
 
@@ -71,7 +74,10 @@ def grade(
     # One process for each core: libraries that start threads of their own would fight.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     queue = _Queue(_chunks(shards), classes)
-    with Workers(workers, _work, job) as processes:
+    with ExitStack() as stack:
+        if job.provider in OWNED:
+            job = stack.enter_context(owned(job))
+        processes = stack.enter_context(Workers(workers, _work, job))
         while queue.hand_out(processes):
             for worker, message in processes.listen():
                 if isinstance(message, ToolkitError):
@@ -137,9 +143,21 @@ def _work(pipe: Any, _index: int, job: Job) -> None:
     # The supervisor is gone when its end of the pipe is.
     with suppress(EOFError, OSError):
         try:
-            grader = Grader(job)
-            pipe.send(READY)
-            while True:
-                pipe.send(grader(pipe.recv()))
+            _grade_all(pipe, Grader(job))
         except ToolkitError as error:
             pipe.send(error)
+
+
+def _grade_all(pipe: Any, grader: Grader) -> None:
+    pipe.send(READY)
+    begun: deque[Callable[[], list[Row]]] = deque()
+    while True:
+        if len(begun) > grader.ahead or (begun and not pipe.poll()):
+            pipe.send(begun.popleft()())
+            continue
+        paths = pipe.recv()
+        # Where this process dies, it is for the first that is not answered: one that is given by
+        # itself, as it is suspected, must be that.
+        while begun and len(paths) == 1:
+            pipe.send(begun.popleft()())
+        begun.append(grader.begin(paths))

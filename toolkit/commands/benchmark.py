@@ -33,12 +33,18 @@ def benchmark(
     rounds: Annotated[
         int, typer.Option(metavar="N", min=1, max=1000, help="Rounds; a time is their median.")
     ] = 5,
+    roofline: Annotated[
+        bool, typer.Option("--roofline", help="Time nothing: count nodes, bytes and products.")
+    ] = False,
     network: AgainOption = None,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
     as_json: JsonOption = False,
 ) -> None:
     """Time NAME in every format and precision, from files to probabilities."""
+    if roofline:
+        _count(ModelFiles(models, name), Console(as_json))
+        return
     counts, batches = _numbers(threads, "--threads"), _numbers(batch, "--batch")
     for module in ("torch", "onnxscript", "matplotlib"):
         require(module, "train")
@@ -59,6 +65,17 @@ def benchmark(
         console.notice(line)
     result, picture = report.write_report(rows, name, logs / "benchmark")
     console.result(result | {"picture": str(picture)}, f"{report.text(rows)}\npicture  {picture}")
+
+
+def _count(files: ModelFiles, console: Console) -> None:
+    """Print what the served graph asks of a machine."""
+    require("onnx", "train")
+    from export.benchmark.roofline import report
+    from toolkit.model import manifest
+    from toolkit.model.artifacts import check_equivalence
+
+    check_equivalence(files, manifest.load(files.manifest), "pipeline")
+    console.result(*report(files.path("pipeline")))
 
 
 def _told(rounds: int, console: Console) -> Iterator[int]:

@@ -63,7 +63,7 @@ def _write(
     from toolkit.batch.worker import Job
     from toolkit.batch.workspace import Workspace
     from toolkit.files import require_parent
-    from toolkit.runtime.session import PROVIDERS
+    from toolkit.runtime.providers import PROVIDERS
 
     format_of(out)
     require_parent(out)

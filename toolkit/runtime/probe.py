@@ -7,9 +7,14 @@ empty where CUDA was not tried. What ONNX Runtime and the loader say goes to std
 
 import ctypes
 import json
+import os
+import subprocess
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
+from pathlib import Path
 
+_PACKAGES = str(Path(__file__).resolve().parents[2])
+_PROBE_S = 60.0
 CUDA, CPU = "CUDAExecutionProvider", "CPUExecutionProvider"
 # y = Identity(x), float32 (1,): opset 17, IR 8.
 _GRAPH = bytes.fromhex(
@@ -18,6 +23,19 @@ _GRAPH = bytes.fromhex(
 )
 # preload_dlls loads no libcuda, and does not say that cuDNN is missing: a convolution would.
 _UNSAID = ("libcuda.so.1", "libcudnn.so.9")
+
+
+def runs_on_cuda() -> bool:
+    """Return whether a session runs on CUDA here, as a process of its own finds."""
+    command = [sys.executable, "-m", "toolkit.runtime.probe", "cuda"]
+    paths = os.pathsep.join([_PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": paths, "ORT_DISABLE_TELEMETRY": "1"}
+    with suppress(OSError, ValueError, subprocess.SubprocessError):
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, check=True, timeout=_PROBE_S, env=environment
+        )
+        return bool(json.loads(done.stdout)["active"][0] == CUDA)
+    return False
 
 
 def main(asked: str) -> None:

@@ -1,36 +1,29 @@
-"""Opens ONNX Runtime on a file that carries its proof, and runs X-rays through it."""
+"""Opens a model that carries its proof, and says what it makes of X-rays."""
 
 import json
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from toolkit.errors import ModelRefusedError, ProviderError
-from toolkit.extras import GPU_FILES, require_onnxruntime
+from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.answer import Answer, Meaning, meaning_of
 from toolkit.model.artifacts import check_equivalence, check_words
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
-from toolkit.processes import cores
+from toolkit.runtime.engine import INPUT, Engine, Outputs, Xrays, open_engine
+from toolkit.runtime.providers import open_session, run_session
 from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
     from toolkit.runtime.occlusion import PicturesModel
 
-# TF32 would round the products to ten bits.
-NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 ANSWERED = ("logits", "probabilities", "novelty")
 """What of a pipeline's outputs an answer is made of; the others are views."""
-PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @dataclass(frozen=True)
@@ -60,6 +53,7 @@ class Predictor:
         shape: of one X-ray: (size, size), or (size, size, 3) in colour.
         provider: the execution provider that runs it.
         words: what the file says of itself, by name.
+        engine: what runs it.
 
     Examples:
         >>> from pathlib import Path
@@ -70,36 +64,28 @@ class Predictor:
         ('severe', 3)
     """
 
-    def __init__(
-        self,
-        name: str,
-        meaning: Meaning,
-        path: Path,
-        digest: str,
-        provider: str,
-        threads: int = 0,
-    ) -> None:
+    def __init__(self, name: str, meaning: Meaning, digest: str, engine: Engine) -> None:
         self.name = name
         self.meaning = meaning
         self.sha256 = digest
-        self._session = open_session(path, provider, threads)
-        self.outputs = [each.name for each in self._session.get_outputs()]
-        self._answered = [name for name in self.outputs if name in ANSWERED]
-        self.shape: tuple[int, ...] = tuple(self._session.get_inputs()[0].shape[1:])
-        self.provider: str = self._session.get_providers()[0]
-        self.words: dict[str, str] = self._session.get_modelmeta().custom_metadata_map
+        self.engine = engine
+        self.outputs = engine.outputs
+        self.shape = tuple(engine.shapes[INPUT][1])
+        self.provider = engine.provider
+        self.words = engine.words
+        self._decisive = [name for name in ("probabilities", "novelty") if name in self.outputs]
 
-    def run(self, names: list[str], xrays: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    def run(self, names: list[str], xrays: NDArray[np.uint8]) -> Outputs:
         """Return some of `outputs` of X-rays, uint8 (N, size, size), each (N, ...).
 
         Raises:
             ProviderError: ONNX Runtime failed.
         """
-        return dict(zip(names, _run(self._session, names, {"xray": xrays}), strict=True))
+        return self.engine.run(names, xrays)
 
     def predict(self, xrays: NDArray[np.uint8]) -> Prediction:
         """Run X-rays, uint8 (N, size, size), through preprocessing and network."""
-        found = self.run(self._answered, xrays)
+        found = self.run(["logits", *self._decisive], xrays)
         return Prediction(found["logits"], found["probabilities"], found.get("novelty"))
 
     def answer(self, xray: NDArray[np.uint8]) -> Answer:
@@ -108,13 +94,27 @@ class Predictor:
 
     def answers(self, xrays: Sequence[NDArray[np.uint8]]) -> list[Answer]:
         """Return what is said of each of some X-rays, uint8 (size, size), that run together."""
-        if not xrays:
-            return []
-        found = self.predict(xrays[0][None] if len(xrays) == 1 else np.stack(xrays))
-        novelty = [None] * len(xrays) if found.novelty is None else found.novelty.tolist()
+        return self._said(self.engine.run(self._decisive, xrays)) if len(xrays) else []
+
+    def submit(self, xrays: Xrays, then: Callable[[list[Answer] | Exception], None]) -> None:
+        """Call `then` with what is said of each of some X-rays, or with what went wrong.
+
+        It may be called before this returns, or later and by another thread.
+        """
+
+        def say(found: Outputs | Exception) -> None:
+            then(found if isinstance(found, Exception) else self._said(found))
+
+        if len(xrays):
+            self.engine.submit(self._decisive, xrays, say)
+        else:
+            then([])
+
+    def _said(self, found: Outputs) -> list[Answer]:
+        probabilities = found["probabilities"]
+        novelty = found["novelty"].tolist() if "novelty" in found else [None] * len(probabilities)
         return [
-            self.meaning.answer(row, each)
-            for row, each in zip(found.probabilities, novelty, strict=True)
+            self.meaning.answer(row, each) for row, each in zip(probabilities, novelty, strict=True)
         ]
 
     def decode(self, content: bytes) -> NDArray[np.uint8]:
@@ -133,9 +133,22 @@ class Predictor:
 
 
 def open_model(
-    models: Path, name: str, provider: str = "auto", threads: int = 0, kind: str = "pipeline"
+    models: Path,
+    name: str,
+    provider: str = "auto",
+    threads: int = 0,
+    kind: str = "pipeline",
+    opener: Callable[[Path, str, int], Engine] = open_engine,
 ) -> Predictor:
     """Open the proven pipeline of a model, or the one of a lower precision: `fp16` or `int8`.
+
+    Args:
+        models: the folder.
+        name: of the model.
+        provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
+        threads: for one operator; 0 is one for each core that this process may use.
+        kind: of its files.
+        opener: opens what runs that file, from its path, the provider and the threads.
 
     Raises:
         ManifestError: no such model, or a manifest of another schema.
@@ -144,7 +157,7 @@ def open_model(
         MissingExtraError: ONNX Runtime is not installed, or twice.
     """
     files = ModelFiles(models, name)
-    return open_pipeline(files, manifest.load(files.manifest), provider, threads, kind)
+    return open_pipeline(files, manifest.load(files.manifest), provider, threads, kind, opener)
 
 
 def open_pipeline(
@@ -153,15 +166,16 @@ def open_pipeline(
     provider: str = "auto",
     threads: int = 0,
     kind: str = "pipeline",
+    opener: Callable[[Path, str, int], Engine] = open_engine,
 ) -> Predictor:
-    """Open the proven pipeline of a model whose manifest was read already.
+    """Open the proven pipeline of a model whose manifest was read already; see `open_model`.
 
     Raises:
         ToolkitError: as `open_model` does, but for the manifest.
     """
     digest = check_equivalence(files, record, kind)
-    path = files.path(kind)
-    predictor = Predictor(record.name, meaning_of(record), path, digest, provider, threads)
+    engine = opener(files.path(kind), provider, threads)
+    predictor = Predictor(record.name, meaning_of(record), digest, engine)
     check_words(predictor.words, files, record, kind)
     return predictor
 
@@ -179,14 +193,19 @@ def open_explainer(
     session = open_session(files.path("explainer"), provider, threads)
 
     def run(pictures: Mapping[str, NDArray[np.uint8]]) -> NDArray[np.float32]:
-        (logits,) = _run(session, ["logits"], dict(pictures))
+        (logits,) = run_session(session, ["logits"], dict(pictures))
         result: NDArray[np.float32] = logits
         return result
 
     return run
 
 
-def open_file(path: Path, provider: str = "auto", threads: int = 0) -> tuple[Predictor, bool]:
+def open_file(
+    path: Path,
+    provider: str = "auto",
+    threads: int = 0,
+    opener: Callable[[Path, str, int], Engine] = open_engine,
+) -> tuple[Predictor, bool]:
     """Open a pipeline file by its path, and return it with whether its proof was checked.
 
     Where the manifest lies beside it, its proof must hold. A file alone has no proof; its
@@ -201,7 +220,7 @@ def open_file(path: Path, provider: str = "auto", threads: int = 0) -> tuple[Pre
     if kind in PIPELINES:
         files = located(str(path), path.parent)
         if files.manifest.exists():
-            return open_model(files.folder, files.name, provider, threads, kind), True
+            return open_model(files.folder, files.name, provider, threads, kind, opener), True
     session = open_session(path, "cpu", threads)
     if [each.name for each in session.get_inputs()] != ["xray"]:
         raise ModelRefusedError(f"{path} does not take X-rays: give NAME.pipeline.onnx")
@@ -212,91 +231,4 @@ def open_file(path: Path, provider: str = "auto", threads: int = 0) -> tuple[Pre
     except (KeyError, TypeError, ValueError) as error:
         raise ModelRefusedError(f"{path} does not name its classes: export it again") from error
     name = properties.get("name", path.stem)
-    return Predictor(name, meaning, path, sha256(path), provider, threads), False
-
-
-def has_cuda() -> bool:
-    """Return whether ONNX Runtime brings CUDA and the machine has its driver.
-
-    Raises:
-        MissingExtraError: ONNX Runtime is not installed, or twice.
-    """
-    built_in = PROVIDERS["cuda"] in require_onnxruntime().get_available_providers()
-    return built_in and any(each.exists() for each in GPU_FILES)
-
-
-def open_session(
-    model: Path | bytes,
-    provider: str,
-    threads: int = 0,
-    optimised: bool = True,
-    cuda: Mapping[str, str] = NO_TF32,
-) -> Any:
-    """Return an ONNX Runtime InferenceSession.
-
-    Args:
-        model: the ONNX file, or its content.
-        provider: `cpu`, `cuda`, or `auto` for CUDA where it can be had.
-        threads: for one operator; 0 is one for each core that this process may use.
-        optimised: whether ONNX Runtime may rewrite the graph before it runs it.
-        cuda: options of the CUDA provider.
-
-    Raises:
-        ModelRefusedError: the file cannot be opened.
-        ProviderError: `cuda` cannot be had, or no such provider is known.
-    """
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    onnxruntime = require_onnxruntime()
-    # What matters comes as an exception; the rest would mix with the command's own lines.
-    onnxruntime.set_default_logger_severity(4)
-    wanted = _providers(onnxruntime, provider, cuda)
-    options = onnxruntime.SessionOptions()
-    # By itself ONNX Runtime takes the machine's cores, whatever this process may use of them.
-    may_use = cores()
-    options.intra_op_num_threads = threads or (may_use if may_use < (os.cpu_count() or 1) else 0)
-    options.log_severity_level = 3
-    if not optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    what = "a graph" if isinstance(model, bytes) else str(model)
-    try:
-        session = onnxruntime.InferenceSession(
-            model if isinstance(model, bytes) else what, options, providers=wanted
-        )
-    except Exception as error:
-        reason = str(error).splitlines()[0]
-        raise ModelRefusedError(f"ONNX Runtime cannot open {what}: {reason}") from error
-    if provider == "cuda" and session.get_providers()[0] != PROVIDERS["cuda"]:
-        raise ProviderError(
-            "CUDA was asked for and cannot be had: ONNX Runtime fell back to the CPU; check the "
-            "driver and pip install 'toolkit[gpu]', or ask for cpu"
-        )
-    return session
-
-
-def _run(session: Any, names: list[str], feed: dict[str, Any]) -> list[Any]:
-    try:
-        values: list[Any] = session.run(names, feed)
-    except Exception as error:
-        reason = str(error).partition("\n")[0]
-        provider = session.get_providers()[0]
-        raise ProviderError(f"ONNX Runtime failed on {provider}: {reason}") from error
-    return values
-
-
-def _providers(onnxruntime: Any, provider: str, options: Mapping[str, str]) -> list[Any]:
-    if provider not in ("auto", *PROVIDERS):
-        raise ProviderError(f"no provider is called {provider!r}: choose auto, cpu or cuda")
-    cuda = PROVIDERS["cuda"] in onnxruntime.get_available_providers()
-    if provider == "cuda" and not cuda:
-        raise ProviderError(
-            "CUDA was asked for and this ONNX Runtime has none: pip install 'toolkit[gpu]', or "
-            "ask for cpu"
-        )
-    if provider == "cpu" or (provider == "auto" and not has_cuda()):
-        return [PROVIDERS["cpu"]]
-    if hasattr(onnxruntime, "preload_dlls"):
-        # It prints what it does not find, on stdout.
-        with redirect_stdout(StringIO()):
-            onnxruntime.preload_dlls()
-    return [(PROVIDERS["cuda"], dict(options)), PROVIDERS["cpu"]]
+    return Predictor(name, meaning, sha256(path), opener(path, provider, threads)), False

@@ -19,7 +19,7 @@ from toolkit.xray.limits import MeteredFile, damage_error
 _MAX_SEGMENTS: Final = 2_000
 _MAX_SCANS: Final = 100
 # Neither stuffing nor restarts: what ends a scan, or begins a segment.
-_MARKER: Final = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")
+_MARKER: Final = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")
 _ALONE: Final = (0x01, 0xD8)
 _SCAN: Final = 0xDA
 _END: Final = 0xD9

@@ -127,7 +127,9 @@ def test_a_probability_that_is_no_number_is_never_answered(
     client, encoded, xrays, monkeypatch, path
 ):
     said = Answer(0, "none", (float("nan"), 0.5, 0.25, 0.25))
-    monkeypatch.setattr(type(client.worker.model.predictor), "answers", lambda *_: [said])
+    monkeypatch.setattr(
+        type(client.worker.model.predictor), "submit", lambda _self, _xrays, then: then([said])
+    )
     answer = client.post(path, files={"xray": encoded(xrays[0])})
     is_problem(answer, 500, "internal")
 
@@ -286,12 +288,12 @@ def test_golden_xrays_of_another_export_are_refused(copied, open_interface):
 
 
 def test_failing_runtime_is_a_503_until_it_has_proven_itself_again(
-    served, open_interface, encoded, xrays, monkeypatch
+    served, open_interface, encoded, xrays
 ):
-    monkeypatch.setattr("bento.worker.model_thread._PROVE_AGAIN_S", 0.05)
     png = encoded(xrays[0])
     with open_interface(served) as client:
-        session = client.worker.model.predictor._session
+        client.worker.model._again_s = 0.05
+        session = client.worker.model.predictor.engine._session
 
         class Lost:
             def __getattr__(self, name):
@@ -301,7 +303,7 @@ def test_failing_runtime_is_a_503_until_it_has_proven_itself_again(
                 raise RuntimeError("the device was lost\nand more")
 
         client.worker.model._opener, opener = _raising("gone"), client.worker.model._opener
-        client.worker.model.predictor._session = Lost()
+        client.worker.model.predictor.engine._session = Lost()
         answer = client.post("/predict", content=png, headers=RAW)
         assert "the device was lost" in is_problem(answer, 503, "not_ready")
         assert client.get("/readyz").status_code == 503

@@ -10,12 +10,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from export.benchmark import table
-from export.benchmark.contenders import Contender, bound
+from export.benchmark.contenders import Contender
 from export.benchmark.table import Row, generated_xrays, judge, measure, ratios
 from toolkit.cli import app
 from toolkit.commands import data as generation
 from toolkit.errors import ProviderError, UsageError
-from toolkit.runtime.session import open_session
 
 pytest.importorskip("cv2")
 
@@ -123,16 +122,6 @@ def test_a_contender_that_cannot_be_opened_is_left_out_and_named():
     judgements, left_out = judge([sound, broken], generated_xrays(4))
     assert [contender for contender, _ in judgements] == [sound]
     assert left_out == ["onnx on cuda graph is left out: no graph can be had"]
-
-
-def test_values_that_stay_on_the_device_are_the_ones_of_each_call(small):
-    path = small.files.path("pipeline")
-    classify, session = bound(path, "cpu"), open_session(path, "cpu")
-    pixels = small.inputs.pixels.copy()
-    for xrays in (pixels[:2], pixels[2:4], pixels[:3], pixels[4:6]):
-        (expected,) = session.run(["probabilities"], {"xray": xrays})
-        assert np.array_equal(classify(xrays), expected)
-    assert np.array_equal(pixels, small.inputs.pixels), "the caller's X-rays are left alone"
 
 
 @pytest.mark.parametrize("option", ["--threads", "--batch"])

@@ -17,7 +17,7 @@ from export.compare.samples import samples
 from export.convert.onnx import specs_of
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
-from toolkit.runtime.session import open_session
+from toolkit.runtime.providers import open_session
 
 KINDS = ("network", "pipeline")
 

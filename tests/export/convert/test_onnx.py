@@ -16,7 +16,7 @@ from export.convert.onnx import IR_VERSION, OPSET, export_onnx, specs_of, write_
 from export.convert.pipeline import Pipeline
 from toolkit.errors import UsageError
 from toolkit.networks.preprocessing import Preprocessing
-from toolkit.runtime.session import open_session
+from toolkit.runtime.providers import open_session
 from toolkit.train.recipes import STUDY_EDGES
 
 XRAY = ("xray", "tensor(uint8)", ["batch", 224, 224])

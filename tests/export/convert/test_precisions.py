@@ -21,7 +21,8 @@ from toolkit.model.artifacts import load_golden
 from toolkit.model.files import ModelFiles
 from toolkit.networks.packing import pack
 from toolkit.runtime.golden import difference
-from toolkit.runtime.session import open_model, open_session
+from toolkit.runtime.providers import open_session
+from toolkit.runtime.session import open_model
 
 
 @pytest.fixture(scope="module")

@@ -44,9 +44,18 @@ def judged(content, *shape):
     return decode(content, *shape)
 
 toolkit.runtime.session.decode = judged
+if "OWNED" in os.environ:
+    import toolkit.batch.local
+    toolkit.batch.local.OWNED = ("cpu",)
 if "DIE" in os.environ:
     from toolkit.batch.workspace import Workspace
     Workspace.remove = lambda self: os.kill(os.getpid(), 9)
+"""
+CHANGED = """
+import sys
+if any("spawn_main" in each for each in sys.orig_argv):
+    with open(os.environ["CHANGED"], "ab") as file:
+        file.write(b"more")
 """
 TOOLKIT = """
 import resource, sys
@@ -361,6 +370,79 @@ def test_a_file_that_kills_its_worker_twice_is_a_row(xrays, run, unbroken, tmp_p
     now = rows_of(tmp_path / "results.parquet")
     assert {path for path in was if was[path] != now[path]} == {"0/050.png"}
     assert list(was) == list(now)
+
+
+# --- one process that runs the model for all, as on a card; here on the CPU
+
+
+def assert_same_rows(found, expected):
+    """Hold rows against those of workers that each ran the model; batches may round otherwise."""
+    assert [each["path"] for each in found] == [each["path"] for each in expected]
+    for row, known in zip(found, expected, strict=True):
+        assert row.keys() == known.keys()
+        for name, value in known.items():
+            exact = not isinstance(value, float)
+            assert row[name] == (value if exact else pytest.approx(value, abs=1e-5)), name
+
+
+def test_processes_that_read_hand_over_to_one_that_runs_the_model(xrays, run, unbroken, tmp_path):
+    out = tmp_path / "results.parquet"
+    content, code, err = run(xrays, "--out", out, "--workers", 2, OWNED="1")
+    assert code == 0 and content["files"] == 66, err
+    assert_same_rows(table(out).to_pylist(), unbroken.to_pylist())
+
+
+def test_whoever_dies_of_readers_and_owner_no_row_is_lost_or_twice(
+    xrays, start, unbroken, workers_of, tmp_path
+):
+    process, _ = held(tmp_path, start, xrays, "--out", "results.parquet", OWNED="1")
+    # The one that runs the model is among them.
+    for worker in workers_of(process):
+        os.kill(worker, signal.SIGKILL)
+    (tmp_path / "hold").unlink()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.count("a worker ended by signal 9; another takes its place") == 3
+    found = table(tmp_path / "results.parquet").to_pylist()
+    assert_same_rows(found, unbroken.to_pylist())
+
+
+def test_owner_that_dies_ends_no_reader(xrays, start, unbroken, workers_of, tmp_path):
+    process, _ = held(tmp_path, start, xrays, "--out", "results.parquet", OWNED="1")
+    owner = min(workers_of(process))
+    os.kill(owner, signal.SIGKILL)
+    (tmp_path / "hold").unlink()
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert err.count("a worker ended by signal 9; another takes its place") == 1
+    found = table(tmp_path / "results.parquet").to_pylist()
+    assert_same_rows(found, unbroken.to_pylist())
+
+
+def test_file_that_kills_its_reader_twice_is_the_only_one_that_is_blamed(
+    xrays, run, unbroken, tmp_path
+):
+    folder = tmp_path / "copy"
+    shutil.copytree(xrays, folder)
+    (folder / "0" / "050.png").write_bytes(b"poison")
+    content, code, err = run(folder, "--out", "results.parquet", "--workers", 2, OWNED="1")
+    assert code == 0 and content["errors"] == {"not_an_image": 2, "worker_died": 1}, err
+    found = [row for row in rows_of(tmp_path / "results.parquet").values() if not row["error"]]
+    known = {row["path"]: row for row in unbroken.to_pylist()}
+    assert_same_rows(found, [known[row["path"]] for row in found])
+    assert len(found) == 63
+
+
+def test_model_that_the_owner_cannot_open_ends_the_run_in_one_line(xrays, start, tmp_path):
+    models = shutil.copytree(MODELS, tmp_path / "models")
+    site = tmp_path / "site" / "sitecustomize.py"
+    # It is changed once the command has looked at it.
+    site.write_text(site.read_text() + CHANGED)
+    arguments = (xrays, "--out", "results.parquet", "--models", models, "--workers", 1)
+    process = start(*arguments, OWNED="1", CHANGED=str(models / "model_saved.pipeline.onnx"))
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert "is not the file that was proven" in out + err
 
 
 def test_workers_that_cannot_start_end_the_run(xrays, run, tmp_path):

@@ -1,16 +1,20 @@
-"""Memory without a name on any disk, which a process shares with those that it starts."""
+"""Memory without a name on any disk, which processes share."""
 
 import os
 import tempfile
 
 
+def make(name: str) -> int:
+    """Return a file descriptor of such memory, of no size yet; the name is for whoever looks."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create(name)
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
 def share(name: str, content: bytes = b"") -> int:
     """Make such memory, which holds `content`; return its file descriptor, which is inherited."""
-    if hasattr(os, "memfd_create"):
-        place = os.memfd_create(name)
-    else:
-        with tempfile.TemporaryFile() as file:
-            place = os.dup(file.fileno())
+    place = make(name)
     os.set_inheritable(place, True)
     with open(place, "wb", closefd=False) as memory:
         memory.write(content)
