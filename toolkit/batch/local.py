@@ -156,8 +156,11 @@ def _grade_all(pipe: Any, grader: Grader) -> None:
             pipe.send(begun.popleft()())
             continue
         paths = pipe.recv()
-        # Where this process dies, it is for the first that is not answered: one that is given by
-        # itself, as it is suspected, must be that.
-        while begun and len(paths) == 1:
+        # Where this process dies, it is for the first that is not answered. A file that is given by
+        # itself is suspected: nothing but it may be open while it is read, and it at no other time.
+        alone = len(paths) == 1
+        while begun and alone:
             pipe.send(begun.popleft()())
         begun.append(grader.begin(paths))
+        while begun and alone:
+            pipe.send(begun.popleft()())
