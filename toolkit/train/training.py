@@ -137,6 +137,10 @@ class Training:
         network = self.definition.network.module(classes, **self.config)
         if self.recipe.initialisation == "he":
             initialise(network)
+        # In this layout PyTorch 2.13 writes beyond its memory on a processor, in the backward pass
+        # of a convolution of 1x1 with stride 2 over 2 to 7 channels: others may have one.
+        if self.definition.source and self.device.type == "cpu":
+            return network
         return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def _feature_widths(self) -> list[int]:
