@@ -106,12 +106,10 @@ def test_worker_serves_the_model_of_its_parent_though_another_lies_beside_it(
         assert answer().json()["model"] == copied.name
 
 
-def test_worker_answers_again_once_its_files_are_restored(
-    copied, open_interface, encoded, xrays, monkeypatch
-):
-    monkeypatch.setattr("bento.worker.model_thread._PROVE_AGAIN_S", 0.05)
+def test_worker_answers_again_once_its_files_are_restored(copied, open_interface, encoded, xrays):
     content, kept = encoded(xrays[0]), copied.manifest.read_bytes()
     with open_interface(copied) as client:
+        client.worker.model._again_s = 0.05
         expected = client.post("/predict", content=content, headers=RAW).json()
         never_unsure(copied)
         with pytest.raises(RequestError, match="gone"):

@@ -360,13 +360,13 @@ def test_a_host_that_is_none_is_not_asked_for_again():
 def test_the_token_is_sent_and_never_said(serve, monkeypatch):
     server = serve(always(401, {"detail": "no"}))
     monkeypatch.setenv("TOOLKIT_TOKEN", "from-the-environment")
-    for client in (Client(server.url), Client(server.url, "given")):
+    for client in (Client(server.url), Client(server.url, "handed-in")):
         error = trouble(client)
         assert "set TOOLKIT_TOKEN" in str(error)
-        for secret in ("given", "from-the-environment"):
+        for secret in ("handed-in", "from-the-environment"):
             assert secret not in f"{error} {client!r}"
     sent = [each[2]["Authorization"] for each in server.asked]
-    assert sent == ["Bearer from-the-environment", "Bearer given"]
+    assert sent == ["Bearer from-the-environment", "Bearer handed-in"]
     monkeypatch.delenv("TOOLKIT_TOKEN")
     trouble(Client(server.url))
     assert "Authorization" not in server.asked[-1][2]
