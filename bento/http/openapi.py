@@ -201,7 +201,6 @@ def _schemas(meaning: Meaning, views: Sequence[str], answers: set[type]) -> dict
         "properties": dict.fromkeys(views, picture),
         "required": list(views),
     }
-    explained["required"].append("views")
     if "edge_map" in views:
         explained["required"].append("edge_map")
     else:

@@ -15,7 +15,7 @@ from toolkit.errors import ModelRefusedError, RequestError, ToolkitError
 from toolkit.extras import versions
 from toolkit.model import manifest
 from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_of
-from toolkit.model.artifacts import check_equivalence, check_words, load_golden
+from toolkit.model.artifacts import check_equivalence, check_outputs, check_words, load_golden
 from toolkit.model.manifest import Manifest
 from toolkit.runtime.engine import Engine, open_engine
 from toolkit.runtime.golden import difference
@@ -197,6 +197,8 @@ def check(settings: Settings) -> Information:
     check_provider(settings.provider)
     session = open_session(files.path(settings.kind), "cpu", threads=1)
     check_words(session.get_modelmeta().custom_metadata_map, files, record, settings.kind)
+    outputs = [each.name for each in session.get_outputs()]
+    check_outputs(outputs, files, record, settings.kind)
     return Information(settings, record, digest, meaning_of(record), explains)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -105,6 +105,23 @@ def check_words(
                 f"{files.path(kind)}; restore it, or run `toolkit export onnx {files.name}"
                 f"{_OPTIONS.get(kind, '')}`"
             )
+
+
+def check_outputs(
+    names: Sequence[str], files: ModelFiles, record: manifest.Manifest, kind: str
+) -> None:
+    """Hold the names of a graph's outputs, in order, against the manifest.
+
+    Raises:
+        ModelRefusedError: the manifest has others.
+    """
+    assert record.export
+    said = [each.name for each in record.export.artifacts[kind].outputs]
+    if said != list(names):
+        raise ModelRefusedError(
+            f"{files.manifest} is not as it was proven: {files.path(kind)} has other outputs; "
+            f"restore it, or run `toolkit export onnx {files.name}{_OPTIONS.get(kind, '')}`"
+        )
 
 
 def graph_words(record: manifest.Manifest) -> dict[str, str]:
