@@ -17,8 +17,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from toolkit.processes import cores
 from toolkit.train.dataset import Dataset, generated, load_folder
-from toolkit.train.plan import plan_epoch
 from toolkit.train.recipes import recipe
+from toolkit.train.steps.plan import plan_epoch
 from toolkit.train.training import Training
 from toolkit.tune.trial import TrialPlan
 from toolkit.tune.workers import Tuning, run, setup

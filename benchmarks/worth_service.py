@@ -35,7 +35,7 @@ def _use_executor():
     async def result(self, content):
         self.check()
         loop = asyncio.get_running_loop()
-        job = model_thread._Job(content, loop.create_future(), perf_counter())
+        job = model_thread.Job(content, loop.create_future(), perf_counter())
         self._waiting += 1
         kind = self._call if callable(content) else self._answer
         await loop.run_in_executor(pool, self._attempt, [job], kind)

@@ -17,8 +17,8 @@ from bento.http.routes import NAMES
 from bento.worker import lifeline, rollout
 from bento.worker.assembly import Information, open_proven, rows
 from bento.worker.counters import Metrics
+from bento.worker.jobs import counts_of_batch
 from bento.worker.log import Log
-from bento.worker.model_thread import counts_of_batch
 from bento.worker.settings import Settings, settings
 from toolkit.errors import ProviderError, ToolkitError
 from toolkit.runtime.engine import Engine, open_fixed_sizes

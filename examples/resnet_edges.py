@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit import TensorSpec
-from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.records import PreprocessingConstants
 from toolkit.networks.preprocessing import Preprocessing
 
 

@@ -95,7 +95,7 @@ def export_small_model(files):
 
     from export.export import export
     from toolkit.files import sha256
-    from toolkit.model import manifest
+    from toolkit.model import manifest, records
     from toolkit.networks.base import Classifier, parameter_count
     from toolkit.networks.default import StudyNetwork
     from toolkit.networks.study import IntermediarySpaceModel
@@ -113,14 +113,14 @@ def export_small_model(files):
         # No probability is all but 0 or 1.
         network.outputCombiner[8].weight /= 8
     checkpoint.save(network.state_dict(), files.checkpoint)
-    labels, constants = label_map("study"), manifest.PreprocessingConstants()
+    labels, constants = label_map("study"), records.PreprocessingConstants()
     classifier = Classifier(StudyNetwork(constants), network)
     scope, limit, within = novelty.fit(classifier, generated(32, labels))
     record = manifest.Manifest(
         name=files.name,
         labels=labels,
         preprocessing=constants,
-        dataset=manifest.DatasetRecord(
+        dataset=records.DatasetRecord(
             source="generated",
             split="patient",
             counts={},
@@ -130,9 +130,9 @@ def export_small_model(files):
             patients=0,
             crossing_patients=0,
         ),
-        network=manifest.NetworkRecord(4, 0.5, parameter_count(network)),
-        training=manifest.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
-        calibration=manifest.CalibrationRecord(
+        network=records.NetworkRecord(4, 0.5, parameter_count(network)),
+        training=records.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
+        calibration=records.CalibrationRecord(
             part="val",
             n=9,
             temperature=1.7,
@@ -142,7 +142,7 @@ def export_small_model(files):
             abstained=0.3,
             wrong_among_kept=0.05,
         ),
-        scope=manifest.ScopeRecord(novelty.save(scope, files), "val", 9, limit, within),
+        scope=records.ScopeRecord(novelty.save(scope, files), "val", 9, limit, within),
     )
     manifest.save(record, files.manifest)
     result = export("onnx", files, files)

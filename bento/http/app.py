@@ -35,8 +35,7 @@ class Interface:
         known = worker.information
         self.document = in_json(document(known.meaning, known.shape, known.views))
         self.reading = Lock()
-        token = worker.information.settings.token
-        self._token = token
+        self._token = worker.information.settings.token
         self._memory = Memory()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

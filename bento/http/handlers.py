@@ -8,7 +8,7 @@ from msgspec.structs import asdict
 from bento.http.exchange import Call
 from bento.http.reply import Reply, in_json, problem_of
 from bento.worker.counters import CONTENT_TYPE
-from bento.worker.model_thread import TURN
+from bento.worker.jobs import TURN
 from toolkit.errors import ImageError
 from toolkit.model.answer import Answer, Batch, Prediction, Result
 

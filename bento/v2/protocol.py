@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bento.http.exchange import Call
 from bento.http.reply import Reply, in_json
 from bento.v2.tensors import HEADER_LENGTH, INPUT, MAX_BODY, datatype_of, parse, render
-from bento.worker.model_thread import TURN
+from bento.worker.jobs import TURN
 from bento.worker.waiting import to_its_end
 from toolkit import __version__
 from toolkit.errors import RequestError

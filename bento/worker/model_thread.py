@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
@@ -14,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bento.worker.counters import Metrics
+from bento.worker.jobs import Job, Observed, Results, counts_of_batch, decode, not_ready
 from bento.worker.log import Log
 from bento.worker.waiting import to_its_end
 from toolkit.errors import ImageError, ProviderError, RequestError, ToolkitError
 from toolkit.model.answer import Answer
-from toolkit.runtime.engine import Engine
 from toolkit.runtime.handover import Handover, handover_lost
 from toolkit.runtime.session import Predictor
 
@@ -28,33 +27,9 @@ MOST_WAITING = 64
 """Requests that may wait for their turn, in each worker."""
 MOST_HANDED_OVER = 256
 """The same where another process runs the model, and each takes a tenth of the time."""
-TURN = 4
-"""X-rays of one request that run in one turn: others' requests come in between."""
 # The longest that decoding a file or running the model may take: then it is not ready, and then it
 # is given up. Files are decoded in a second or two, and slow machines are to be spared.
 _SLOW_S, _STUCK_S = 30.0, 60.0
-
-
-@dataclass
-class _Job:
-    """Files to answer for, or a function to run; where the result goes, and since when it waits.
-
-    One that is `dropped` before it is in hand is not done.
-    """
-
-    content: Sequence[bytes] | Callable[[Predictor], Any]
-    future: "asyncio.Future[Any]"
-    since: float
-    dropped: bool = False
-
-    def drop(self) -> None:
-        self.dropped = True
-
-
-Results = list[Any]
-"""Of some jobs, in order: each one's result or the exception that it ended in."""
-Observed = list[tuple[str, float]]
-"""What is to be counted, in which histogram or counter."""
 _PROVE = "prove"
 
 
@@ -83,7 +58,7 @@ class ModelThread:
         self._again_s = again_s
         self._metrics = metrics
         self._log = log
-        self._jobs: SimpleQueue[_Job | str | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | str | None] = SimpleQueue()
         self._waiting = 0
         self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -149,7 +124,7 @@ class ModelThread:
         """
         reason = self.reason
         if reason:
-            raise _not_ready(reason)
+            raise not_ready(reason)
         elsewhere = self.predictor is not None and self.predictor.engine.is_elsewhere
         most = MOST_HANDED_OVER if elsewhere else MOST_WAITING
         if self._waiting > most:
@@ -177,7 +152,7 @@ class ModelThread:
     async def _result(self, content: Sequence[bytes] | Callable[[Predictor], Any]) -> Any:
         self.check()
         assert self._loop
-        job = _Job(content, self._loop.create_future(), perf_counter())
+        job = Job(content, self._loop.create_future(), perf_counter())
         self._waiting += 1
         self._jobs.put(job)
         try:
@@ -194,7 +169,7 @@ class ModelThread:
             # Nothing of a request is held until the next one.
             del jobs
 
-    def _do(self, jobs: list[_Job]) -> None:
+    def _do(self, jobs: list[Job]) -> None:
         for job in jobs:
             if callable(job.content):
                 self._attempt([job], self._call)
@@ -217,7 +192,7 @@ class ModelThread:
         self._reason = str(error) if isinstance(error, ToolkitError) else repr(error)
         self.tell()
 
-    def _next(self) -> list[_Job] | None:
+    def _next(self) -> list[Job] | None:
         """Wait for the next job, and return it with those to run with it; None at the end.
 
         Those that were dropped are left out, be it all of them.
@@ -231,10 +206,10 @@ class ModelThread:
                 pass
             if self._reason:
                 self._prove()
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         # None waits for others to come.
         most = self.predictor.engine.together if self.predictor else 1
-        while isinstance(job, _Job):
+        while isinstance(job, Job):
             if job.dropped:
                 self._hand_over([job], [None], [])
             else:
@@ -247,11 +222,11 @@ class ModelThread:
         self._jobs.put(job)
         return jobs or self._next()
 
-    def _attempt(self, jobs: list[_Job], work: Callable[[Predictor, list[_Job]], None]) -> None:
+    def _attempt(self, jobs: list[Job], work: Callable[[Predictor, list[Job]], None]) -> None:
         """Do the work of some jobs, which delivers what comes of it."""
         self._step_since = monotonic()
         if self._reason or self.predictor is None:
-            self._hand_over(jobs, [_not_ready(self._reason)] * len(jobs), [])
+            self._hand_over(jobs, [not_ready(self._reason)] * len(jobs), [])
         else:
             try:
                 work(self.predictor, jobs)
@@ -259,13 +234,13 @@ class ModelThread:
                 self._fail(jobs, error)
         self._step_since = None
 
-    def _fail(self, jobs: list[_Job], error: Exception) -> None:
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
         if isinstance(error, ProviderError):
             self._lost(error)
-            error = _not_ready(self._reason)
+            error = not_ready(self._reason)
         self._hand_over(jobs, [error] * len(jobs), [])
 
-    def _hand_over(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
+    def _hand_over(self, jobs: list[Job], results: Results, observed: Observed) -> None:
         assert self._loop
         if threading.current_thread() is self._loop_thread:
             self._deliver(jobs, results, observed)
@@ -274,11 +249,11 @@ class ModelThread:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._deliver, jobs, results, observed)
 
-    def _call(self, predictor: Predictor, jobs: list[_Job]) -> None:
+    def _call(self, predictor: Predictor, jobs: list[Job]) -> None:
         functions = [job.content for job in jobs if callable(job.content)]
         self._hand_over(jobs, [function(predictor) for function in functions], [])
 
-    def _answer(self, predictor: Predictor, jobs: list[_Job]) -> None:
+    def _answer(self, predictor: Predictor, jobs: list[Job]) -> None:
         """Give each job a list: an answer or an ImageError for each of its files."""
         begun = perf_counter()
         observed = [("queue_seconds", begun - job.since) for job in jobs]
@@ -286,7 +261,7 @@ class ModelThread:
         for job in jobs:
             for content in () if callable(job.content) else job.content:
                 self._step_since = monotonic()
-                decoded.append(_decode(predictor, content))
+                decoded.append(decode(predictor, content))
                 now = perf_counter()
                 observed.append(("decode_seconds", now - begun))
                 begun = now
@@ -311,7 +286,7 @@ class ModelThread:
         self._step_since = monotonic()
         predictor.submit(xrays, finish)
 
-    def _deliver(self, jobs: list[_Job], results: Results, observed: Observed) -> None:
+    def _deliver(self, jobs: list[Job], results: Results, observed: Observed) -> None:
         self._waiting -= len(jobs)
         for job, result in zip(jobs, results, strict=True):
             if job.future.done():
@@ -322,24 +297,3 @@ class ModelThread:
                 job.future.set_result(result)
         for name, value in observed:
             self._metrics.observe(name, value)
-
-
-def counts_of_batch(engine: Engine, count: int, seconds: float) -> Observed:
-    """Return what is counted of a batch that an engine has run."""
-    return [
-        ("inference_seconds", seconds),
-        ("batch_size", count),
-        ("padding_total", engine.padding(count)),
-    ]
-
-
-def _not_ready(reason: str) -> RequestError:
-    return RequestError(503, "not_ready", f"the model does not answer: {reason}", retry_after="5")
-
-
-def _decode(predictor: Predictor, content: bytes) -> NDArray[np.uint8] | ImageError:
-    try:
-        return predictor.decode(content)
-    except ImageError as error:
-        # A new one: the traceback of this one would hold the file until it is collected.
-        return ImageError(error.code, str(error), error.status)

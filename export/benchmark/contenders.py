@@ -18,7 +18,8 @@ from export.convert.torch_formats import open_pt2, open_torchscript
 from export.export import write
 from toolkit.extras import require
 from toolkit.model.files import LOWER, ModelFiles
-from toolkit.model.manifest import Manifest, PreprocessingConstants
+from toolkit.model.manifest import Manifest
+from toolkit.model.records import PreprocessingConstants
 from toolkit.runtime.engine import open_engine
 from toolkit.runtime.providers import NO_TF32, has_cuda, open_session
 from toolkit.train.calibration import softmax

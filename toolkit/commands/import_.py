@@ -12,6 +12,9 @@ from toolkit.extras import require
 from toolkit.model.files import ModelFiles, checked_new_name
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from toolkit.model.manifest import Manifest
     from toolkit.train.log_folder import LogFolder
 
 
@@ -44,8 +47,7 @@ def import_(
     require("torch", "train")
     from toolkit.original.checkpoint import read_original
     from toolkit.original.model import choose_labels, known_record
-    from toolkit.train.finish import save_model
-    from toolkit.train.log_folder import log_folder, sole_training
+    from toolkit.train.log_folder import log_folder
 
     console = Console(as_json)
     files = ModelFiles(models, _name(name, file))
@@ -64,30 +66,17 @@ def import_(
             "says otherwise"
         )
     known = known_record(original, label_map, file, files.name)
-    log = log_folder(logs, files.name)
-    with sole_training(files, log):
-        record, replaced = save_model(known, original.state, files, log=log)
-    if replaced:
-        console.notice(f"the former {files.name} is kept as {files.previous.name}.*")
+    record = _save(known, original.state, files, log_folder(logs, files.name), console)
     console.result(
         {
-            "name": files.name,
-            "checkpoint": str(files.checkpoint),
-            "manifest": str(files.manifest),
+            **_paths(files),
             "layer_size": original.layer_size,
             "dropout": original.dropout,
             "classes": label_map.classes,
             "notices": original.notices,
         },
-        "\n".join(
-            [
-                f"layer size {original.layer_size}, dropout {original.dropout:g}, "
-                f"{original.classes} classes, {record.network.parameters:,} parameters",
-                f"checkpoint  {files.checkpoint}",
-                f"manifest    {files.manifest}",
-                f"next        toolkit export onnx {files.name}",
-            ]
-        ),
+        f"layer size {original.layer_size}, dropout {original.dropout:g}, "
+        f"{original.classes} classes, {_summary(record, files)}",
     )
 
 
@@ -103,10 +92,8 @@ def _import_own(
     """Make a model of a state_dict and the definition of its network."""
     from toolkit.commands.network_option import definition_for
     from toolkit.files import sha256
-    from toolkit.model import manifest
+    from toolkit.model import manifest, records
     from toolkit.train.checkpoint import load_network
-    from toolkit.train.finish import save_model
-    from toolkit.train.log_folder import sole_training
     from toolkit.xray.labels import FOLDERS, LabelMap
 
     names = tuple(filter(None, map(str.strip, (classes or "").split(","))))
@@ -114,32 +101,53 @@ def _import_own(
         raise UsageError("--network needs the classes, in their order: give --classes A,B,...")
     labels = LabelMap(FOLDERS, names, ())
     definition, settings = definition_for(network, config, labels)
-    shape = manifest.NetworkRecord(None, None, 0, definition.record(settings))
+    shape = records.NetworkRecord(None, None, 0, definition.record(settings))
     state = load_network(file, shape, len(names), definition.network).state_dict()
     recipe = {"preset": "imported", "file": file.name, "file_sha256": sha256(file)}
-    training = manifest.TrainingRecord("", recipe, None, "unknown", None, {}, {})
+    training = records.TrainingRecord("", recipe, None, "unknown", None, {}, {})
     known = manifest.Manifest(files.name, labels, None, None, shape, training)
+    record = _save(known, state, files, log, console, definition.content)
+    console.result(
+        {**_paths(files), "classes": names},
+        f"{definition.source}, {len(names)} classes, {_summary(record, files)}",
+    )
+
+
+def _save(
+    known: "Manifest",
+    state: "dict[str, Tensor]",
+    files: ModelFiles,
+    log: "LogFolder",
+    console: Console,
+    source: bytes = b"",
+) -> "Manifest":
+    """Write a model; say where a former one of the name is kept."""
+    from toolkit.train.finish import save_model
+    from toolkit.train.log_folder import sole_training
+
     with sole_training(files, log):
-        record, replaced = save_model(known, state, files, log=log, source=definition.content)
+        record, replaced = save_model(known, state, files, log=log, source=source)
     if replaced:
         console.notice(f"the former {files.name} is kept as {files.previous.name}.*")
-    console.result(
-        {
-            "name": files.name,
-            "checkpoint": str(files.checkpoint),
-            "manifest": str(files.manifest),
-            "classes": names,
-        },
-        "\n".join(
-            [
-                f"{definition.source}, {len(names)} classes, {record.network.parameters:,} "
-                "parameters",
-                f"checkpoint  {files.checkpoint}",
-                f"manifest    {files.manifest}",
-                f"next        toolkit export onnx {files.name}",
-            ]
-        ),
+    return record
+
+
+def _paths(files: ModelFiles) -> dict[str, str]:
+    return {
+        "name": files.name,
+        "checkpoint": str(files.checkpoint),
+        "manifest": str(files.manifest),
+    }
+
+
+def _summary(record: "Manifest", files: ModelFiles) -> str:
+    lines = (
+        f"{record.network.parameters:,} parameters",
+        f"checkpoint  {files.checkpoint}",
+        f"manifest    {files.manifest}",
+        f"next        toolkit export onnx {files.name}",
     )
+    return "\n".join(lines)
 
 
 def _name(given: str | None, file: Path) -> str:

@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 from toolkit.errors import DefinitionError, UsageError
-from toolkit.networks.base import xray_shape
 from toolkit.networks.checking import check
 from toolkit.networks.loading import Definition, load, place_of
 from toolkit.tune.space import first_config
@@ -47,11 +46,6 @@ def definition_to_tune(network: str | None, labels: LabelMap) -> Definition:
         config = first_config(definition)
         check(definition.network, len(labels.classes), config)
     return definition
-
-
-def shape_of(definition: Definition) -> tuple[int, ...]:
-    """Return the shape of an X-ray that a network takes."""
-    return xray_shape(definition.network)
 
 
 def _settings(words: list[str]) -> dict[str, Any]:

@@ -2,13 +2,18 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from toolkit.console import Console
 from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
+
+if TYPE_CHECKING:
+    from toolkit.batch.run import Plan
 
 STDOUT = Path("-")
 
@@ -29,35 +34,39 @@ def predict_batch(
             `toolkit.batch.run.finish` does, with its other errors.
     """
     require("pyarrow", "batch")
+    from toolkit.batch import cluster, run
+
+    with _destination(out, console.as_json) as file:
+        plan = _plan(console, model, models, sources, file)
+        content = run.finish(plan, {"local": run.local, "ray": cluster.ray}[engine], workers)
     if out == STDOUT:
-        if console.as_json:
-            raise UsageError("--out - prints rows and --json one object: give one of the two")
-        with TemporaryDirectory(prefix="toolkit-") as folder:
-            file = Path(folder) / "rows.jsonl"
-            try:
-                content = _write(console, model, models, sources, file, engine, workers)
-            except InterruptedRunError:
-                raise InterruptedRunError("stopped: rows for stdout are not kept") from None
-            with file.open("rb") as lines:
-                shutil.copyfileobj(lines, sys.stdout.buffer)
         console.notice(_text(out, content))
-    else:
-        content = _write(console, model, models, sources, out, engine, workers)
-        console.result({"out": str(out), **content}, _text(out, content))
+        return 0
+    named = {name: plan.setup[name] for name in ("model", "model_sha256", "provider", "toolkit")}
+    console.result({"out": str(out), **named, "engine": engine, **content}, _text(out, content))
     return 0
 
 
-def _write(
-    console: Console,
-    model: str,
-    models: Path,
-    sources: list[str],
-    out: Path,
-    engine: str,
-    workers: int | None,
-) -> dict[str, Any]:
-    """Write the rows; return what is said of them, as plain values."""
-    from toolkit.batch import cluster, run
+@contextmanager
+def _destination(out: Path, as_json: bool) -> Iterator[Path]:
+    """Yield the file to write; what was written for stdout goes there."""
+    if out != STDOUT:
+        yield out
+        return
+    if as_json:
+        raise UsageError("--out - prints rows and --json one object: give one of the two")
+    with TemporaryDirectory(prefix="toolkit-") as folder:
+        file = Path(folder) / "rows.jsonl"
+        try:
+            yield file
+        except InterruptedRunError:
+            raise InterruptedRunError("stopped: rows for stdout are not kept") from None
+        with file.open("rb") as lines:
+            shutil.copyfileobj(lines, sys.stdout.buffer)
+
+
+def _plan(console: Console, model: str, models: Path, sources: list[str], out: Path) -> "Plan":
+    from toolkit.batch import run
     from toolkit.batch.paths import split
     from toolkit.batch.rows import format_of
     from toolkit.batch.worker import Job
@@ -80,12 +89,8 @@ def _write(
         console.notice(f"warning: {model} has no manifest beside it, so no proof was checked")
     provider = {provider: name for name, provider in PROVIDERS.items()}[predictor.provider]
     job = Job(model, models.resolve(), predictor.sha256, folder, provider)
-    whole = run.Plan(job, pattern, run.setup(predictor, folder, pattern), Workspace(out.absolute()))
-    del predictor
-    way = {"local": run.local, "ray": cluster.ray}[engine]
-    content = run.finish(whole, way, workers)
-    named = {name: whole.setup[name] for name in ("model", "model_sha256", "provider", "toolkit")}
-    return {**named, "engine": engine, **content}
+    setup = run.setup(predictor, folder, pattern)
+    return run.Plan(job, pattern, setup, Workspace(out.absolute()))
 
 
 def _text(out: Path, content: dict[str, Any]) -> str:

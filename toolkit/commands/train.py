@@ -37,7 +37,8 @@ from toolkit.extras import require
 from toolkit.model.files import ModelFiles, checked_new_name
 
 if TYPE_CHECKING:
-    from toolkit.model.manifest import Manifest, TuningRecord
+    from toolkit.model.manifest import Manifest
+    from toolkit.model.records import TuningRecord
     from toolkit.networks.loading import Definition
     from toolkit.train.log_folder import LogFolder
     from toolkit.train.recipes import Recipe
@@ -91,7 +92,8 @@ def train(
     require("torch", "train")
     require("tensorboard", "train")
     from toolkit.commands.data_option import labels_of, load, warnings_of
-    from toolkit.commands.network_option import definition_for, shape_of
+    from toolkit.commands.network_option import definition_for
+    from toolkit.networks.base import shape_of
     from toolkit.train.health import training_health
     from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
@@ -131,7 +133,7 @@ def train(
             rule,
             allow_conflicts,
             console,
-            shape_of(definition),
+            shape_of(definition.network),
             cache,
         )
         training = Training(dataset, recipe, seed, device_of(device), definition)

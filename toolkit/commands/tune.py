@@ -91,9 +91,10 @@ def tune(
     for module in ("torch", "optuna", "tensorboard", "matplotlib"):
         require(module, "train")
     from toolkit.commands.data_option import labels_of, load
-    from toolkit.commands.network_option import definition_to_tune, shape_of
+    from toolkit.commands.network_option import definition_to_tune
     from toolkit.files import require_writable
     from toolkit.model.files import checked_name
+    from toolkit.networks.base import shape_of
     from toolkit.train.training import device_of
     from toolkit.tune.trial import TrialPlan
     from toolkit.tune.workers import Tuning, setup
@@ -108,7 +109,7 @@ def tune(
     definition = definition_to_tune(network, label_map)
     if network and preset != "default":
         raise UsageError("--preset is of the study's network: that of --network has its own space")
-    shape = shape_of(definition)
+    shape = shape_of(definition.network)
     dataset = load(data, label_map, split, preset, rule, allow_conflicts, console, shape, cache)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")

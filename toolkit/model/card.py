@@ -4,7 +4,8 @@ import html
 import re
 
 from toolkit.errors import ManifestError, printable
-from toolkit.model.manifest import CalibrationRecord, Manifest, ScopeRecord
+from toolkit.model.manifest import Manifest
+from toolkit.model.records import CalibrationRecord, ScopeRecord
 
 _FIGURES = {
     "accuracy": "accuracy",

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from toolkit.model.equivalence import TensorSpec
 from toolkit.networks.recording import recording
+from toolkit.xray.limits import xray_shape
 
 SMALLEST, LARGEST = 16, 1024
 """Sides of an X-ray that a network may take, pixels."""
@@ -156,7 +157,7 @@ class Classifier(nn.Module):
 
     def xray_shape(self) -> tuple[int, ...]:
         """Return the shape of one X-ray: (size, size), or (size, size, 3) in colour."""
-        return xray_shape(self.definition)
+        return shape_of(self.definition)
 
     def layers(self) -> Mapping[str, nn.Module]:
         """Return the network's layers: the modules that have none within them, by name."""
@@ -176,7 +177,7 @@ class Classifier(nn.Module):
             if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.requires_grad
         }
         was = self.training
-        with torch.no_grad(), recording(layers) as runs:
+        with recording(layers) as runs:
             self.eval()(xray)
         self.train(was)
         weights = [layers[run.name].weight for run in runs]
@@ -184,10 +185,9 @@ class Classifier(nn.Module):
         return list({id(each): each for each in weights if each is not weights[-1]}.values())
 
 
-def xray_shape(definition: Network) -> tuple[int, ...]:
+def shape_of(definition: Network) -> tuple[int, ...]:
     """Return the shape of one X-ray: (size, size), or (size, size, 3) in colour."""
-    channels = getattr(definition, "channels", 1)
-    return (definition.size, definition.size, *[channels] * (channels > 1))
+    return xray_shape(definition.size, getattr(definition, "channels", 1))
 
 
 def initialise(network: nn.Module) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from toolkit.errors import DefinitionError
 from toolkit.model.equivalence import TensorSpec
-from toolkit.networks.base import CHANNELS, LARGEST, SMALLEST, Classifier, Network, xray_shape
+from toolkit.networks.base import CHANNELS, LARGEST, SMALLEST, Classifier, Network, shape_of
 from toolkit.networks.loading import place_of, running
 
 RESERVED = ("xray", "logits", "probabilities", "novelty")
@@ -196,7 +196,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def _noise(network: Network) -> Tensor:
-    shape = (_TRIED, *xray_shape(network))
+    shape = (_TRIED, *shape_of(network))
     return torch.randint(0, 256, shape, dtype=torch.uint8)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.model.equivalence import TensorSpec
-from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.records import PreprocessingConstants
 from toolkit.networks.base import Classifier
 from toolkit.networks.equalisation import equalise
 from toolkit.networks.folding import features_of, fold

@@ -15,7 +15,8 @@ from typing import Any
 
 from toolkit.errors import DefinitionError, ToolkitError, printable
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import DefinitionRecord, Manifest
+from toolkit.model.manifest import Manifest
+from toolkit.model.records import DefinitionRecord
 from toolkit.networks.base import Network
 from toolkit.networks.default import StudyNetwork
 
@@ -91,11 +92,8 @@ def definition_of(files: ModelFiles, record: Manifest, again: str | None = None)
         return Definition(StudyNetwork(record.preprocessing))
     place, _, name = known.source.rpartition(":")
     if place.endswith(".py"):
-        path = files.path("definition")
-        found = _from_file(path, Path(place).name, name, known.sha256)
-    else:
-        found = _from_module(place, name, known.sha256)
-    return found
+        return _from_file(files.path("definition"), Path(place).name, name, known.sha256)
+    return _from_module(place, name, known.sha256)
 
 
 def _from_file(path: Path, called: str, name: str, sha256: str = "") -> Definition:

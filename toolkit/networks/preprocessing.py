@@ -9,7 +9,7 @@ in PyTorch and ONNX Runtime, on any device.
 import torch
 from torch import Tensor, nn
 
-from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.records import PreprocessingConstants
 
 _SIXTEENTHS = 16
 # Every 7 pixels become 8: 224 become 256.

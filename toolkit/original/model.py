@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from toolkit.errors import UsageError, printable
-from toolkit.model import manifest
+from toolkit.model import manifest, records
 from toolkit.original.checkpoint import OriginalModel
 from toolkit.train.recipes import STUDY_EDGES
 from toolkit.xray.labels import LABEL_MAPS, LabelMap
@@ -40,8 +40,8 @@ def known_record(
         labels=labels,
         preprocessing=STUDY_EDGES,
         dataset=None,
-        network=manifest.NetworkRecord(original.layer_size, original.dropout, parameters=0),
-        training=manifest.TrainingRecord(
+        network=records.NetworkRecord(original.layer_size, original.dropout, parameters=0),
+        training=records.TrainingRecord(
             checkpoint_sha256="",
             recipe={
                 "preset": "imported",

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from toolkit.errors import ProviderError
 from toolkit.runtime.graphs import GRAPH_OPTIONS, PLAIN_OPTIONS, Graphs
-from toolkit.runtime.providers import NO_TF32, PROVIDERS, open_session, run_session
+from toolkit.runtime.providers import DTYPES, NO_TF32, PROVIDERS, open_session, run_session
 
 INPUT = "xray"
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -29,7 +29,6 @@ Outputs = dict[str, NDArray[Any]]
 Shapes = Mapping[str, tuple[str, Sequence[int]]]
 """The dtype and shape of `xray` and of each output, of one X-ray."""
 Then = Callable[[Outputs | Exception], None]
-_TYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
 
 
 class Engine:
@@ -85,6 +84,13 @@ class Engine:
         most = self.sizes[-1]
         rest = [most] * (count // most) + [count % most] * bool(count % most)
         return [(next(size for size in self.sizes if size >= some), some) for some in rest]
+
+
+def joined(names: Sequence[str], parts: list[Outputs]) -> Outputs:
+    """Return some outputs of the X-rays of all parts, in order; of one part without a copy."""
+    if len(parts) == 1:
+        return parts[0]
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 
 class AnySize(Engine):
@@ -172,9 +178,7 @@ class FixedSizes(Engine):
                 found = self._run(size, names, xrays[start : start + some])
                 parts.append({name: value[:some] for name, value in found.items()})
                 start += some
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return joined(names, parts)
 
     def _run(self, size: int, names: Sequence[str], xrays: Xrays) -> Outputs:
         self._put(xrays)
@@ -208,19 +212,19 @@ def open_engine(path: Path, provider: str, threads: int = 0) -> Engine:
         ModelRefusedError: the file cannot be opened.
         ProviderError: the provider cannot be had.
     """
-    session = open_session(path, provider, threads, cuda={**NO_TF32, **GRAPH_OPTIONS})
-    return _fixed(session, path, threads) if _on_cuda(session) else AnySize(session)
+    return _open(path, provider, threads, AnySize)
 
 
 def open_fixed_sizes(path: Path, provider: str, threads: int = 0) -> Engine:
     """Open a pipeline graph as `open_engine` does, in fixed sizes whatever the provider is."""
+    return _open(path, provider, threads, lambda each: FixedSizes(each, Plain(each, SIZES[-1])))
+
+
+def _open(path: Path, provider: str, threads: int, on_cpu: Callable[[Any], Engine]) -> Engine:
     session = open_session(path, provider, threads, cuda={**NO_TF32, **GRAPH_OPTIONS})
-    if _on_cuda(session):
-        return _fixed(session, path, threads)
-    return FixedSizes(session, Plain(session, SIZES[-1]))
+    if session.get_providers()[0] != PROVIDERS["cuda"]:
+        return on_cpu(session)
 
-
-def _fixed(session: Any, path: Path, threads: int) -> Engine:
     def without() -> Batches:
         plain = open_session(path, "cuda", threads, cuda={**NO_TF32, **PLAIN_OPTIONS})
         return Plain(plain, SIZES[-1])
@@ -228,14 +232,10 @@ def _fixed(session: Any, path: Path, threads: int) -> Engine:
     return FixedSizes(session, Graphs(session, SIZES[-1]), without)
 
 
-def _on_cuda(session: Any) -> bool:
-    return bool(session.get_providers()[0] == PROVIDERS["cuda"])
-
-
 def _about(session: Any) -> tuple[str, Shapes, dict[str, str]]:
     """Return the provider of a session, the shapes of what it takes and gives, its own words."""
     tensors = [*session.get_inputs(), *session.get_outputs()]
     shapes = {
-        each.name: (_TYPES.get(each.type, each.type), tuple(each.shape[1:])) for each in tensors
+        each.name: (DTYPES.get(each.type, each.type), tuple(each.shape[1:])) for each in tensors
     }
     return session.get_providers()[0], shapes, session.get_modelmeta().custom_metadata_map

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.extras import require_onnxruntime
-from toolkit.runtime.providers import failure
+from toolkit.runtime.providers import DTYPES, failure
 
 GRAPH_OPTIONS: Mapping[str, str] = MappingProxyType({"enable_cuda_graph": "1"})
 """Options of the CUDA provider for a session whose kernels are recorded."""
 PLAIN_OPTIONS: Mapping[str, str] = MappingProxyType({"cudnn_conv_algo_search": "HEURISTIC"})
 """For one whose kernels are not: a search takes time whenever the size changes."""
 _CUDART = ("libcudart.so.13", "libcudart.so.12")
-_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
 
 class Graphs:
@@ -69,7 +68,8 @@ class _Bound:
         self._binding.bind_ortvalue_input(given.name, self._given)
         self._taken = {}
         for each in session.get_outputs():
-            self._taken[each.name] = make([size, *each.shape[1:]], _TYPES[each.type], device, 0)
+            dtype = np.dtype(DTYPES[each.type])
+            self._taken[each.name] = make([size, *each.shape[1:]], dtype, device, 0)
             self._binding.bind_ortvalue_output(each.name, self._taken[each.name])
 
     def run(self, xrays: NDArray[np.uint8], names: Sequence[str]) -> dict[str, NDArray[Any]]:

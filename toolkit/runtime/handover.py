@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from toolkit import memory
 from toolkit.errors import ModelRefusedError, ProviderError
-from toolkit.runtime.engine import Engine, Outputs, Shapes, Then, Xrays
+from toolkit.runtime.engine import Engine, Outputs, Shapes, Then, Xrays, joined
 
 SLOTS = 128
 """X-rays that a process may have with the owner at a time."""
@@ -163,9 +163,7 @@ class Handover(Engine):
             if isinstance(found[0], Exception):
                 raise found[0]
             parts.append(found[0])
-        if len(parts) == 1:
-            return parts[0]
-        return {name: np.concatenate([part[name] for part in parts]) for name in names}
+        return joined(names, parts)
 
     def submit(self, names: Sequence[str], xrays: Xrays, then: Then) -> None:
         """Hand over X-rays, at most `SLOTS`; `then` is called by whoever calls `receive`."""

@@ -16,6 +16,9 @@ from toolkit.processes import cores
 NO_TF32: Mapping[str, str] = MappingProxyType({"use_tf32": "0"})
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
+DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8"}
+"""NumPy's names of ONNX Runtime's types."""
+
 
 def has_cuda() -> bool:
     """Return whether ONNX Runtime brings CUDA and the machine has its driver.

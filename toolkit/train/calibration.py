@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DataError
-from toolkit.model.manifest import CalibrationRecord
+from toolkit.model.records import CalibrationRecord
 
 BINS = 15
 ALLOWED_ERROR = 0.05

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from toolkit.errors import CheckpointError
 from toolkit.files import sha256, write_bytes
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import Manifest, NetworkRecord
+from toolkit.model.manifest import Manifest
+from toolkit.model.records import NetworkRecord
 from toolkit.networks.base import Classifier, Network
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import definition_of

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from toolkit.errors import DataError, ImageError, UsageError, numbered
 from toolkit.files import name_bytes
-from toolkit.model.manifest import DatasetRecord
+from toolkit.model.records import DatasetRecord
 from toolkit.train.split import copies_warning, crossing, draw_parts
 from toolkit.xray.bulk import read_files
 from toolkit.xray.copies import copies, differing, picture_key

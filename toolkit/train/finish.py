@@ -13,7 +13,7 @@ from torch import Tensor
 from toolkit.errors import ManifestError, TrainingError, UsageError
 from toolkit.extras import versions
 from toolkit.files import held_signals, sha256, write_bytes
-from toolkit.model import manifest, metrics
+from toolkit.model import manifest, metrics, records
 from toolkit.model.files import SUFFIXES, ModelFiles
 from toolkit.model.renaming import renamed
 from toolkit.networks.base import Classifier, device_of
@@ -27,7 +27,7 @@ from toolkit.train.training import Training
 
 
 def judge(
-    training: Training, name: str, tuning: manifest.TuningRecord | None = None
+    training: Training, name: str, tuning: records.TuningRecord | None = None
 ) -> tuple[manifest.Manifest, novelty.Novelty | None]:
     """Return what a finished training came to, and the novelty of X-rays where it has a `val`.
 
@@ -51,8 +51,8 @@ def judge(
         labels=dataset.label_map,
         preprocessing=None if known else recipe.constants,
         dataset=dataset.record(),
-        network=manifest.NetworkRecord(layer_size, dropout, 0, known),
-        training=manifest.TrainingRecord(
+        network=records.NetworkRecord(layer_size, dropout, 0, known),
+        training=records.TrainingRecord(
             checkpoint_sha256="",
             recipe=settings,
             seed=training.seed,
@@ -70,7 +70,7 @@ def judge(
         record = replace(record, calibration=calibration)
         if fitted := novelty.fit(classifier, dataset):
             measure, limit, within = fitted
-            scope = manifest.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
+            scope = records.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
             record = replace(record, scope=scope)
     return record, measure
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from toolkit.files import sha256
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import ScopeRecord
+from toolkit.model.records import ScopeRecord
 from toolkit.networks.base import Classifier, device_of
 from toolkit.networks.recording import LayerRun, recording
 from toolkit.train import checkpoint

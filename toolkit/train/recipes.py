@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from toolkit.errors import UsageError
-from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.records import PreprocessingConstants
 
 MOST_LR = 1e6
 MAX_LAYER_SIZE = 1024
@@ -24,7 +24,7 @@ class Recipe:
         layer_size: S of the network, 1 to `MAX_LAYER_SIZE`.
         dropout: main dropout p, in [0, 1).
         dropout_epochs: how many epochs, from the first, it is on in; None for all.
-        optimiser: `adam`, or `muon` for `toolkit.train.optimiser`'s mixture of both.
+        optimiser: `adam`, or `muon` for `toolkit.train.steps.optimiser`'s mixture of both.
         lr: highest learning rate of Adam; Muon's is ten times it.
         schedule: `exponential` (times `lr_decay` per 100 epochs, stepped each epoch) or
             `one_cycle` (linear warm-up over a tenth of the steps, then a cosine to zero).
@@ -33,7 +33,7 @@ class Recipe:
         class_weights: `inverse_sqrt` (1 / sqrt(count), mean 1), `inverse` (1 / count, mean 1),
             `none`, or `counts_first_seen` (raw counts in order of first appearance: the study's
             fault).
-        augmentation: 0 for none, 1 for the full ranges of `toolkit.train.augmentation`.
+        augmentation: 0 for none, 1 for the full ranges of `toolkit.train.steps.augmentation`.
         average_decay: of the moving average of the weights; 0 for none.
         label_smoothing: in [0, 1).
         initialisation: `pytorch`, as the module made them, or `he` for

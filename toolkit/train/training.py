@@ -17,14 +17,14 @@ from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import STUDY, Definition
 from toolkit.resume import require_same
 from toolkit.train import checkpoint
-from toolkit.train.capture import steps_on
 from toolkit.train.dataset import Dataset, class_weights
 from toolkit.train.evaluation import predict
 from toolkit.train.memory import keep_freed
-from toolkit.train.optimiser import Optimiser
-from toolkit.train.plan import plan_epoch
 from toolkit.train.recipes import Recipe, as_dict
-from toolkit.train.step import Parts, TrainingStep
+from toolkit.train.steps.capture import steps_on
+from toolkit.train.steps.optimiser import Optimiser
+from toolkit.train.steps.plan import plan_epoch
+from toolkit.train.steps.step import Parts, TrainingStep
 from toolkit.train.threads import share_cores
 
 

@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
 from toolkit.errors import DataError, UsageError
-from toolkit.model.manifest import TuningRecord
+from toolkit.model.records import TuningRecord
 from toolkit.networks.loading import STUDY, Definition
 from toolkit.train.recipes import Recipe
 from toolkit.tune.ledger import FAILURE, counted_trials, setup_of

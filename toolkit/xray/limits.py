@@ -26,6 +26,11 @@ _FILES_OWN: Final = frozenset(
 )
 
 
+def xray_shape(size: int, channels: int) -> tuple[int, ...]:
+    """Return the shape of an X-ray: (size, size), or (size, size, 3) in colour."""
+    return (size, size, *[channels] * (channels > 1))
+
+
 class MeteredFile(io.BytesIO):
     """A file in memory that ends parsing after too many reads.
 

@@ -392,29 +392,22 @@ def test_processes_that_read_hand_over_to_one_that_runs_the_model(xrays, run, un
     assert_same_rows(table(out).to_pylist(), unbroken.to_pylist())
 
 
-def test_whoever_dies_of_readers_and_owner_no_row_is_lost_or_twice(
-    xrays, start, unbroken, workers_of, tmp_path
+@pytest.mark.parametrize(
+    ("dying", "deaths"),
+    # The one that runs the model is the first to begin.
+    [(lambda workers: workers, 3), (lambda workers: [min(workers)], 1)],
+    ids=["all", "the owner alone"],
+)
+def test_whoever_dies_of_readers_and_owner_no_row_is_lost_or_twice_nor_another_ended(
+    xrays, start, unbroken, workers_of, tmp_path, dying, deaths
 ):
     process, _ = held(tmp_path, start, xrays, "--out", "results.parquet", OWNED="1")
-    # The one that runs the model is among them.
-    for worker in workers_of(process):
+    for worker in dying(workers_of(process)):
         os.kill(worker, signal.SIGKILL)
     (tmp_path / "hold").unlink()
     _, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
-    assert err.count("a worker ended by signal 9; another takes its place") == 3
-    found = table(tmp_path / "results.parquet").to_pylist()
-    assert_same_rows(found, unbroken.to_pylist())
-
-
-def test_owner_that_dies_ends_no_reader(xrays, start, unbroken, workers_of, tmp_path):
-    process, _ = held(tmp_path, start, xrays, "--out", "results.parquet", OWNED="1")
-    owner = min(workers_of(process))
-    os.kill(owner, signal.SIGKILL)
-    (tmp_path / "hold").unlink()
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert err.count("a worker ended by signal 9; another takes its place") == 1
+    assert err.count("a worker ended by signal 9; another takes its place") == deaths
     found = table(tmp_path / "results.parquet").to_pylist()
     assert_same_rows(found, unbroken.to_pylist())
 

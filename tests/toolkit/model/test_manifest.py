@@ -19,9 +19,9 @@ from toolkit.model.equivalence import (
     OutputDifference,
     TensorSpec,
 )
-from toolkit.model.manifest import (
+from toolkit.model.manifest import Manifest
+from toolkit.model.records import (
     DatasetRecord,
-    Manifest,
     NetworkRecord,
     PreprocessingConstants,
     TrainingRecord,

@@ -7,7 +7,7 @@ import torch
 
 from export.compare.samples import samples
 from export.convert.pipeline import Pipeline
-from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.records import PreprocessingConstants
 from toolkit.networks.base import Classifier
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.folding import GreyConv

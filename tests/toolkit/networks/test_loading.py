@@ -8,7 +8,8 @@ import pytest
 from toolkit.commands.init import init
 from toolkit.errors import DefinitionError, UsageError
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import Manifest, NetworkRecord, TrainingRecord
+from toolkit.model.manifest import Manifest
+from toolkit.model.records import NetworkRecord, TrainingRecord
 from toolkit.networks.checking import check
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import definition_of, load

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.records import PreprocessingConstants
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.train.recipes import STUDY_EDGES
 

@@ -22,8 +22,8 @@ import torch
 from toolkit.cli import main
 from toolkit.errors import CheckpointError
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import NetworkRecord
 from toolkit.model.manifest import load as load_manifest
+from toolkit.model.records import NetworkRecord
 from toolkit.networks.base import parameter_count
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.original.checkpoint import read_original
@@ -360,6 +360,15 @@ def test_safetensors_whose_header_is_no_json_are_refused(tmp_path, header):
     assert "header is damaged" in refusal(tmp_path / "m.safetensors")
 
 
+def outcome_of(path):
+    """Return `read` or `refused`; nothing else may come of a file."""
+    try:
+        read_original(path)
+    except CheckpointError:
+        return "refused"
+    return "read"
+
+
 def test_whatever_bytes_of_safetensors_are_damaged_it_is_a_model_or_refused(tmp_path, weights):
     chance, path, outcomes = random.Random(6), tmp_path / "m.safetensors", set()
     whole = as_safetensors(weights)
@@ -368,11 +377,7 @@ def test_whatever_bytes_of_safetensors_are_damaged_it_is_a_model_or_refused(tmp_
         for _ in range(chance.choice((1, 1, 3))):
             content[chance.randrange(2000 if index % 2 else len(content))] = chance.randrange(256)
         path.write_bytes(content[: chance.randrange(len(content))] if index % 10 == 0 else content)
-        try:
-            read_original(path)
-            outcomes.add("read")
-        except CheckpointError:
-            outcomes.add("refused")
+        outcomes.add(outcome_of(path))
     assert outcomes == {"read", "refused"}
 
 
@@ -722,11 +727,7 @@ def test_whatever_bytes_are_damaged_it_is_a_model_or_refused(tmp_path, good):
             with_pickle(path, good, lambda _, new=bytes(content): new + b" ")
         else:
             path.write_bytes(content)
-        try:
-            read_original(path)
-            outcomes.add("read")
-        except CheckpointError:
-            outcomes.add("refused")
+        outcomes.add(outcome_of(path))
     assert outcomes == {"read", "refused"}
 
 

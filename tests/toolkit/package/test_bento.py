@@ -13,7 +13,7 @@ import yaml
 
 from toolkit.errors import ManifestError, ModelRefusedError, PackagingError, UsageError
 from toolkit.files import sha256
-from toolkit.model import manifest
+from toolkit.model import manifest, records
 from toolkit.model.files import ModelFiles
 from toolkit.package import bento as bentos
 from toolkit.package import provenance
@@ -122,7 +122,7 @@ def test_the_chain_names_the_study_where_there_was_one():
     from dataclasses import replace
 
     record = manifest.load(SHIPPED.manifest)
-    study = manifest.TuningRecord("study-3", "study", 7, (40, 32), (0.5, 0.4), {})
+    study = records.TuningRecord("study-3", "study", 7, (40, 32), (0.5, 0.4), {})
     labels = provenance.labels(replace(record, tuning=study), {"pipeline": "a"}, "c0ffee")
     assert labels["origin"].startswith("study study-3, seed 7, trials 40, 32; run: ")
     assert labels["git_commit"] == "c0ffee"

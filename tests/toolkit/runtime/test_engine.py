@@ -10,7 +10,6 @@ from toolkit.runtime.engine import SIZES, AnySize, FixedSizes, Plain, open_fixed
 from toolkit.runtime.golden import difference
 from toolkit.runtime.graphs import Graphs
 from toolkit.runtime.providers import open_session
-from toolkit.xray.synthetic import generate
 
 NAMES = ["logits", "edge_map"]
 COUNTS = (1, 2, 3, 5, 9, 17, 33, 64, 65, 128, 129, 300)
@@ -34,21 +33,6 @@ class Spy:
     def run_with_iobinding(self, binding, options):
         self._session.run_with_iobinding(binding, options)
         self.shapes += [binding.get_outputs()[1].shape()]
-
-
-@pytest.fixture(scope="module")
-def session(small_files):
-    return open_session(small_files.path("pipeline"), "cpu", 1)
-
-
-@pytest.fixture(scope="module")
-def xrays():
-    return np.stack([each.pixels for each in generate(12, seed=9)])
-
-
-@pytest.fixture(scope="module")
-def expected(session, xrays):
-    return AnySize(session).run(NAMES, xrays)
 
 
 @pytest.fixture(params=BATCHES)

@@ -15,8 +15,6 @@ from toolkit.errors import ModelRefusedError, ProviderError
 from toolkit.runtime.engine import AnySize, FixedSizes, Plain
 from toolkit.runtime.handover import SLOTS, Handover
 from toolkit.runtime.owner import Owner, refuse
-from toolkit.runtime.providers import open_session
-from toolkit.xray.synthetic import generate
 
 NAMES = ["logits", "edge_map"]
 DIGEST = "a" * 64
@@ -47,21 +45,6 @@ class Gate(Plain):
         self.begun.set()
         self.open.wait(30)
         return super().run(size, names)
-
-
-@pytest.fixture(scope="module")
-def session(small_files):
-    return open_session(small_files.path("pipeline"), "cpu", 1)
-
-
-@pytest.fixture(scope="module")
-def xrays():
-    return np.stack([each.pixels for each in generate(12, seed=9)])
-
-
-@pytest.fixture(scope="module")
-def expected(session, xrays):
-    return AnySize(session).run(NAMES, xrays)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch
 
 from toolkit.errors import CheckpointError, UsageError
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import NetworkRecord
+from toolkit.model.records import NetworkRecord
 from toolkit.networks.base import parameter_count
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.checkpoint import load, load_network, load_trained, save

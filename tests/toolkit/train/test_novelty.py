@@ -10,7 +10,7 @@ from torch import nn
 from toolkit.errors import CheckpointError
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.files import ModelFiles
-from toolkit.model.manifest import ScopeRecord
+from toolkit.model.records import ScopeRecord
 from toolkit.networks.base import Classifier, initialise
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.study import IntermediarySpaceModel

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from toolkit.errors import UsageError
-from toolkit.model.manifest import PreprocessingConstants
+from toolkit.model.records import PreprocessingConstants
 from toolkit.train.recipes import faults, recipe
 
 

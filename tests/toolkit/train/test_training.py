@@ -12,12 +12,12 @@ from toolkit.errors import CheckpointError, MissingExtraError, TrainingError, Us
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint
-from toolkit.train.augmentation import draw
 from toolkit.train.dataset import class_weights, load_folder
 from toolkit.train.evaluation import predict
 from toolkit.train.finish import judge
-from toolkit.train.plan import lr_factor
 from toolkit.train.recipes import recipe
+from toolkit.train.steps.augmentation import draw
+from toolkit.train.steps.plan import lr_factor
 from toolkit.train.training import Training, device_of
 from toolkit.xray.labels import label_map
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from toolkit.train.augmentation import augment, draw
+from toolkit.train.steps.augmentation import augment, draw
 
 
 def changed(xrays, strength=1.0, seed=0):

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.networks.base import Classifier
-from toolkit.train.augmentation import augment
-from toolkit.train.optimiser import Optimiser
-from toolkit.train.plan import step_plan
 from toolkit.train.recipes import Recipe
+from toolkit.train.steps.augmentation import augment
+from toolkit.train.steps.optimiser import Optimiser
+from toolkit.train.steps.plan import step_plan
 
 
 class Sums(NamedTuple):
@@ -66,7 +66,7 @@ class TrainingStep:
         self._last_loss = torch.zeros((), dtype=torch.float64, device=device)
 
     def __call__(self, row: Tensor) -> None:
-        """Make the step of a row of `toolkit.train.plan.plan_epoch`, on the device."""
+        """Make the step of a row of `toolkit.train.steps.plan.plan_epoch`, on the device."""
         plan = step_plan(row, self.recipe)
         self.optimiser.scale(plan.rate)
         loss, logits = self.loss(plan.batch, plan.draws)

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from toolkit.train.muon import StackedMuon
 from toolkit.train.recipes import Recipe
+from toolkit.train.steps.muon import StackedMuon
 
 # Its steps have singular values near 1, so that its rates are of another size.
 _MUON_RATE = 10

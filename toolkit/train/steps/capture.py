@@ -27,8 +27,8 @@ class Steps(Protocol):
         """Make a step of each row.
 
         Args:
-            rows: of `toolkit.train.plan.plan_epoch`, every epoch as many and as long ones; only
-                the last may have another length.
+            rows: of `toolkit.train.steps.plan.plan_epoch`, every epoch as many and as long ones;
+                only the last may have another length.
             dropout: whether it is on.
         """
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from toolkit.train.capture import CapturedSteps
 from toolkit.train.recipes import recipe
+from toolkit.train.steps.capture import CapturedSteps
 from toolkit.train.training import Training
 
 CPU = torch.device("cpu")

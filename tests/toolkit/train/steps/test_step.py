@@ -9,12 +9,12 @@ from torch.nn import functional
 from torch.profiler import ProfilerActivity, profile
 
 from toolkit.networks.folding import features_of
-from toolkit.train.augmentation import augment, draw
 from toolkit.train.dataset import class_weights
-from toolkit.train.muon import StackedMuon
-from toolkit.train.plan import lr_factor, plan_epoch, step_plan
 from toolkit.train.recipes import PRESETS, recipe
-from toolkit.train.step import cross_entropy
+from toolkit.train.steps.augmentation import augment, draw
+from toolkit.train.steps.muon import StackedMuon
+from toolkit.train.steps.plan import lr_factor, plan_epoch, step_plan
+from toolkit.train.steps.step import cross_entropy
 from toolkit.train.training import Training
 
 CPU = torch.device("cpu")

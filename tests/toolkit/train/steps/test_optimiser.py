@@ -8,9 +8,9 @@ from torch import nn
 
 from toolkit.networks.base import initialise
 from toolkit.networks.study import IntermediarySpaceModel
-from toolkit.train.muon import StackedMuon, orthogonalised
-from toolkit.train.optimiser import Optimiser
 from toolkit.train.recipes import recipe
+from toolkit.train.steps.muon import StackedMuon, orthogonalised
+from toolkit.train.steps.optimiser import Optimiser
 
 LR = 1e-3
 DECAY = 0.05

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from toolkit.train.augmentation import DRAWS, draw
 from toolkit.train.recipes import Recipe
+from toolkit.train.steps.augmentation import DRAWS, draw
 
 _RATES = 2
 
@@ -22,7 +22,7 @@ class StepPlan(NamedTuple):
         rate: what the highest learning rate is multiplied with, float64 ().
         newest: the share of the newest weights in the average, float32 ().
         batch: which X-rays, int64 (N,).
-        draws: of `toolkit.train.augmentation.draw`, float32 (8, N), or (0, N) without any.
+        draws: of `toolkit.train.steps.augmentation.draw`, float32 (8, N), or (0, N) without any.
     """
 
     rate: Tensor
