@@ -60,6 +60,8 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
         watch = None
         if server:
             watch = connections.protect(server, requests, worker.metrics, worker.beat)
+        else:
+            worker.metrics.accepting()
         # A worker that is not ready takes no connection that another could answer.
         await worker.start()
         # What was loaded stays: looking through it again and again for garbage would cost.

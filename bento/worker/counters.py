@@ -157,11 +157,11 @@ class Metrics:
 
     def ready_workers(self) -> int:
         """Return how many workers run and answer."""
-        return int(self._running(self._starts["ready"]).sum())
+        return int(self._running("ready").sum())
 
     def any_stuck(self) -> bool:
         """Whether the model of a worker that runs is given up."""
-        return bool(self._running(self._starts["stuck"]).any())
+        return bool(self._running("stuck").any())
 
     def answered(self, route: str, status: int) -> None:
         """Count an answer."""
@@ -174,8 +174,7 @@ class Metrics:
         shown = [each for each in self._families if each.kind != "hidden"]
         for family in shown:
             if family.kind == "gauge":
-                place = self._starts[family.name]
-                cells[place] = self._running(place).sum()
+                cells[self._starts[family.name]] = self._running(family.name).sum()
         return "".join(f"{line}\n" for each in shown for line in self._lines(each, cells))
 
     def _taking(self, since: float) -> NDArray[np.bool_]:
@@ -187,9 +186,12 @@ class Metrics:
     def _ready(self, of: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return of & (self._cells[:, self._starts["ready"]] > 0)
 
-    def _running(self, place: int) -> NDArray[np.float64]:
-        """Return a cell of each worker that runs."""
-        running: NDArray[np.float64] = self._cells[self._seen > monotonic() - _ALIVE_S, place]
+    def _running(self, name: str) -> NDArray[np.float64]:
+        """Return a gauge of each worker that runs; `ready` only of those that listen."""
+        those = self._seen > monotonic() - _ALIVE_S
+        if name == "ready":
+            those &= self._cells[:, self._starts["accepting"]] > 0
+        running: NDArray[np.float64] = self._cells[those, self._starts[name]]
         return running
 
     def _lines(self, family: Family, cells: NDArray[np.float64]) -> Iterator[str]:

@@ -28,7 +28,8 @@ def about(content, name):
 
 def runs(path):
     """Whether a file is of what runs, not of what images are built from."""
-    return path.suffix == ".py" or path.name == "py.typed" or path.parent.name == "page"
+    is_code = path.name.endswith((".py", ".py.txt", "py.typed"))
+    return is_code or path.parent.name == "page"
 
 
 def test_the_wheel_holds_every_file_that_runs_as_it_is_and_no_other(content):

@@ -216,12 +216,14 @@ def test_connections_go_to_the_workers_that_are_ready_and_to_any_while_none_is(
         return set(taken)
 
     async def run():
+        for each in told:
+            each.set("ready", 1.0)
+        assert told[0].ready_workers() == 0, "one counts as ready that does not listen yet"
         async with (
             _uvicorn(listener, told[0], taken) as first,
             _uvicorn(listener, told[1], taken) as second,
         ):
-            # Both have to have said that they take connections.
-            while min(each._row[each._starts["accepting"]] for each in told) == 0:
+            while told[0].ready_workers() < 2:
                 await asyncio.sleep(0)
             assert await takers(True, False) == {first}
             assert await takers(False, True) == {second}
