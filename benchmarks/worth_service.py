@@ -20,8 +20,12 @@ class _Listener:
     """In the place of the acceptor: each worker takes what its own uvicorn finds waiting."""
 
     def __init__(self, server, metrics):
-        self.count = lambda: metrics.set("connections", len(server.server_state.connections))
+        self._server, self._metrics = server, metrics
         self.close = lambda: None
+
+    def count(self):
+        self._metrics.set("connections", len(self._server.server_state.connections))
+        self._metrics.accepting()
 
 
 def _use_executor():
