@@ -152,13 +152,15 @@ def xrays_of(data: Path, record: Manifest, groups: Path | None = None) -> Xrays:
         contents.append(content)
     if not contents:
         raise DataError(f"none of the X-rays in {data} can be read: give other ones with --data")
-    return Xrays(tuple(contents), np.stack(decoded), gate_samples(data, record, groups))
+    judged = gate_samples(data, record, groups).held_out()
+    return Xrays(tuple(contents), np.stack(decoded), judged)
 
 
 def generated_xrays(count: int, shape: tuple[int, ...] = (SIZE, SIZE)) -> Xrays:
     """Return X-rays that are drawn, as PNG files; their classes are not asked for."""
     pixels = np.stack([shaped(xray.pixels, shape) for xray in generate(2 * count, seed=0)])
-    judged = GateSamples(pixels[:count], pixels[count:], np.zeros(0, dtype=np.int64))
+    nothing = np.zeros(0, dtype=np.int64)
+    judged = GateSamples(pixels[:count], pixels[count:], nothing, nothing.astype(np.bool_))
     return Xrays(tuple(map(encode, pixels[count:])), pixels[count:], judged)
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from export.compare.gate import NO_XRAYS, GateSamples, gate, gate_samples
+from export.compare.gate import NO_XRAYS, GateSamples, gate, gate_samples, with_scope
 from export.compare.layers import first_difference
 from export.compare.measurement import Origin, Runner, Setting, compare, concatenate, settings
 from export.compare.samples import Samples, samples
@@ -29,6 +29,7 @@ from toolkit.runtime.providers import open_session
 
 _BATCH = 64
 _GOLDEN = 4
+_JUDGED = ("logits", "novelty")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Reference:
         samples: the X-rays that go through.
         arrays: what the pipeline makes of them, as `reference_arrays` gives it.
         label_names: of the classes.
+        novelty_limit: up to which an X-ray is in scope; None where that is not known.
         gate_samples: what a file of lower precision is judged by; None where there are none.
     """
 
@@ -47,15 +49,22 @@ class Reference:
     samples: Samples
     arrays: Arrays
     label_names: tuple[str, ...]
+    novelty_limit: float | None = None
     gate_samples: GateSamples | None = None
 
     @cached_property
-    def gate_logits(self) -> NDArray[Any]:
-        """PyTorch's logits of the X-rays to judge by, float32 (N, C)."""
+    def gate_arrays(self) -> Arrays:
+        """What PyTorch makes of the X-rays to judge by: logits and, with a scope, novelty."""
         assert self.gate_samples
         batches = torch.split(torch.from_numpy(self.gate_samples.pixels), _BATCH)
+        names = self.pipeline.outputs
+
+        def step(xray: Tensor) -> dict[str, NDArray[Any]]:
+            outputs = dict(zip(names, self.pipeline(xray), strict=True))
+            return {name: outputs[name].numpy() for name in _JUDGED if name in outputs}
+
         with torch.no_grad():
-            return torch.cat([self.pipeline(xray)[0] for xray in batches]).numpy()
+            return concatenate(map(step, batches))
 
 
 def reference_of(
@@ -74,7 +83,8 @@ def reference_of(
     lower = not set(LOWER).isdisjoint(kinds)
     gated = gate_samples(data, record, groups) if data and lower else None
     arrays = reference_arrays(pipeline, inputs)
-    return Reference(pipeline, inputs, arrays, record.labels.classes, gated)
+    limit = record.scope.limit if record.scope else None
+    return Reference(pipeline, inputs, arrays, record.labels.classes, limit, gated)
 
 
 @torch.no_grad()
@@ -167,12 +177,18 @@ def _through_gate(leg: Leg, path: Path, reference: Reference) -> Leg:
     judged = reference.gate_samples
     if judged is None:
         return replace(leg, failures=(*leg.failures, NO_XRAYS), passed=False)
-    run = _onnx_runner(open_session(path, "cpu"), ["logits", "probabilities"])
+    session = open_session(path, "cpu")
+    given = {value.name for value in session.get_outputs()}
+    names = [name for name in (*_JUDGED, "probabilities") if name in given]
+    run = _onnx_runner(session, names)
     starts = range(0, len(judged.pixels), _BATCH)
     found = concatenate(run({"xray": judged.pixels[start : start + _BATCH]}) for start in starts)
-    logits = found["logits"]
-    names, ordinal = reference.label_names, judged.ordinal
-    result = gate(reference.gate_logits, logits, judged.labels, names, ordinal)
+    logits, expected = found["logits"], reference.gate_arrays
+    classes, ordinal = reference.label_names, judged.ordinal
+    result = gate(expected["logits"], logits, judged.labels, classes, ordinal)
+    if "novelty" in found and reference.novelty_limit is not None:
+        novelties = expected["novelty"], found["novelty"]
+        result = with_scope(result, *novelties, reference.novelty_limit)
     softmax = probabilities_of(torch.from_numpy(logits), reference.pipeline.temperature).numpy()
     failures = (*leg.failures, *result.failures)
     # The gate judges logits, and the probabilities are what is served.

@@ -14,7 +14,7 @@ from export.compare.samples import Samples
 from toolkit.extras import versions
 from toolkit.files import write_bytes
 from toolkit.model.artifacts import answers_sha256
-from toolkit.model.equivalence import EquivalenceRecord, Leg
+from toolkit.model.equivalence import EquivalenceRecord, Gate, Leg
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
 from toolkit.train.health import Finding
@@ -158,9 +158,39 @@ def _section(kind: str, leg: Leg, result: Equivalence) -> str:
         f"{html.escape(leg.provider)}; {html.escape(', '.join(leg.settings))}. Same class for "
         f"{leg.argmax_agreement:.2%}; the same X-ray in other batches differs by at most "
         f"{leg.batch_invariance:.2g}.</p><ul>{failures}</ul><table>{head}{rows}</table>"
+        + (_gate(leg.gate, result) if leg.gate else "")
         + "".join(_histogram(output.output, output.histogram) for output in leg.outputs)
         + _flips(leg, result)
     )
+
+
+def _gate(judged: Gate, result: Equivalence) -> str:
+    """Say on how many graded X-rays a precision was judged, and how fine they could tell."""
+    scope = judged.scope_agreement
+    kept = "" if scope is None else f" and {scope:.2%} their <code>in_scope</code>"
+    rows = "".join(
+        f"<tr><td>{html.escape(name)}<td class=n>{count}<td class=n>{_points(points, '+')}"
+        f"<td class=n>{_points(step)}</tr>"
+        for name, count, points, step in zip(
+            result.record.labels.classes,
+            judged.counts,
+            judged.recall_points,
+            judged.one_xray_points,
+            # Records of former versions have no counts.
+            strict=False,
+        )
+    )
+    return (
+        f"<p>Judged on {judged.samples} graded X-rays that did not calibrate it: "
+        f"{judged.agreement:.2%} keep their class{kept}; kappa moves by "
+        f"{_points(judged.kappa_points, '+')} points. One of them is "
+        f"{_points(100 / max(judged.samples, 1))} points.</p><table><tr><th>class<th>X-rays"
+        f"<th>recall moves by, points<th>one X-ray is, points</tr>{rows}</table>"
+    )
+
+
+def _points(value: float | None, sign: str = "") -> str:
+    return "—" if value is None else f"{value:{sign}.2f}"
 
 
 def _histogram(output: str, counts: tuple[int, ...]) -> str:

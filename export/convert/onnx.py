@@ -50,8 +50,7 @@ def specs_of(kind: str, pipeline: Pipeline) -> Specs:
         return tuple(definition.inputs), (logits,)
     if kind == "explainer":
         return (xray, *views), (logits,)
-    scoped = pipeline.scope is not None and kind not in LOWER
-    novelty = (TensorSpec("novelty", "float32", ("batch",)),) * scoped
+    novelty = (TensorSpec("novelty", "float32", ("batch",)),) * (pipeline.scope is not None)
     return (xray,), (logits, replace(logits, name="probabilities"), *views, *novelty)
 
 
@@ -68,7 +67,7 @@ def export_onnx(
         "network": lambda: pipeline.network,
         "pipeline": pipeline.fast,
         "explainer": lambda: SplitPipeline(pipeline.fast()),
-        "fp16": lambda: halve(pipeline.without_scope().fast()),
+        "fp16": lambda: halve(pipeline.fast()),
     }
     precision = kind if kind in LOWER else ""
     write_graph(modules[kind](), specs_of(kind, pipeline), manifest, path, opset, precision)

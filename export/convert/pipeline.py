@@ -76,10 +76,6 @@ class Pipeline(Classifier):
         found: Pipeline = faster(self) if faster else self
         return found
 
-    def without_scope(self) -> "Pipeline":
-        """Return the same pipeline, sharing its weights, that gives no novelty."""
-        return Pipeline(self, self.temperature)
-
 
 class SplitPipeline(Classifier):
     """A pipeline with X-ray and views apart, so that one can be changed by itself.

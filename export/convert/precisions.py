@@ -4,6 +4,7 @@ Preprocessing stays as it is, so that `edge_map` has the same bytes, and so do t
 softmax, inputs, outputs and metadata.
 """
 
+import copy
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto
 
+from export.convert.correction import correct
 from export.convert.onnx import OPSET, layer_of, specs_of, write_graph
 from export.convert.pipeline import Pipeline
 from toolkit.extras import require_onnxruntime
@@ -34,10 +35,10 @@ def export_int8(
     calibration: NDArray[np.uint8],
     opset: int = OPSET,
 ) -> None:
-    """Write the pipeline with 8-bit convolutions, all but the last ones on the way to the logits.
+    """Write the pipeline with 8-bit convolutions, all but the first and the last ones.
 
     Args:
-        pipeline: in full precision; its scope is left out.
+        pipeline: in full precision.
         manifest: for what the file says of itself.
         path: the file to write, whole or not at all.
         calibration: X-rays to take the ranges from, uint8 (N, size, size); a few hundred, from the
@@ -49,24 +50,19 @@ def export_int8(
         UsageError: an unsupported opset, or the folder cannot be written.
     """
     require_onnxruntime()
-    # With both in it, the range of the inputs is all of 0..255, and their scale exactly 1.
-    ends = np.stack([np.full(calibration.shape[1:], level, np.uint8) for level in (0, 255)])
-    xrays = np.concatenate([calibration, ends])
-
-    packed = pipeline.without_scope()
-    if prepare := getattr(pipeline.definition, "quantisable", None):
-        packed = prepare(packed, torch.from_numpy(xrays))
     with TemporaryDirectory() as folder:
         single = Path(folder) / path.name
-        write_graph(packed, specs_of("int8", pipeline), manifest, single, opset, "int8")
-        quantise(single, path, xrays)
+        specs = specs_of("int8", pipeline)
+        write_graph(pipeline.fast(), specs, manifest, single, opset, "int8")
+        quantise(single, path, calibration)
 
 
 def quantise(single: Path, path: Path, xrays: NDArray[np.uint8]) -> None:
-    """Write a graph of single precision with its convolutions in 8-bit integers.
+    """Write a graph of single precision with its inner convolutions in 8-bit integers.
 
-    Weights are signed, one scale for each output channel; activations are unsigned, over the
-    range that the X-rays give.
+    Weights are signed, of 7 bits with one scale for each output channel, and activations unsigned,
+    over the range that the X-rays give. So the sum of two products is at most 2 * 255 * 64, which
+    the 16 bits hold that processors without VNNI add them in: all give the same classes.
 
     Args:
         single: a pipeline graph.
@@ -81,19 +77,22 @@ def quantise(single: Path, path: Path, xrays: NDArray[np.uint8]) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     model = onnx.load(single)
+    chosen = _nodes_to_quantise(model)
     with replacing(path) as temporary, _silent():
         quantize_static(
-            model,
+            copy.deepcopy(model),
             str(temporary),
             _reader(xrays),
             quant_format=QuantFormat.QDQ,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             per_channel=True,
+            reduce_range=True,
             op_types_to_quantize=_QUANTISED,
-            nodes_to_quantize=_nodes_to_quantise(model),
+            nodes_to_quantize=chosen,
         )
         quantised = onnx.load(temporary)
+        correct(quantised, model, chosen, xrays)
         del quantised.metadata_props[:]
         quantised.metadata_props.extend(model.metadata_props)
         quantised.ir_version = model.ir_version
@@ -102,21 +101,34 @@ def quantise(single: Path, path: Path, xrays: NDArray[np.uint8]) -> None:
 
 
 def _nodes_to_quantise(model: ModelProto) -> list[str]:
-    """Return the network's convolutions that another one follows, and what lies between."""
+    """Return the network's convolutions between its first and last ones, and what follows them."""
     takers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for value in node.input:
             takers.setdefault(value, []).append(node)
+
+    def after(node: NodeProto) -> list[NodeProto]:
+        return [each for value in node.output for each in takers.get(value, ())]
+
     # Nodes are in the order in which they run: what follows one is known before it.
-    followed: dict[str, bool] = {}
+    followed: set[str] = set()
     for node in reversed(model.graph.node):
-        after = [each for value in node.output for each in takers.get(value, ())]
-        followed[node.name] = any(e.op_type == "Conv" or followed[e.name] for e in after)
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type in _QUANTISED and followed[node.name] and layer_of(node)
-    ]
+        if any(each.op_type == "Conv" or each.name in followed for each in after(node)):
+            followed.add(node.name)
+    preceded: set[str] = set()
+    chosen: list[str] = []
+    within: set[str] = set()
+    for node in model.graph.node:
+        is_conv = node.op_type == "Conv" and bool(layer_of(node))
+        if node.name in followed and layer_of(node) and node.op_type in _QUANTISED:
+            if node.name in (preceded if is_conv else within):
+                chosen.append(node.name)
+        for each in after(node):
+            if is_conv or node.name in preceded:
+                preceded.add(each.name)
+            if chosen[-1:] == [node.name] or node.name in within:
+                within.add(each.name)
+    return chosen
 
 
 def _reader(xrays: NDArray[np.uint8]) -> Any:

@@ -11,6 +11,7 @@ from toolkit.commands.options import AgainOption, GroupsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
+from toolkit.model.equivalence import Gate
 from toolkit.model.files import ModelFiles
 
 _TITLES = {"onnx": "ONNX", "torchscript": "TorchScript", "pt2": "pt2"}
@@ -84,11 +85,7 @@ def export(
         f"{output.mean_abs:.2g} (allowed {output.allowed})"
         for kind, leg in legs.items()
         for output in leg.outputs
-    ] + [
-        f"{kind:9} {leg.gate.agreement:.2%} of {leg.gate.samples} graded X-rays keep their class"
-        for kind, leg in legs.items()
-        if leg.gate
-    ]
+    ] + [f"{kind:9} {_judged(leg.gate)}" for kind, leg in legs.items() if leg.gate]
     console.result(
         {
             "name": name,
@@ -106,11 +103,19 @@ def export(
                         for output in leg.outputs
                     },
                 }
+                | ({"gate": asdict(leg.gate)} if leg.gate else {})
                 for kind, leg in legs.items()
             },
         },
         "\n".join([*text, f"equal on {samples} X-rays; next: {_serving(target)}"]),
     )
+
+
+def _judged(gate: Gate) -> str:
+    """Say how many graded X-rays keep what is said of them."""
+    scope = gate.scope_agreement
+    kept = "" if scope is None else f", {scope:.2%} their in_scope"
+    return f"{gate.agreement:.2%} of {gate.samples} graded X-rays keep their class{kept}"
 
 
 def _serving(files: ModelFiles) -> str:

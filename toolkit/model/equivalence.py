@@ -86,7 +86,7 @@ class Flip:
 
 @dataclass(frozen=True)
 class Gate:
-    """How the classes of a file of lower precision compare with PyTorch's on graded X-rays.
+    """How what a file of lower precision says of graded X-rays compares with PyTorch's.
 
     Attributes:
         samples: graded X-rays.
@@ -94,6 +94,9 @@ class Gate:
         kappa_points: quadratic weighted kappa less PyTorch's, times 100; None if undefined.
         recall_points: of each class, recall less PyTorch's, times 100; None without any X-ray.
         failures: one line for each thing that is out of bounds.
+        counts: of the X-rays of each class; empty in records of former versions.
+        scope_agreement: share of them with the same `in_scope`, 0 to 1; None of a file without
+            novelty.
     """
 
     samples: int
@@ -101,6 +104,13 @@ class Gate:
     kappa_points: float | None
     recall_points: tuple[float | None, ...]
     failures: tuple[str, ...]
+    counts: tuple[int, ...] = ()
+    scope_agreement: float | None = None
+
+    @property
+    def one_xray_points(self) -> tuple[float | None, ...]:
+        """What one X-ray of each class is of its recall, in points; None without any."""
+        return tuple(100 / count if count else None for count in self.counts)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ class Network(Protocol):
     - `recipe()`: settings of the training that differ from the default, by name.
     - `space(trial)`: the `config` of a trial, from Optuna's trial.
     - `fast(classifier)`: an equal, faster `Classifier`, which is exported in its place.
-    - `quantisable(classifier, xrays)`: an equal one that 8-bit integers are fast at.
     - `quick_features(module, preprocessing, xray)`: what `features` gives, sooner.
     - `branches(preprocessing)`: for each input the name of the module that alone takes it, and
       the smallest and largest value of each of its elements, float32 (C, H, W) each.

@@ -8,9 +8,7 @@ from torch import Tensor, nn
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.records import PreprocessingConstants
 from toolkit.networks.base import Classifier
-from toolkit.networks.equalisation import equalise
 from toolkit.networks.folding import features_of, fold
-from toolkit.networks.packing import pack
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.study import EDGE_SIZE, IMAGE_SIZE, IntermediarySpaceModel
 
@@ -52,11 +50,6 @@ class StudyNetwork:
     def fast(self, classifier: Classifier) -> Classifier:
         """Return an equal one over one grey channel."""
         return classifier.with_parts(*fold(*_parts(classifier)))
-
-    def quantisable(self, classifier: Classifier, xrays: Tensor) -> Classifier:
-        """Return an equal one over blocks of grey levels, its channels of like range."""
-        network, preprocessing = pack(*_parts(classifier))
-        return classifier.with_parts(equalise(network, preprocessing, xrays), preprocessing)
 
     def quick_features(
         self, module: IntermediarySpaceModel, preprocessing: Preprocessing, xray: Tensor

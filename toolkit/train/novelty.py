@@ -96,7 +96,8 @@ def _last_maps(runs: Sequence[LayerRun]) -> list[Tensor]:
 
 
 def summary(maps: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the means of every map, and those of each group's first in bands, (N, D)."""
+    """Return the means of every map, and those of each group's first in bands, float32 (N, D)."""
+    maps = [[each.float() for each in group] for group in maps]
     means = [each.mean(dim=(2, 3)) for group in maps for each in group]
     bands = [(group[0].mean(dim=3) @ _bands(group[0])).flatten(1) for group in maps]
     return torch.cat(means + bands, dim=1)

@@ -1,5 +1,6 @@
 """The verdict covers what the manifest says, as well as the files."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -72,3 +73,25 @@ def test_a_manifest_of_a_former_version_is_held_against_the_graphs_own_words(shi
     shipped.manifest.write_text(json.dumps(content))
     with pytest.raises(ModelRefusedError, match=r"not as it was proven.*toolkit export onnx"):
         open_model(shipped.folder, shipped.name, "cpu")
+
+
+def test_a_verdict_that_a_former_version_gave_a_lower_precision_still_holds(copied):
+    content = json.loads(copied.manifest.read_bytes())
+    verdict = content["equivalence"]
+    former = {"samples": 200, "agreement": 1.0, "kappa_points": 0.0, "failures": []}
+    leg = verdict["legs"]["pipeline"] | {"gate": former | {"recall_points": [0.0] * 4}}
+    verdict["legs"]["fp16"] = leg
+    said = json.loads(json.dumps(content))
+    for name in ("name", "schema_version", "export", "golden"):
+        del said[name]
+    del said["equivalence"]["answers_sha256"], said["network"]["definition"]
+    for each in said["equivalence"]["legs"].values():
+        del each["file"]
+    proven = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+    verdict["answers_sha256"] = proven
+    copied.manifest.write_text(json.dumps(content))
+    check_equivalence(copied, manifest.load(copied.manifest))
+    leg["gate"]["agreement"] = 0.9
+    copied.manifest.write_text(json.dumps(content))
+    with pytest.raises(ModelRefusedError, match="not as it was proven"):
+        check_equivalence(copied, manifest.load(copied.manifest))
