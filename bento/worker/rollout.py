@@ -30,7 +30,7 @@ def share(information: Information) -> dict[str, str]:
     """Keep what the parent knows in memory; return the environment of its workers."""
     handed = _Handed(information.record, information.sha256, information.explains)
     place = memory.share("toolkit-model", msgspec.json.encode(handed))
-    # Another model in the folder would change which one is served where none is named.
+    # By name: without one, a second model in the folder would change which one is served.
     return {_MEMORY: str(place), "TOOLKIT_MODEL": information.record.name}
 
 
