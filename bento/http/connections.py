@@ -232,7 +232,7 @@ def _protocol(base: type[Any]) -> type[Any]:
             self.transport.close()
 
         def may_answer(self) -> bool:
-            """Whether an answer now is neither within another one nor a second one."""
+            """Whether an answer can be sent: none is half sent, and the request has none yet."""
             last = self.cycle
             if self.pipeline or last is None:
                 return not self.pipeline

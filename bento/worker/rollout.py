@@ -1,7 +1,7 @@
 """What the parent knows of the model, handed on: all its workers answer alike or not at all.
 
 Files may be replaced under a running service. A worker that is started after that would answer
-with another model beside the others'; it holds the files against what its parent began with.
+with another model than the others. So it compares the files with what its parent began with.
 """
 
 import os
