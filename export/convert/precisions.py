@@ -6,7 +6,7 @@ softmax, inputs, outputs and metadata.
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,6 +78,7 @@ def quantise(single: Path, path: Path, xrays: NDArray[np.uint8]) -> None:
 
     model = onnx.load(single)
     chosen = _nodes_to_quantise(model)
+    pool_first(model, chosen)
     with replacing(path) as temporary, _silent():
         quantize_static(
             copy.deepcopy(model),
@@ -100,34 +101,48 @@ def quantise(single: Path, path: Path, xrays: NDArray[np.uint8]) -> None:
         onnx.save_model(quantised, str(temporary))
 
 
-def _nodes_to_quantise(model: ModelProto) -> list[str]:
-    """Return the network's convolutions between its first and last ones, and what follows them."""
+def pool_first(model: ModelProto, chosen: Container[str]) -> None:
+    """Let each ReLU before a pooling come after it, but those in 8 bits.
+
+    The largest of several ReLUs is the ReLU of the largest. Next to what is in 8 bits, ONNX Runtime
+    would take the pooling for such as well, and has no fast one for it there.
+    """
     takers: dict[str, list[NodeProto]] = {}
     for node in model.graph.node:
         for value in node.input:
             takers.setdefault(value, []).append(node)
-
-    def after(node: NodeProto) -> list[NodeProto]:
-        return [each for value in node.output for each in takers.get(value, ())]
-
-    # Nodes are in the order in which they run: what follows one is known before it.
-    followed: set[str] = set()
-    for node in reversed(model.graph.node):
-        if any(each.op_type == "Conv" or each.name in followed for each in after(node)):
-            followed.add(node.name)
-    preceded: set[str] = set()
-    chosen: list[str] = []
-    within: set[str] = set()
     for node in model.graph.node:
-        is_conv = node.op_type == "Conv" and bool(layer_of(node))
-        if node.name in followed and layer_of(node) and node.op_type in _QUANTISED:
-            if node.name in (preceded if is_conv else within):
-                chosen.append(node.name)
-        for each in after(node):
-            if is_conv or node.name in preceded:
-                preceded.add(each.name)
-            if chosen[-1:] == [node.name] or node.name in within:
-                within.add(each.name)
+        after = takers.get(node.output[0], []) if node.op_type == "Relu" else []
+        if node.name in chosen or [each.op_type for each in after] != ["MaxPool"]:
+            continue
+        pool, relu = copy.deepcopy(after[0]), copy.deepcopy(node)
+        pool.input[:], pool.output[:] = relu.input, relu.output
+        relu.input[:], relu.output[:] = after[0].input, after[0].output
+        node.CopyFrom(pool)
+        after[0].CopyFrom(relu)
+    # Shapes between the two are others now.
+    del model.graph.value_info[:]
+
+
+def _nodes_to_quantise(model: ModelProto) -> list[str]:
+    """Return the network's convolutions between its first and last ones, and what follows them."""
+    # Nodes are in the order in which they run: what a value comes from is known before it.
+    after_conv: set[str] = set()
+    after_chosen: set[str] = set()
+    before_conv: set[str] = set()
+    for node in reversed(model.graph.node):
+        if node.op_type == "Conv" or before_conv.intersection(node.output):
+            before_conv.update(node.input)
+    chosen = []
+    for node in (node for node in model.graph.node if layer_of(node)):
+        is_conv, taken = node.op_type == "Conv", set(node.input)
+        is_between = taken & (after_conv if is_conv else after_chosen)
+        is_followed = before_conv.intersection(node.output)
+        if node.op_type in _QUANTISED and is_between and is_followed:
+            chosen.append(node.name)
+            after_chosen.update(node.output)
+        if is_conv or taken & after_conv:
+            after_conv.update(node.output)
     return chosen
 
 

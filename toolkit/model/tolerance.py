@@ -11,6 +11,7 @@ LOGIT_TOLERANCE = 1e-5
 PROBABILITY_TOLERANCE = 1e-5
 UNNATURAL_TOLERANCE = 1e-2
 NOVELTY_TOLERANCE = 1e-4
+LOWER_NOVELTY_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
@@ -57,12 +58,25 @@ def _novelty_bound(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArr
     return bound
 
 
+def _lower_novelty_bound(
+    reference: NDArray[Any], natural: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    return _novelty_bound(reference, natural) * (LOWER_NOVELTY_TOLERANCE / NOVELTY_TOLERANCE)
+
+
 def _finite(reference: NDArray[Any], natural: NDArray[np.bool_]) -> NDArray[np.float64]:
     del natural
     return np.full(len(reference), np.inf)
 
 
 _BY_CLASS = Bound("finite, and the classes by the gate", _finite)
+_LOWER_BOUNDS = {
+    "logits": _BY_CLASS,
+    "probabilities": _BY_CLASS,
+    "novelty": Bound(
+        "0.1 * max(1, novelty of that X-ray), and in_scope by the gate", _lower_novelty_bound
+    ),
+}
 _BOUNDS = {
     "logits": Bound("1e-5 * max(1, max |logit| of that X-ray)", _logit_bound),
     "probabilities": Bound("1e-5 on real and generated X-rays, 0.01 on others", _probability_bound),
@@ -76,8 +90,6 @@ def bound_of(output: str, gated: bool = False) -> Bound:
 
     Args:
         output: its name.
-        gated: whether it is of a lower precision, whose classes `export.compare.gate` judges.
+        gated: whether it is of a lower precision, which `export.compare.gate` judges as well.
     """
-    if gated and output in ("logits", "probabilities"):
-        return _BY_CLASS
-    return _BOUNDS.get(output, _VIEW)
+    return (_LOWER_BOUNDS if gated else _BOUNDS).get(output, _VIEW)
