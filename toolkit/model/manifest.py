@@ -25,7 +25,7 @@ from toolkit.model.records import (
     TrainingRecord,
     TuningRecord,
 )
-from toolkit.xray.labels import LabelMap
+from toolkit.xray.labels import KELLGREN_LAWRENCE, LabelMap
 
 SCHEMA_VERSION = 1
 
@@ -148,12 +148,15 @@ def save(manifest: Manifest, path: Path) -> None:
     """
     content = asdict(manifest)
     # Older manifests have none of these.
-    for part, name in (
-        ("dataset", "patient_pattern"),
-        ("dataset", "patient_table"),
-        ("network", "definition"),
+    for part, name, usual in (
+        ("labels", "folders", ()),
+        ("labels", "ordinal", True),
+        ("labels", "scale", KELLGREN_LAWRENCE),
+        ("dataset", "patient_pattern", None),
+        ("dataset", "patient_table", False),
+        ("network", "definition", None),
     ):
-        if content[part] and not content[part][name]:
+        if content[part] and content[part][name] == usual:
             del content[part][name]
     text = json.dumps(content, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
