@@ -65,7 +65,7 @@ def gate_samples(data: Path, record: Manifest, said: Annotations = NOTHING) -> G
             raise DataError(
                 f"{record.name} was trained with a table of patients, and {data} is split another "
                 f"way {f'with {said.groups}' if said.groups else 'without'}: give that table with "
-                "--groups"
+                "--groups or --labels"
             )
     part = next((part for part in ("val", "test") if part in dataset.parts), None)
     if part is None or "train" not in dataset.parts:

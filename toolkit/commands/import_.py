@@ -104,7 +104,7 @@ def _labels(labels: str | None, classes: str | None) -> "LabelMap | None":
         names = tuple(checked_label(each, "--classes") for each in classes.split(","))
         if len(set(names)) < len(names):
             raise UsageError(f"--classes {classes} names a class twice")
-        return LabelMap(FOLDERS, names, ordinal=False)
+        return LabelMap(FOLDERS, names, (), ordinal=False)
     said = read_annotations(labels)
     if labels and not (said.labels and said.labels.classes):
         raise UsageError(f"--labels {labels} gives no order of classes: name a map or a FILE.toml")

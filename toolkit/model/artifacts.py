@@ -68,6 +68,7 @@ def answers_sha256(record: manifest.Manifest) -> str:
     content = asdict(read)
     for name in ("name", "schema_version", "export", "golden"):
         del content[name]
+    manifest.drop_usual(content["labels"])
     # Of the study's network former versions had none.
     if record.network.definition is None:
         del content["network"]["definition"]

@@ -19,7 +19,14 @@ from toolkit.xray.bulk import read_files
 from toolkit.xray.copies import copies, differing, picture_key
 from toolkit.xray.folders import XrayFile, class_of, left_out_lines, scan
 from toolkit.xray.labels import LABEL_MAPS, LabelMap
-from toolkit.xray.patients import BY_FILES, PatientRule, Patients, by_name, identify_patients
+from toolkit.xray.patients import (
+    BY_FILES,
+    BY_TABLE,
+    PatientRule,
+    Patients,
+    by_name,
+    identify_patients,
+)
 from toolkit.xray.reading import SIZE
 from toolkit.xray.scaling import shaped
 from toolkit.xray.synthetic import generate
@@ -78,7 +85,7 @@ class Dataset:
             patients=self.patients.count,
             crossing_patients=len(crossing(self.parts, self.patients)),
             patient_pattern=self.rule.pattern,
-            patient_table=self.rule.groups is not None,
+            patient_table=BY_TABLE in self.patients.sources,
         )
 
     def identity(self) -> dict[str, Any]:

@@ -163,7 +163,7 @@ def folder_labels(folder: Path) -> LabelMap:
         )
     for name in names:
         checked_label(name, str(folder))
-    return LabelMap(FOLDERS, in_counting_order(names), ordinal=False)
+    return LabelMap(FOLDERS, in_counting_order(names), (), ordinal=False)
 
 
 def class_folder_names(folder: Path) -> set[str]:

@@ -35,7 +35,7 @@ class LabelMap:
 
     name: str
     classes: tuple[str, ...]
-    grades: tuple[tuple[int | float, ...], ...] = ()
+    grades: tuple[tuple[int | float, ...], ...]
     folders: tuple[tuple[str, ...], ...] = ()
     ordinal: bool = True
     scale: str = KELLGREN_LAWRENCE

@@ -25,6 +25,8 @@ _SIDE: Final = re.compile(
 _NUMBERED: Final = re.compile(r"(?P<stem>.*[^\W_])[\W_]+(?P<number>\d+)")
 _SEPARATORS: Final = "_-. ,;"
 _SHOWN: Final = 3
+BY_TABLE: Final = "the table"
+"""What told patients apart where a table did."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,9 @@ def identify_patients(
             raise UsageError(
                 "the column patient of --labels says who is who: leave out --patients and --groups"
             )
-        return _patients(names, told, ["the table"] * len(files))
+        return _patients(names, told, [BY_TABLE] * len(files))
     if rule.groups is not None:
-        return _patients(names, _by_table(files, root, rule.groups), ["the table"] * len(files))
+        return _patients(names, _by_table(files, root, rule.groups), [BY_TABLE] * len(files))
     if rule.pattern is not None:
         return _patients(names, _by_pattern(files, rule.pattern), ["the pattern"] * len(files))
     found = [

@@ -8,6 +8,7 @@ import pytest
 from export.compare.gate import NO_XRAYS, gate, gate_samples
 from toolkit.errors import DataError
 from toolkit.train.dataset import load_folder
+from toolkit.xray.annotations.said import Annotations
 from toolkit.xray.patients import PatientRule
 
 CLASSES = ("none", "minimal", "moderate", "severe")
@@ -59,8 +60,8 @@ def test_xrays_of_a_table_of_patients_are_judged_with_that_table_alone(small, pn
         tables[-1].write_text("\n".join(["file,patient", *lines]))
     trained = load_folder(flat, small.record.labels, "patient", 0, PatientRule(None, tables[0]))
     record = replace(small.record, dataset=trained.record())
-    found = gate_samples(flat, record, tables[0])
+    found = gate_samples(flat, record, Annotations(groups=tables[0]))
     assert np.array_equal(found.pixels, trained.pixels[trained.parts["val"]].numpy())
     for table, what in ((None, "without"), (tables[1], f"with {tables[1]}")):
         with pytest.raises(DataError, match=f"{what}: give that table with --groups"):
-            gate_samples(flat, record, table)
+            gate_samples(flat, record, Annotations(groups=table))

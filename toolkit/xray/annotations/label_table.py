@@ -59,7 +59,7 @@ class LabelTable:
             raise DataError(
                 f"{self.path} names {numbered(len(names), 'label')}: a model needs two or more"
             )
-        return LabelMap(printable(self.path.name), names, ordinal=False)
+        return LabelMap(printable(self.path.name), names, (), ordinal=False)
 
 
 def read_label_table(path: Path) -> LabelTable:

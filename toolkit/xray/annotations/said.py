@@ -10,7 +10,7 @@ from toolkit.xray.folders import folder_labels
 from toolkit.xray.labels import FOLDERS, LabelMap, label_map
 from toolkit.xray.patients import PatientRule
 
-_FOLDERS = LabelMap(FOLDERS, (), ordinal=False)
+_FOLDERS = LabelMap(FOLDERS, (), (), ordinal=False)
 """Classes are folders that are called as they are, whichever there are."""
 
 
