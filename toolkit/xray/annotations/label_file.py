@@ -18,7 +18,7 @@ from toolkit.xray.labels import GRADES, KELLGREN_LAWRENCE, LabelMap, checked_lab
 _Grades = tuple[tuple[int | float, ...], ...]
 
 
-class _Class(Struct, forbid_unknown_fields=True):
+class ListedClass(Struct, forbid_unknown_fields=True):
     """One of `[[classes]]`; without `folders` and `grades` a folder is called as it is."""
 
     name: str
@@ -27,10 +27,10 @@ class _Class(Struct, forbid_unknown_fields=True):
     grade: int | float | None = None
 
 
-class _Document(Struct, forbid_unknown_fields=True):
+class Document(Struct, forbid_unknown_fields=True):
     """The whole file; `table` is a CSV file that says which file has which label."""
 
-    classes: Annotated[tuple[_Class, ...], Meta(min_length=2)]
+    classes: Annotated[tuple[ListedClass, ...], Meta(min_length=2)]
     ordinal: bool = False
     scale: str = ""
     table: str = ""
@@ -101,7 +101,7 @@ def read_label_file(path: Path) -> LabelFile:
         raise DataError(f"cannot read --labels {path}: {reason}") from None
     source = _Source(path, tuple(text.splitlines()))
     try:
-        document = msgspec.convert(tomllib.loads(text), _Document)
+        document = msgspec.convert(tomllib.loads(text), Document)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DataError(f"{path} is no TOML: {printable(error)}") from None
     except msgspec.ValidationError as error:
@@ -123,7 +123,7 @@ def _misfit(source: _Source, message: str) -> DataError:
     )
 
 
-def _labels(document: _Document, source: _Source) -> LabelMap:
+def _labels(document: Document, source: _Source) -> LabelMap:
     classes = document.classes
     names = tuple(
         checked_label(each.name, source.place(index, "name")) for index, each in enumerate(classes)
@@ -147,7 +147,7 @@ def _labels(document: _Document, source: _Source) -> LabelMap:
 
 
 def _folders(
-    document: _Document, names: Sequence[str], source: _Source
+    document: Document, names: Sequence[str], source: _Source
 ) -> tuple[tuple[str, ...], ...]:
     """Return the folders of each class, or the labels that a table has for it."""
     folders = tuple(
@@ -161,7 +161,7 @@ def _folders(
     return folders
 
 
-def _kellgren_lawrence(document: _Document, source: _Source) -> _Grades:
+def _kellgren_lawrence(document: Document, source: _Source) -> _Grades:
     """Return the grades of each class, of a scale whose folders are known however spelt."""
     grades = tuple(each.grades for each in document.classes)
     for index, each in enumerate(document.classes):
@@ -179,7 +179,7 @@ def _kellgren_lawrence(document: _Document, source: _Source) -> _Grades:
     return grades
 
 
-def _grades(document: _Document, source: _Source) -> _Grades:
+def _grades(document: Document, source: _Source) -> _Grades:
     """Return the grade of each class; nothing where classes have none."""
     given = [(index, each.grade) for index, each in enumerate(document.classes)]
     if all(grade is None for _, grade in given):
