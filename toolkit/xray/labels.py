@@ -125,6 +125,7 @@ def in_counting_order(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=_natural))
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural(name: str) -> tuple[list[tuple[int, str]], str]:
     parts = re.split(r"(\d+)", name)
-    return [(int(each), "") if each.isdecimal() else (-1, each) for each in parts]
+    # Of 1 and 01 the order is not left to chance.
+    return [(int(each), "") if each.isdecimal() else (-1, each) for each in parts], name
