@@ -18,7 +18,7 @@ from toolkit.xray.annotations.label_table import LabelTable
 from toolkit.xray.bulk import read_files
 from toolkit.xray.copies import copies, differing, picture_key
 from toolkit.xray.folders import XrayFile, class_of, left_out_lines, scan
-from toolkit.xray.labels import LABEL_MAPS, LabelMap
+from toolkit.xray.labels import GRADES, LABEL_MAPS, LabelMap
 from toolkit.xray.patients import (
     BY_FILES,
     BY_TABLE,
@@ -196,7 +196,7 @@ def generated(
     if not label_map.folders_are_grades:
         raise DataError("X-rays are drawn by grade, and these labels have none: give --data")
     split = split or "patient"
-    grades = tuple(grade for grades in label_map.grades for grade in grades)
+    grades = [grade for grade in GRADES if label_map.class_of(grade) is not None]
     xrays = generate(count, seed=seed, grades=grades)
     names = tuple(xray.name for xray in xrays)
     patients = by_name(names)

@@ -72,7 +72,7 @@ def test_several_folders_make_one_class_and_those_not_named_are_counted(labels_o
 
 FAULTS = {
     "class twice": (A + A, 4, "the class 'a' is there twice"),
-    "folder in two classes": (f'{A}folders = ["b"]\n{B}', 5, "the folder 'b' is there twice"),
+    "folder in two classes": (f'{A}folders = ["b"]\n{B}', 4, "the folder 'b' is there twice"),
     "folder twice": (f'{A}folders = ["x", "x"]\n{B}', 3, "the folder 'x' is there twice"),
     "one class": (A, 1, "length >= 2"),
     "nothing": ("", 1, "missing required field `classes`"),
