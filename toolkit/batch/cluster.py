@@ -110,7 +110,7 @@ class _Actor:
         except FileExistsError:
             # Who was at it is gone, perhaps because of a file: that one may end a child instead.
             run = self._run
-            ((_, rows),) = grade(run.job, [(shard, paths)], 1, run.classes, lambda _: None)
+            ((_, rows),) = grade(run.job, [(shard, paths)], 1, lambda _: None)
             return rows
         return self._grader(paths)
 
