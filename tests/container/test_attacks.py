@@ -103,11 +103,12 @@ def test_frozen_worker_is_replaced_and_none_outlives_the_process_that_minds_it(
     assert podman("inspect", container, "--format={{.State.Running}}") == "true\n"
 
 
-def test_the_container_ends_with_its_first_process(start, podman, processes_of):
+def test_the_container_ends_with_the_process_that_minds_the_workers(start, podman, processes_of):
     container, url = start("--env=TOOLKIT_WORKERS=2")
     processes = processes_of(container)
-    os.kill(processes[0], signal.SIGKILL)
-    assert podman("wait", container) == "137\n"
+    parent = Path(f"/proc/{processes[-1]}/stat").read_text().rpartition(")")[2].split()[1]
+    os.kill(int(parent), signal.SIGKILL)
     assert_none_is_left(processes)
+    assert podman("wait", container) == "137\n"
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{url}/livez")
