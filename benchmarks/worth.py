@@ -26,7 +26,6 @@ from unittest.mock import patch
 import httpx
 import numpy as np
 import service
-from processes import memory_of
 
 # Size and number of batches for each preset, and calls of a graph for each size.
 TRAININGS, CALLS = {"default": (16, 16), "study": (128, 2)}, {1: 150, 4: 40}
@@ -92,11 +91,12 @@ def write(data, folder, part):
     """Write the graph with and without its parts; return what each makes of the X-rays."""
     from export.benchmark.table import generated_xrays
     from export.compare.gate import gate, gate_samples
-    from export.convert import onnx, precisions
+    from export.convert.onnx import OPSET
     from export.convert.pipeline import load_pipeline
     from export.export import write as export
     from toolkit.model import manifest
     from toolkit.model.files import ModelFiles
+    from toolkit.networks import default
     from toolkit.runtime.providers import open_session
 
     def logits(path, optimised=True):
@@ -105,9 +105,9 @@ def write(data, folder, part):
         return np.concatenate([session.run(["logits"], {"xray": each})[0] for each in batches])
 
     parts = {
-        "folding": [(onnx, "fold", lambda network, preprocessing: (network, preprocessing))],
-        "packing": [(precisions, "pack", onnx.fold)],
-        "equalisation": [(precisions, "equalise", lambda network, *_: network)],
+        "folding": [(default, "fold", lambda network, preprocessing: (network, preprocessing))],
+        "packing": [(default, "pack", default.fold)],
+        "equalisation": [(default, "equalise", lambda network, *_: network)],
     }
     parts["packing and equalisation"] = parts["packing"] + parts["equalisation"]
     files = ModelFiles(service.ROOT / "saved_models", "model_saved")
@@ -121,7 +121,7 @@ def write(data, folder, part):
         path = folder / f"{part} {off}.onnx"
         for each in parts.get(off, []):
             patch.object(*each).start()
-        export(part, pipeline, record, path, onnx.OPSET, judged)
+        export(part, pipeline, record, path, OPSET, judged)
         patch.stopall()
         found[off] = {}
         # Without VNNI a processor saturates sums of int8 products; a graph that is not optimised
@@ -155,12 +155,8 @@ def run_graph(off, folder, part):
 
 
 def draw_files(_data, folder, _part):
-    """Write X-rays as JPEG files, and in `sized` the same as bodies of 18 kB to 3 MB."""
+    """Write X-rays as JPEG files."""
     service.drawn(folder)
-    (folder / "sized").mkdir()
-    for number, path in enumerate(sorted(folder.glob("*.*"))):
-        padding = int(10_000 * 1.2**number) if path.suffix == ".jpg" else 0
-        (folder / "sized" / path.name).write_bytes(path.read_bytes() + b"\0" * padding)
     return {}
 
 
@@ -174,21 +170,18 @@ def load(url, folder, clients, seconds=SECONDS):
 
 def serve(off, folder, part):
     """Return what clients got of a service of two workers."""
-    bentoml, command, *options = service.COMMANDS["toolkit"]
-    command = [bentoml, command, "benchmarks.worth_service:XrayClassifier", *options]
+    command = list(service.COMMANDS["toolkit"])
+    command.insert(command.index("serve") + 1, "benchmarks.worth_service:XrayClassifier")
     with (
         TemporaryDirectory() as home,
         patch.dict(service.COMMANDS, toolkit=command),
         patch.dict(os.environ, {"WORTH_OFF": off, "OMP_NUM_THREADS": "1"}),
-        service.serving("toolkit", WORKERS, Path(home)) as (process, url),
+        service.serving("toolkit", WORKERS, Path(home)) as (_, url),
     ):
         load(url, folder, 8, 0.5)
         if part == "turns":
             with batches(url, folder) as answered:
                 return load(url, folder, 8) | {"in batches: right/s": len(answered) / SECONDS}
-        if part == "allocation":
-            found = load(url, folder / "sized", 16, 2 * SECONDS)
-            return found | {"memory, MB": memory_of(process.pid)}
         return load(url, folder, 16) | load(url, folder, 64)
 
 
@@ -220,7 +213,6 @@ PARTS = {
     "acceptor": (("acceptor",), draw_files, serve),
     "queue": (("own queue", "running together"), draw_files, serve),
     "turns": (("turns",), draw_files, serve),
-    "allocation": (("malloc settings",), draw_files, serve),
 }
 
 

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from unittest.mock import patch
 
-from bento import arbiter
 from bento.http import connections, handlers
 from bento.service import XrayClassifier
 from bento.v2 import protocol
@@ -59,6 +58,3 @@ elif _off == "running together":
 elif _off == "turns":
     for module in (handlers, protocol):
         patch.object(module, "TURN", 1 << 20).start()
-elif _off == "malloc settings":
-    for name in ("MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"):
-        del arbiter._DEFAULTS[name]

@@ -30,8 +30,6 @@ _CHECK_S = 1.0
 """Between two looks for dead workers: BentoML's 10 seconds are long."""
 _LONGEST_FOLDER = 80
 """Bytes of a temporary folder's path: a socket's whole path has 107."""
-# Else the GNU C library keeps what bodies of many sizes leave behind, in a heap a thread.
-_DEFAULTS = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": "262144"}
 
 
 def install(hand_on: Callable[[], dict[str, str]]) -> None:
@@ -69,7 +67,7 @@ def _create(
     workers = str(watchers[0].numprocesses)
     for each in watchers:
         # What configures BentoML may ask for another number of workers than TOOLKIT_WORKERS does.
-        each.env = _DEFAULTS | each.env | shared | {"TOOLKIT_WORKERS": workers}
+        each.env = each.env | shared | {"TOOLKIT_WORKERS": workers}
         # In a container BentoML leaves dead workers dead.
         each.respawn = True
     hangup_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

@@ -1,7 +1,7 @@
-"""Replaces workers that run no more and have not ended: stopped, or with a blocked event loop.
+"""Replaces workers that hang and have not ended: stopped, or with a blocked event loop.
 
-A worker says that it runs in memory that the parent shares with it. What is counted here is the
-parent's own looks: where both were held up, as by a machine that sleeps, nobody is to blame.
+A worker writes signs of life into memory that it shares with the parent. The parent counts how
+often it looked and found no new one, not the seconds: if the whole machine slept, both stood still.
 """
 
 import os

@@ -28,7 +28,7 @@ def usable(home: Path) -> bool:
     try:
         home.mkdir(exist_ok=True, parents=True)
         with tempfile.TemporaryFile(dir=home) as probe:
-            # A full disk lets files be made, and not be filled.
+            # On a full disk an empty file can be made, but nothing can be written to it.
             probe.write(bytes(4096))
     except OSError:
         return False

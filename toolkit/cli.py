@@ -131,7 +131,7 @@ class _Outlet(io.FileIO):
         if self.failure:
             return size
         try:
-            # None is said by a pipe that is full and was made not to block.
+            # None means that the pipe does not block and is full.
             while (count := super().write(data)) is None:
                 select.select([], [self], [])
         except OSError as error:
@@ -142,7 +142,7 @@ class _Outlet(io.FileIO):
 
 def _open_streams() -> None:
     """Make stdout and stderr such that no write to them raises, even where they are closed."""
-    # Else the next file that is opened would be taken for the one that is closed.
+    # Otherwise the next file that is opened would get the number of a closed stdout or stderr.
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)

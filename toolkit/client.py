@@ -122,7 +122,7 @@ class Client:
             while asked:
                 yield asked.popleft().result()
         finally:
-            # Where it ends early, nobody waits for what is under way.
+            # If the caller stops early, nobody needs the requests that are under way.
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _predict_or_error(self, path: Path) -> Prediction | ImageError:

@@ -96,11 +96,11 @@ def sole_user(path: Path, what: str, otherwise: str) -> Iterator[None]:
         try:
             if not path.parent.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                # Where nothing came of it, no empty folder stays.
+                # If nothing is written, the folder is removed again.
                 stack.callback(_remove_empty, path.parent)
             lock = stack.enter_context(path.open("a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # One that another process removed as it left keeps nobody out.
+            # Another process may have removed the file as it left; a lock on that one is no lock.
             if not path.exists() or not os.path.samestat(path.stat(), os.fstat(lock.fileno())):
                 raise BlockingIOError
             lock.truncate(0)

@@ -1,11 +1,11 @@
-"""Memory without a name on any disk, which processes share."""
+"""Memory that processes share, and that no disk has a file of."""
 
 import os
 import tempfile
 
 
 def make(name: str) -> int:
-    """Return a file descriptor of such memory, of no size yet; the name is for whoever looks."""
+    """Return a file descriptor of such memory, still empty; the name only shows in listings."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create(name)
     with tempfile.TemporaryFile() as file:

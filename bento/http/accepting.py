@@ -1,10 +1,10 @@
 """Spreads connections evenly over the workers, which all listen on one socket.
 
-Left alone, whichever worker wakes first takes every connection that waits, and the others idle.
-Here a worker takes one only while no other has fewer. It gives one that has, and is busy, time to
-take it; one that let a whole quarter of a second pass is not waited for again until it shows that
-it lives. Workers that are not ready take connections only while none is ready: they refuse at once,
-and would nearly always have the fewest.
+Without this, the worker that wakes first takes every connection that waits, and the others idle.
+Here a worker takes a connection only while no other worker has fewer. A worker with fewer that is
+busy is given time to take it. If it lets a quarter of a second pass, it is not waited for again
+until it shows that it lives. Workers that are not ready take connections only while none is ready:
+they refuse at once, and so would nearly always have the fewest.
 """
 
 import asyncio

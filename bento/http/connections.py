@@ -58,7 +58,7 @@ def protect(
 async def _watch(server: Any, metrics: Metrics, beat: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
     while not server.started:
-        # Opening the model may take longer than a worker without a sign of life is left alone.
+        # Opening the model may take longer than a worker may be silent before it is replaced.
         beat()
         await asyncio.sleep(0.01)
     acceptor = Acceptor(server, metrics)
@@ -95,7 +95,7 @@ def _protocol(base: type[Any]) -> type[Any]:
         in_message = False
         # Bytes that came since the last piece of a body, or the last whole head or request.
         between = 0
-        # Bytes to be written when that was looked at last, and since when none of them go.
+        # Bytes of answers that the client has not taken, and since when it has taken none.
         unread = 0
         unread_since: float | None = None
         # The client has ended its side.
@@ -232,7 +232,7 @@ def _protocol(base: type[Any]) -> type[Any]:
             self.transport.close()
 
         def may_answer(self) -> bool:
-            """Whether an answer now is neither within another one nor a second one."""
+            """Whether an answer can be sent: none is half sent, and the request has none yet."""
             last = self.cycle
             if self.pipeline or last is None:
                 return not self.pipeline

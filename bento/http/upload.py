@@ -1,7 +1,7 @@
-"""Takes the bytes out of a request, within limits of size, time and memory, not touching the disk.
+"""Takes a file out of a request: its media type, and limits of size, time and memory; no disk.
 
-A slow body holds nothing but the memory of what has come; a text in a file's place is refused and
-never looked at, so that nothing is fetched.
+A slow body takes no more memory than what has come of it. A text where a file is expected is
+refused unread: if it is an address, nothing is fetched from it.
 """
 
 import asyncio
@@ -117,7 +117,7 @@ class Body:
         """Return the whole body, at most `limit` bytes; raises what `xray` does."""
         self.limit = limit
         if self._coding not in (b"", b"identity"):
-            # Little can become very much, and X-rays hardly become smaller.
+            # A few bytes can unpack to very many, and X-rays hardly become smaller.
             raise RequestError(415, "compressed", "the body is compressed: send it as it is")
         if self._declared > limit:
             raise self._too_large()
@@ -145,7 +145,7 @@ class Body:
         try:
             self._memory.take(size * self._copies)
         except RequestError:
-            # At once, or it would be in the way of those that are not refused yet.
+            # At once, so that the memory is free for requests that are not refused.
             self.release()
             raise
         self._counted += size * self._copies

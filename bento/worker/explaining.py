@@ -62,7 +62,7 @@ class Explainer:
         self.check()
         self._waiting += 1
         loop = asyncio.get_running_loop()
-        # Emptied where nobody waits any more: then nothing is explained.
+        # Emptied when the client is gone, so that nothing is explained for nobody.
         files = [content]
         try:
             work = loop.run_in_executor(self._threads, self._explanation, predictor, files)

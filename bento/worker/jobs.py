@@ -1,4 +1,4 @@
-"""What a worker's model is asked, what comes of it, and what is counted of that."""
+"""What a worker's model is asked, what comes of it, and what is counted of a batch."""
 
 import asyncio
 from collections.abc import Callable, Sequence

@@ -1,7 +1,7 @@
 """Ends a worker when the process that minds it has ended, however that came about.
 
-The parent alone holds the writing end of a pipe that nobody writes to. The kernel closes it with
-the parent, and every worker that reads the other end is told, those that start later too.
+Only the parent holds the writing end of a pipe, and it writes nothing. When the parent ends, the
+kernel closes that end. Every worker reads the other end and notices, even one that starts later.
 """
 
 import os
@@ -17,7 +17,7 @@ _DRAIN_S = 15.0
 
 
 def share() -> dict[str, str]:
-    """Make the pipe; return the environment of the workers that hang on it."""
+    """Make the pipe; return the environment of the workers that read it."""
     reading, _writing = os.pipe()
     os.set_inheritable(reading, True)
     return {_PIPE: str(reading)}

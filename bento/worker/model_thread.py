@@ -27,8 +27,8 @@ MOST_WAITING = 64
 """Requests that may wait for their turn, in each worker."""
 MOST_HANDED_OVER = 256
 """The same where another process runs the model, and each takes a tenth of the time."""
-# The longest that decoding a file or running the model may take: then it is not ready, and then it
-# is given up. Files are decoded in a second or two, and slow machines are to be spared.
+# After so long at one step (decoding a file, running the model) a worker is not ready; after so
+# long its model is given up. A file takes a second or two: the rest is for slow machines.
 _SLOW_S, _STUCK_S = 30.0, 60.0
 _PROVE = "prove"
 

@@ -1,7 +1,7 @@
 """What the parent knows of the model, handed on: all its workers answer alike or not at all.
 
 Files may be replaced under a running service. A worker that is started after that would answer
-with another model beside the others'; it holds the files against what its parent began with.
+with another model than the others. So it compares the files with what its parent began with.
 """
 
 import os
@@ -30,7 +30,7 @@ def share(information: Information) -> dict[str, str]:
     """Keep what the parent knows in memory; return the environment of its workers."""
     handed = _Handed(information.record, information.sha256, information.explains)
     place = memory.share("toolkit-model", msgspec.json.encode(handed))
-    # Another model in the folder would change which one is served where none is named.
+    # By name: without one, a second model in the folder would change which one is served.
     return {_MEMORY: str(place), "TOOLKIT_MODEL": information.record.name}
 
 

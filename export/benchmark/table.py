@@ -242,7 +242,7 @@ def milliseconds(classify: Classify, content: Any) -> float:
     """Return milliseconds for a batch: the median over some, after a first one."""
     classify(content)
     times = []
-    # Left to its own time, the collector would take it from whoever runs then.
+    # The garbage collector would otherwise run at any time, and add to whatever is timed then.
     gc.collect()
     gc.disable()
     try:

@@ -37,7 +37,7 @@ def ray(
     os.environ.update(_QUIET)
     if not os.environ.get("RAY_ADDRESS"):
         os.environ.update(_LOOPBACK)
-    # It speaks on stdout, to its very end, and that is for the result alone.
+    # Ray prints to stdout until it ends, and stdout is for the result alone.
     with redirect_stdout(sys.stderr):
         ray, data = require("ray", "ray"), require("ray.data", "ray")
         try:
@@ -108,7 +108,8 @@ class _Actor:
         try:
             self._run.workspace.begun_mark(shard).touch(exist_ok=False)
         except FileExistsError:
-            # Who was at it is gone, perhaps because of a file: that one may end a child instead.
+            # An actor has begun this shard and died, perhaps of one of its files. So its files are
+            # read in a child process, which may die without this actor.
             run = self._run
             ((_, rows),) = grade(run.job, [(shard, paths)], 1, run.classes, lambda _: None)
             return rows
@@ -116,7 +117,7 @@ class _Actor:
 
 
 def _reason(error: BaseException) -> str:
-    # What went wrong in an actor is the cause; around it Ray tells what can be configured.
+    # The cause is the actor's own error; Ray wraps it in advice on its settings.
     while error.__cause__ is not None:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -120,7 +120,7 @@ class _Queue:
         """Queue again what a worker that died was given; return the chunk done by its death."""
         if not (chunks := self.given.pop(worker, None)):
             return None
-        # In order, and each answered before the next is begun: it died at the first.
+        # Chunks are answered in order, so the first that has no answer is what it died of.
         first, *rest = chunks
         if not first.suspected:
             self._again.extend([*first.singly(), *rest])
@@ -156,8 +156,8 @@ def _grade_all(pipe: Any, grader: Grader) -> None:
             pipe.send(begun.popleft()())
             continue
         paths = pipe.recv()
-        # Where this process dies, it is for the first that is not answered. A file that is given by
-        # itself is suspected: nothing but it may be open while it is read, and it at no other time.
+        # If this process dies, the first chunk without an answer is blamed. A file that comes alone
+        # is suspected of that, so it is read while nothing else is in hand.
         alone = len(paths) == 1
         while begun and alone:
             pipe.send(begun.popleft()())

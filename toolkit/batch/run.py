@@ -107,7 +107,7 @@ def finish(run: Plan, engine: Engine, workers: int | None) -> dict[str, Any]:
         raise _taken(workspace.out)
     with workspace.locked():
         if workspace.out.exists():
-            # What ended the last run may have come between the file and the end of its parts.
+            # The last run may have ended after it wrote the file and before it removed the parts.
             result = workspace.result(run.setup)
             if result is None:
                 raise _taken(workspace.out)

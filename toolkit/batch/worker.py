@@ -144,7 +144,7 @@ class Grader:
                 decode = partial(self._predictor.decode, content)
                 waiting[index] = sha256, _patiently(decode, path)
             except ImageError as error:
-                # The hash of the beginning of a file is not the file's.
+                # Only the beginning of a file that is too large was read and hashed.
                 known = None if error.code == "too_large" else sha256
                 rows[index] = failed(path_text(path), known, self._classes, error.code, str(error))
             if waiting and (len(waiting) == self._batch or index == len(paths) - 1):
@@ -192,7 +192,7 @@ def _patiently(work: Callable[[], T], path: bytes) -> T:
             return work()
         except (MemoryError, OSError, ProviderError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "no memory is left"
-        # Past the error, which holds what was read.
+        # Outside of `except`, for the error would keep what was read in memory.
         time.sleep(wait)
     raise BatchError(
         f"cannot go on at {path_text(path)}: {reason}; that is the machine's fault and not the "

@@ -89,7 +89,7 @@ class Workspace:
     def begin(self, run: dict[str, Any], files: int) -> None:
         """Record what the run is of, and over how many files, once its paths are frozen."""
         content = {"run": run, "files": files, "listing_sha256": sha256(self.paths.path)}
-        # Parts of a run that was the same, but for the time at which it read the files, do not fit.
+        # Parts of an earlier run do not fit: the files may have changed since it read them.
         content["begun"] = secrets.token_hex(8)
         content["sha256"] = _digest(content)
         write_bytes(self._plan, f"{json.dumps(content, indent=2)}\n".encode())

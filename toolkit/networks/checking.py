@@ -18,7 +18,7 @@ _DTYPES = ("float32", "uint8")
 _TRIED = 3
 # Of the largest logit: far above what the order of a sum in float32 can move.
 _ROUNDING = 1e-4
-# The very same again: nothing but another alignment in memory.
+# Between two runs of the same input, which may differ in their alignment in memory only.
 _REPEATED = 1e-6
 
 

@@ -17,7 +17,7 @@ from toolkit.networks.preprocessing import Preprocessing
 from toolkit.networks.recording import recording
 from toolkit.networks.study import IntermediarySpaceModel
 
-# A part of the way (in logarithms) to channels of equal range; the rest would cost the weights.
+# How far to go, in logarithms, to channels of equal range: 1 is all the way, at the weights' cost.
 _EQUALISED = 0.3
 _SMALLEST_RANGE = 1e-3
 _BATCH = 16

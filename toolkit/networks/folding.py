@@ -108,7 +108,7 @@ def features_of(
     # Constants of the whole batch: in float32 whatever the products are computed in.
     with torch.autocast(xray.device.type, enabled=False):
         weight, bias_map = grey_parameters(first, preprocessing)
-    # Of one channel, contiguous() takes either layout for the other, and the slower one is used.
+    # With one channel, contiguous() cannot tell the two layouts apart and keeps the slower one.
     weight = weight.clone(memory_format=torch.channels_last)
     output = nn.functional.conv2d(grey, weight, None, first.stride, first.padding)
     image = _run(list(network.imagesClassifier)[1:], _plus_map(output, bias_map))

@@ -45,7 +45,7 @@ class BlockConv(nn.Module):
         weight = conv.weight.detach().double()
         mean, std = (each.detach().double().reshape(1, -1, 1, 1) for each in (mean, std))
         scaled = weight / std
-        # Outside of the X-ray lies the mean; of several channels, one level stands for all.
+        # The padding is the mean: one grey level, which stands for those of all channels.
         self.outside = float((mean / std).sum() / (1 / std).sum())
         grey = nn.functional.pad(scaled.sum(1, keepdim=True), (0, 1, 0, 1))
         blocks = grey.reshape(-1, _KERNEL // _BLOCK, _BLOCK, _KERNEL // _BLOCK, _BLOCK)

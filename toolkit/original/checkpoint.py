@@ -154,7 +154,7 @@ def _check_hooks(module: nn.Module) -> None:
 
 
 def _dict(module: nn.Module, name: str) -> dict[Any, Any]:
-    # Not by the attribute or a method: a file sets any attribute of a module.
+    # Through vars(): a hostile file can set any attribute or method of a module.
     value = vars(module).get(name)
     if not isinstance(value, dict):
         raise CheckpointError(f"one of its modules lacks {name}")

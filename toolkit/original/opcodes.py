@@ -113,7 +113,7 @@ class _Translation:
         elif "PUT" in name or name == "MEMOIZE":
             place = argument if "PUT" in name else len(self._memo)
             self._memo[place] = self._stack[-1]
-            # A text is written again where it is used again: STACK_GLOBAL takes two of them.
+            # A text is written out each time, since STACK_GLOBAL takes two texts from the stack.
             code = b"" if type(self._stack[-1]) is str else b"r" + struct.pack("<I", place)
         self._size += len(code)
         if self._size > MAX_PICKLE_BYTES:
@@ -175,7 +175,7 @@ class _Translation:
         match identity:
             case ("storage", _Name() as kind, key, str(), numel) if kind in _STORAGES:
                 if type(key) is not str:
-                    # Not what it is: a small pickle makes an endless text of it.
+                    # Its type, not its value, which a small pickle can make endless.
                     found = type(key).__name__
                     raise CheckpointError(f"it names a storage by a {found}, which is no number")
                 if not (key.isascii() and key.isdigit()):

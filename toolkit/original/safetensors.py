@@ -58,7 +58,7 @@ def load(content: bytes) -> dict[str, Tensor]:
         raise CheckpointError(f"its header is damaged: {quote(error)}") from error
     for name, entry in entries.items():
         _check(name, entry, len(numbers))
-    # Each lies within the file; many that lie in one place would come to more than it all the same.
+    # Each tensor lies within the file. If they add up to more than the file, some overlap.
     if sum(end - begin for begin, end in (each.data_offsets for each in entries.values())) > len(
         numbers
     ):
@@ -83,7 +83,7 @@ def _tensor(entry: _Entry, numbers: memoryview) -> Tensor:
     dtype = _DTYPES[entry.dtype]
     if begin == end:
         return torch.empty(entry.shape, dtype=dtype)
-    # Of its own, since PyTorch warns of numbers that cannot be written.
+    # A copy: PyTorch warns of memory that is read-only.
     return torch.frombuffer(bytearray(numbers[begin:end]), dtype=dtype).reshape(entry.shape)
 
 

@@ -96,7 +96,7 @@ def joined(names: Sequence[str], parts: list[Outputs]) -> Outputs:
 class AnySize(Engine):
     """A session that is given every batch as it is."""
 
-    # Its caches keep the network's weights from one X-ray to the next.
+    # With a few X-rays together, a core's caches keep the network's weights between them.
     together = 4
 
     def __init__(self, session: Any) -> None:

@@ -126,7 +126,7 @@ class Handover(Engine):
             # They are in the order in which they were handed over.
             oldest = next(iter(self._at.values()), None)
         except RuntimeError:
-            # Another thread changed them just now: nothing is stuck.
+            # Another thread has just added or removed one, so nothing is stuck.
             return None
         return oldest.since if oldest else None
 
@@ -179,7 +179,7 @@ class Handover(Engine):
             try:
                 self._socket.sendall(b"".join(ASKED.pack(slot, wanted) for slot in slots))
             except OSError:
-                # Whoever receives sees the end as well, and then this is answered for.
+                # The thread that receives sees that the owner has ended, and answers for these.
                 return
 
     def receive(self) -> bool:

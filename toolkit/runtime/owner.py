@@ -112,7 +112,7 @@ class Owner:
             batch.append((client, *client.waiting.popleft()))
             if client.waiting:
                 waiting.append(client)
-        # Who came first in this batch comes last in the next.
+        # The client that was first in this batch is last in the next.
         self._clients.rotate(-1)
         return batch
 
@@ -130,7 +130,7 @@ class Owner:
                 client.arrays[name][slot] = found[name][place]
             done.setdefault(client, []).append(slot)
         for client, slots in done.items():
-            # Who is gone is seen as such when it is read from.
+            # A client that is gone is noticed when it is read from.
             with suppress(OSError):
                 client.connection.sendall(np.array(slots, DONE).tobytes())
 

@@ -1,4 +1,4 @@
-"""Where a model's TensorBoard log lies: replaced when the model is, and kept as its former's."""
+"""Where a model's TensorBoard log lies, and where the log of the model before it is kept."""
 
 import shutil
 from collections.abc import Iterator

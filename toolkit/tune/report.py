@@ -33,10 +33,10 @@ _PERCENT = 100.0
 def finished_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that have a score, best first; equals by number."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    # A study of other parameters is none that the figures and recipes here could speak of.
+    # The figures and recipes here know these parameters; trials with others are left out.
     names = SPACE.keys()
     if "network" in setup_of(study) and trials:
-        # Of a network of one's own, whose parameters are its own.
+        # A network of the user's own has its own parameters.
         names = trials[0].params.keys()
     ours = [trial for trial in trials if trial.params.keys() == names]
     return sorted(ours, key=lambda trial: (-_value(trial), trial.number))

@@ -101,7 +101,7 @@ def run_trial(
                 trial.set_user_attr(name, value)
             study.tell(trial, score(outcome[TRAINING_ACCURACY], outcome[VALIDATION_ACCURACY]))
     except (UpdateFinishedTrialError, ValueError):
-        # Given up by others in the last moment: the retry counts.
+        # Another worker gave this trial up just before; then its retry counts.
         if study.trials[trial.number].state == TrialState.RUNNING:
             raise
 

@@ -156,11 +156,11 @@ def _work(pipe: Connection, index: int, tuning: Tuning, dataset: Dataset, pixels
     while not ledger.complete() and not tuning.over() and parent.is_alive():
         claim = ledger.claim(multiprocessing.current_process().name)
         if claim:
-            # One that dies before it has begun a trial would die again.
+            # A worker that dies before it says so would die again, and is not replaced.
             pipe.send(READY)
             run_trial(ledger.study, claim, tuning.plan, dataset, device)
         else:
-            # Others run the last ones: should they be lost, they are run here.
+            # Other workers run the last trials. Any that is lost will be run here.
             time.sleep(POLL_SECONDS)
 
 

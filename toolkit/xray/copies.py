@@ -1,4 +1,4 @@
-"""X-rays that are one picture: the same pixels under two names, mirrored ones too."""
+"""Pictures that are there twice: the same pixels under two names, mirrored ones too."""
 
 import hashlib
 from collections import defaultdict

@@ -213,7 +213,7 @@ def _files_of(folder: Path) -> list[Path]:
 
 
 def _name(file: Path) -> str:
-    """Return a path without its suffix; a number at its end, as of a DICOM UID, is none."""
+    """Return a path without its suffix; the number that ends a DICOM UID is not a suffix."""
     return (file if file.suffix[1:].isdigit() else file.with_suffix("")).as_posix()
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from toolkit.errors import escaped
 
 Step = Callable[[Tensor], None]
-# Libraries and optimisers make what they keep in the first steps, which is not to be captured.
+# In the first steps libraries and optimisers allocate what they keep; that must not be captured.
 _WARM_UP = 2
 
 
@@ -93,7 +93,7 @@ class CudaGraphs:
             with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                 call()
         except RuntimeError:
-            # A capture that breaks off leaves the generator taken for one that goes on.
+            # After a capture that failed, the generator would still believe that one is under way.
             generator.graphsafe_set_state(before)
             raise
         return graph.replay

@@ -95,7 +95,7 @@ class Optimiser:
                 each["params"] for each in own
             ]:
                 raise ValueError("a state of other weights")
-            # How a step is computed is the device's affair.
+            # The groups are this optimiser's own: they say how this device computes a step.
             optimiser.load_state_dict({"state": saved["state"], "param_groups": own})
 
 

@@ -1,4 +1,4 @@
-"""What the steps of an epoch hang on beside the weights: drawn before the epoch begins.
+"""What each step of an epoch needs besides the weights: drawn before the epoch begins.
 
 One row of numbers a step, so that a whole epoch is on a GPU with one copy. Whatever a row holds
 is exact in float64.
