@@ -28,6 +28,7 @@ from toolkit.networks.checking import check
 from toolkit.networks.loading import load
 from toolkit.train.checkpoint import config_of
 from toolkit.train.health import Finding, health
+from toolkit.xray.annotations.said import NOTHING, Annotations
 
 KINDS = {
     ("onnx", "fp32"): ("network", "pipeline", "explainer"),
@@ -54,7 +55,7 @@ class Options:
     Attributes:
         data: a folder of real X-rays to compare on as well; of graded ones for a precision lower
             than fp32, which is judged by them.
-        groups: the table of their patients, where the model was trained with one.
+        said: tables beside them, where the training had some, or others have.
         opset: of the ONNX files.
         precision: `fp32`, `fp16` or `int8`.
         dead_input: what to do with one; `DROP` replaces what is provably constant.
@@ -65,7 +66,7 @@ class Options:
     opset: int = OPSET
     precision: str = "fp32"
     dead_input: DeadInput = DeadInput.REFUSE
-    groups: Path | None = None
+    said: Annotations = NOTHING
     network: str | None = None
 
 
@@ -95,7 +96,7 @@ def export(
     kinds = _kinds(format_name, options)
     record = manifest.load(source.manifest)
     pipeline, record = _defined(source, record, options.network)
-    reference = reference_of(pipeline, record, options.data, kinds, options.groups)
+    reference = reference_of(pipeline, record, options.data, kinds, options.said)
     xrays = torch.from_numpy(reference.samples.pixels)
     findings = health(pipeline, xrays, record)
     _refuse(findings, options.dead_input)

@@ -17,13 +17,14 @@ from toolkit.model.artifacts import is_changed
 from toolkit.model.equivalence import Artifact
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.train.health import health
+from toolkit.xray.annotations.said import NOTHING, Annotations
 
 
 def verify(
     files: ModelFiles,
     data: Path | None,
     url: str | None,
-    groups: Path | None = None,
+    said: Annotations = NOTHING,
     network: str | None = None,
 ) -> Equivalence:
     """Compare every exported file of a model, and the service at `url`, with PyTorch.
@@ -36,7 +37,7 @@ def verify(
         files: the model.
         data: a folder of real X-rays to compare on as well.
         url: of a running service.
-        groups: the table of the patients in `data`, where the model was trained with one.
+        said: tables beside `data`, where the training had some, or others have.
         network: another definition of the network than the one that is kept, as it is meant.
 
     Raises:
@@ -66,7 +67,7 @@ def verify(
         # What is no address is said before files are compared for long.
         Client(url).close()
     pipeline = load_pipeline(files, record, network)
-    reference = reference_of(pipeline, record, data, artifacts, groups)
+    reference = reference_of(pipeline, record, data, artifacts, said)
     legs = {kind: record.equivalence.legs[kind] for kind in artifacts}
     for kind, artifact in artifacts.items():
         path = files.path(kind)

@@ -195,6 +195,8 @@ def _schemas(meaning: Meaning, views: Sequence[str], answers: set[type]) -> dict
                 del properties[field]
             elif field not in schemas[name]["required"]:
                 schemas[name]["required"].append(field)
+        if "expected_grade" in properties and meaning.scale:
+            properties["expected_grade"]["description"] = f"On the {meaning.scale} scale."
     explained = schemas[Explanation.__name__]
     picture = explained["properties"]["views"]["additionalProperties"]
     explained["properties"]["views"] |= {

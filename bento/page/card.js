@@ -1,6 +1,6 @@
 // One X-ray in the list: its picture, and what the service says of it.
 
-import { classes, introduced, nameClasses, views } from "./model.js";
+import { classes, introduced, nameClasses, scale, views } from "./model.js";
 import { Refusal, lane, service } from "./service.js";
 
 const AT_ONCE = 3;
@@ -132,15 +132,25 @@ export class Card {
     );
     // Of a picture that means nothing, a grade would look like a finding.
     if (found.expected_grade !== undefined && found.in_scope !== false) {
-      this.part(".grade strong").textContent = found.expected_grade.toFixed(1);
-      this.part(".scale i").style.left = `${25 * found.expected_grade}%`;
-      this.part(".grade").hidden = false;
+      this.showGrade(found.expected_grade);
     }
     this.part(".answer").hidden = false;
     this.part(".explain").disabled = false;
     const notes = [".unlike", ".unsure"].filter((each) => !this.part(each).hidden);
     const words = notes.map((each) => this.part(each).textContent.replace(/\s+/g, " "));
     say(`${this.name}: ${found.label}, ${this.part(".share").textContent}. ${words.join(" ")}`);
+  }
+
+  showGrade(grade) {
+    const { name, ticks } = scale;
+    const [least, most] = [ticks[0], ticks.at(-1)];
+    const line = this.part(".scale");
+    const mark = line.querySelector("i");
+    this.part(".grade strong").textContent = grade.toFixed(1);
+    this.part(".of").textContent = name ? `on the ${name} scale` : `between ${least} and ${most}`;
+    mark.style.left = `${(100 * (grade - least)) / (most - least)}%`;
+    line.replaceChildren(mark, ...ticks.map(tick));
+    this.part(".grade").hidden = false;
   }
 
   async explain() {
@@ -197,6 +207,12 @@ export class Card {
     figure.scrollIntoView({ block: "nearest" });
     say(`${this.name}: ${[...names.slice(1), "heat"].join(" and ")} shown`);
   }
+}
+
+function tick(grade) {
+  const mark = document.createElement("span");
+  mark.textContent = grade;
+  return mark;
 }
 
 /** What a view is called in a sentence. */

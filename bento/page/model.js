@@ -10,8 +10,22 @@ export const classes = [];
 /** The names of what the network is made to see of an X-ray besides. */
 export const views = [];
 
-/** Whether classes are grades of a knee: nothing else is said of other X-rays. */
-export let graded = true;
+const KNEES = "Kellgren-Lawrence";
+
+/** What the grades are of, and which of them are written below it; null where there are none. */
+export let scale = { name: KNEES, ticks: [0, 1, 2, 3, 4] };
+
+/** Whether classes are grades of a knee: nothing of knees is said of other X-rays. */
+export const ofKnees = () => scale?.name === KNEES;
+
+function scaleOf({ grades, scale: name }) {
+  const all = (grades ?? []).flat();
+  if (!all.length) return null;
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  const counted = all.every(Number.isInteger) && most - least <= 10;
+  const ticks = counted ? Array.from({ length: most - least + 1 }, (_, i) => least + i) : [least, most];
+  return { name, ticks };
+}
 
 /** Name what /info, where it was refused, has not named. */
 export function nameClasses(count) {
@@ -39,10 +53,10 @@ async function introduce() {
     const found = await service("info");
     classes.splice(0, classes.length, ...found.classes);
     views.splice(0, views.length, ...(found.views ?? []));
-    graded = (found.grades ?? []).length > 0;
-    for (const each of document.querySelectorAll(".graded")) each.hidden = !graded;
-    for (const each of document.querySelectorAll(".other")) each.hidden = graded;
-    if (!graded) document.title = "Classify an X-ray";
+    scale = scaleOf(found);
+    for (const each of document.querySelectorAll(".knee")) each.hidden = !ofKnees();
+    for (const each of document.querySelectorAll(".other")) each.hidden = ofKnees();
+    if (!ofKnees()) document.title = "Classify an X-ray";
     fact("Name", found.model);
     fact("File", `SHA-256 ${found.model_sha256.slice(0, 12)}`, found.model_sha256);
     fact("Proof", proofOf(found.equivalence ?? {}));
@@ -50,7 +64,7 @@ async function introduce() {
     fact("Runs on", [active, found.precision].filter(Boolean).join(", "));
     const grades = (index) => found.grades?.[index]?.join(", ");
     const named = classes.map((each, i) => (grades(i) ? `${each} (${grades(i)})` : each));
-    fact("Classes", named.join(", "), graded ? "with their Kellgren-Lawrence grades" : "");
+    fact("Classes", named.join(", "), scale ? `with their ${scale.name} grades` : "");
     if (!found.ready) problem.textContent = `Not ready: ${found.reason}`;
   } catch (error) {
     introduction = null;

@@ -1,7 +1,7 @@
 // The list of X-rays: how they come in, and how what was said of them goes out.
 
 import { Card, say } from "./card.js";
-import { classes, graded, introduced } from "./model.js";
+import { classes, introduced, ofKnees, scale } from "./model.js";
 import { guarded, service } from "./service.js";
 
 const byId = (id) => document.getElementById(id);
@@ -43,14 +43,14 @@ function clear() {
 /** A field of a CSV file that no spreadsheet takes for a formula, whatever stands before that. */
 function field(value) {
   const text = String(value ?? "");
-  const formula = /^\s|^[^\p{L}\p{N}]*[=+\-\u2212@]/u;
+  const formula = /^[\p{Z}\p{C}]|^[^\p{L}\p{N}]*[=+\-−@]/u;
   const safe = typeof value === "string" && formula.test(text.normalize("NFKC")) ? `'${text}` : text;
   return `"${safe.replaceAll('"', '""')}"`;
 }
 
 function csv() {
   const names = classes.map((label) => `p_${label}`);
-  const grade = graded ? ["expected_grade"] : [];
+  const grade = scale ? ["expected_grade"] : [];
   const head = ["file", "class", "label", ...names, ...grade, "abstain", "in_scope"];
   const rows = cards.filter((each) => each.done).map(({ name, prediction, problem }) => {
     const found = prediction ?? {};
@@ -90,7 +90,7 @@ function listen() {
     add(target.files);
     target.value = "";
   });
-  byId("download").addEventListener("click", () => save(graded ? "knees.csv" : "answers.csv", "text/csv", csv()));
+  byId("download").addEventListener("click", () => save(ofKnees() ? "knees.csv" : "answers.csv", "text/csv", csv()));
   byId("interface").addEventListener("click", saveInterface);
   byId("clear").addEventListener("click", clear);
   byId("ask-not").addEventListener("click", () => byId("ask").close());

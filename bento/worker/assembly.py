@@ -73,6 +73,7 @@ class Information:
             classes=self.meaning.classes,
             checkpoint_sha256=self.record.training.checkpoint_sha256,
             grades=self.meaning.grades,
+            scale=self.meaning.scale if self.meaning.grades else "",
             views=self.views,
             equivalence=Equivalence(
                 verdict.passed and leg.passed,

@@ -21,6 +21,7 @@ from export.convert.pipeline import Pipeline
 from toolkit.errors import DataError, ImageError, ToolkitError
 from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
+from toolkit.xray.annotations.said import NOTHING, Annotations
 from toolkit.xray.folders import scan
 from toolkit.xray.pictures import encode
 from toolkit.xray.reading import SIZE, decode
@@ -115,7 +116,7 @@ def benchmark(
     threads: Sequence[int],
     batches: Sequence[int],
     rounds: Iterable[int] = range(ROUNDS),
-    groups: Path | None = None,
+    said: Annotations = NOTHING,
 ) -> tuple[list[Row], list[str]]:
     """Return a model's table on X-rays of `data` or drawn ones, and what was left out and why.
 
@@ -123,7 +124,7 @@ def benchmark(
         DataError: the folder cannot be used.
     """
     shape = record.network.xray_shape
-    xrays = xrays_of(data, record, groups) if data else generated_xrays(_GENERATED, shape)
+    xrays = xrays_of(data, record, said) if data else generated_xrays(_GENERATED, shape)
     with TemporaryDirectory() as folder:
         every = contenders(pipeline, record, Path(folder), xrays.gate)
         judgements, left_out = judge(every, xrays)
@@ -133,13 +134,13 @@ def benchmark(
         return measure(judgements, xrays, threads, batches, rounds), left_out
 
 
-def xrays_of(data: Path, record: Manifest, groups: Path | None = None) -> Xrays:
+def xrays_of(data: Path, record: Manifest, said: Annotations = NOTHING) -> Xrays:
     """Return X-rays of a folder: some files to time with, its graded ones to judge by.
 
     Raises:
         DataError: the folder cannot be used.
     """
-    files = scan(data, record.labels)
+    files = scan(data, said.labels_for(record.labels, data), said.table)
     size, *channels = record.network.xray_shape[1:]
     step = max(1, len(files) // _FILES)
     contents, decoded = [], []
@@ -152,7 +153,7 @@ def xrays_of(data: Path, record: Manifest, groups: Path | None = None) -> Xrays:
         contents.append(content)
     if not contents:
         raise DataError(f"none of the X-rays in {data} can be read: give other ones with --data")
-    judged = gate_samples(data, record, groups).held_out()
+    judged = gate_samples(data, record, said).held_out()
     return Xrays(tuple(contents), np.stack(decoded), judged)
 
 

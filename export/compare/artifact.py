@@ -26,6 +26,7 @@ from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
 from toolkit.model.tolerance import PROBABILITY_TOLERANCE, bound_of
 from toolkit.runtime.providers import open_session
+from toolkit.xray.annotations.said import NOTHING, Annotations
 
 _BATCH = 64
 _GOLDEN = 4
@@ -72,16 +73,17 @@ def reference_of(
     record: Manifest,
     data: Path | None,
     kinds: Iterable[str],
-    groups: Path | None = None,
+    said: Annotations = NOTHING,
 ) -> Reference:
     """Return what artifacts of some kinds are compared with, on the X-rays of `data` too.
 
     Raises:
         DataError: the folder, or the table of its patients, cannot be used.
     """
-    inputs = samples(data, record.labels, record.network.xray_shape)
+    labels = said.labels_for(record.labels, data) if data else None
+    inputs = samples(data, labels, said.table, record.network.xray_shape)
     lower = not set(LOWER).isdisjoint(kinds)
-    gated = gate_samples(data, record, groups) if data and lower else None
+    gated = gate_samples(data, record, said) if data and lower else None
     arrays = reference_arrays(pipeline, inputs)
     limit = record.scope.limit if record.scope else None
     return Reference(pipeline, inputs, arrays, record.labels.classes, limit, gated)

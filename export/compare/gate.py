@@ -17,7 +17,7 @@ from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
 from toolkit.train.dataset import load_folder
 from toolkit.train.recipes import SPLITS
-from toolkit.xray.patients import PatientRule
+from toolkit.xray.annotations.said import NOTHING, Annotations
 
 AGREEMENT = 0.995
 POINTS = 0.5
@@ -56,7 +56,7 @@ class GateSamples:
         return replace(self, pixels=pixels, labels=labels, trained=trained)
 
 
-def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> GateSamples:
+def gate_samples(data: Path, record: Manifest, said: Annotations = NOTHING) -> GateSamples:
     """Read the graded X-rays of a folder, split as they were for the training.
 
     Calibrated with are 300 X-rays that are spread over the part `train`; all others judge.
@@ -64,28 +64,30 @@ def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> Ga
     Args:
         data: the folder.
         record: of the model.
-        groups: the table of patients, where the training had one.
+        said: tables beside the folder, where the training had some, or others have.
 
     Raises:
         DataError: the folder cannot be used, or has none to calibrate with or to judge by.
     """
     split = record.dataset.split if record.dataset else None
     seed = record.training.seed or 0
-    pattern = record.dataset.patient_pattern if record.dataset and not groups else None
-    rule = PatientRule(pattern, groups)
+    rule = said.rule(record.dataset.patient_pattern if record.dataset else None)
     known, shape = split if split in SPLITS else None, record.network.xray_shape
-    dataset = load_folder(data, record.labels, known, seed, rule, shape=shape)
+    labels = said.labels_for(record.labels, data)
+    dataset = load_folder(data, labels, known, seed, rule, shape=shape, table=said.table)
     if record.dataset and record.dataset.patient_table and split == "patient":
         here = {part: dataset.part_sha256(part) for part in dataset.parts}
         if here != record.dataset.part_sha256:
             raise DataError(
                 f"{record.name} was trained with a table of patients, and {data} is split another "
-                f"way {f'with {groups}' if groups else 'without'}: give that table with --groups"
+                f"way {f'with {said.groups}' if said.groups else 'without'}: give that table with "
+                "--groups or --labels"
             )
     train = dataset.parts.get("train", torch.empty(0, dtype=torch.int64))
     places = torch.linspace(0, len(train) - 1, min(_CALIBRATION, len(train))).round().long()
     calibrating = train[places]
-    judging = torch.ones(len(dataset.labels), dtype=torch.bool)
+    judging = torch.zeros(len(dataset.labels), dtype=torch.bool)
+    judging[torch.cat(list(dataset.parts.values()))] = True
     judging[calibrating] = False
     if not len(calibrating) or not judging.any():
         raise DataError(
@@ -99,7 +101,7 @@ def gate_samples(data: Path, record: Manifest, groups: Path | None = None) -> Ga
         dataset.pixels[judging].numpy(),
         dataset.labels[judging].numpy(),
         trained[judging].numpy(),
-        bool(record.labels.grades),
+        record.labels.graded,
     )
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from toolkit.errors import DataError
+from toolkit.xray.annotations.label_table import LabelTable
 from toolkit.xray.bulk import read_files
-from toolkit.xray.folders import scan
+from toolkit.xray.folders import XrayFile, scan
 from toolkit.xray.labels import LabelMap
 from toolkit.xray.reading import SIZE
 from toolkit.xray.scaling import shaped
@@ -45,6 +46,7 @@ class Samples:
 def samples(
     data: Path | None = None,
     labels: LabelMap | None = None,
+    table: LabelTable | None = None,
     shape: tuple[int, ...] = (SIZE, SIZE),
     seed: int = 0,
 ) -> Samples:
@@ -54,6 +56,7 @@ def samples(
         data: a folder as `toolkit.xray.folders.scan` takes it; up to 64 of its X-rays are spread
             evenly over its files.
         labels: of the folder's classes.
+        table: which file is of which class, where a table says so.
         shape: of one X-ray: (size, size), or (size, size, 3) in colour.
         seed: of the generated X-rays and the noise.
 
@@ -63,7 +66,7 @@ def samples(
     drawn = [shaped(xray.pixels, shape) for xray in generate(_GENERATED, seed=seed)]
     groups = {"generated": np.stack(drawn), **_extremes(shape, seed)}
     if data is not None:
-        groups["real"] = _real(data, labels, shape)
+        groups["real"] = _real(scan(data, labels, table), data, shape)
     return Samples(
         pixels=np.concatenate(list(groups.values())),
         kinds=tuple(kind for kind, pixels in groups.items() for _ in pixels),
@@ -89,8 +92,7 @@ def _extremes(shape: tuple[int, ...], seed: int) -> dict[str, NDArray[np.uint8]]
     }
 
 
-def _real(data: Path, labels: LabelMap | None, shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    files = scan(data, labels)
+def _real(files: list[XrayFile], data: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     places = np.linspace(0, len(files) - 1, min(_REAL, len(files))).round().astype(int)
     chosen = read_files([files[place] for place in places], shape=shape)
     readable = [result for _, result in chosen if isinstance(result, np.ndarray)]

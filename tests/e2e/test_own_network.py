@@ -2,17 +2,18 @@
 
 import base64
 import io
-import json
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import httpx
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from toolkit import cli
+from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.files import ModelFiles
 from toolkit.runtime.session import open_model
@@ -32,24 +33,6 @@ sys.meta_path.insert(0, Block())
 
 
 @pytest.fixture(scope="module")
-def run():
-    """Return a function that runs a command in this process, and returns its JSON."""
-
-    def command(*words, code=0):
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["toolkit", *map(str, words), "--json"])
-            patch.setattr(sys, "stdout", out)
-            patch.setattr(sys, "stderr", err)
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        assert ended.value.code == code, err.getvalue()
-        return json.loads(out.getvalue())
-
-    return command
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
     """Noise in colour, PNG, in folders called by its tint, of the parts train, val and test."""
     folder = tmp_path_factory.mktemp("pictures")
@@ -66,12 +49,23 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(run, pictures, tmp_path_factory):
+def table(pictures, tmp_path_factory):
+    """A table that says of each picture what its folders say, and that each is of a patient."""
+    path = tmp_path_factory.mktemp("table") / "pictures.csv"
+    found = [each.relative_to(pictures) for each in sorted(pictures.glob("*/*/*.png"))]
+    rows = [f"{each},{each.parts[1]},{each.stem},{each.parts[0]}" for each in found]
+    path.write_text("\n".join(["file,label,patient,part", *rows]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(run, pictures, table, tmp_path_factory):
     """A trained model's files; its definition is no longer where it was."""
     folder = tmp_path_factory.mktemp("own")
     own = shutil.copy(DEFINITION, folder / "own.py")
     places = ("--models", folder / "models", "--logs", folder / "logs")
-    said = run("train", "--network", own, "--data", pictures, "--name", "own", *places)
+    words = ("--network", own, "--data", pictures, "--labels", table)
+    said = run("train", *words, "--name", "own", *places)
     assert said["metrics"]["test"]["accuracy"] > 0.9
     own.unlink()
     return ModelFiles(folder / "models", "own")
@@ -124,6 +118,35 @@ RAW = {"content-type": "application/octet-stream"}
 
 
 @pytest.mark.full
+def test_a_package_serves_it_where_neither_pytorch_nor_the_definition_can_be_imported(
+    run, exported, pictures, tmp_path, serving, monkeypatch
+):
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
+    packaged = run("package", "own", "--models", exported.folder)
+    held = Path(packaged["path"])
+    assert packaged["labels"]["onnx_sha256"] == sha256(exported.path("pipeline"))
+    assert not [*held.rglob("*.network.py"), *held.rglob("*.pt")]
+    (tmp_path / "blocked").mkdir()
+    (tmp_path / "blocked/sitecustomize.py").write_text(BLOCKING)
+    source = held / "src"
+    environment = {
+        "PYTHONPATH": os.pathsep.join(map(str, (source, tmp_path / "blocked"))),
+        "TOOLKIT_MODELS": None,
+        "TOOLKIT_MODEL": None,
+        "TOOLKIT_WORKERS": "1",
+        "command": (Path(sys.executable).with_name("bentoml"), "serve", str(held)),
+    }
+    path = pictures / "test/warm/test1.png"
+    with serving(exported, tmp_path / "home", **environment) as (_, url, _):
+        found = httpx.get(f"{url}/info").json()
+        answer = httpx.post(f"{url}/predict", content=path.read_bytes(), headers=RAW).json()
+    assert found["model"] == "own" and found["classes"] == ["cool", "warm"]
+    expected = run("predict", "own", path, "--models", exported.folder)["results"][0]
+    assert answer["label"] == "warm"
+    assert answer["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-6)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
 def test_lower_precisions_pass_their_gate(run, exported, pictures, precision):
     words = ("--models", exported.folder, "--data", pictures, "--precision", precision)
@@ -137,10 +160,12 @@ def test_pytorchs_own_formats_are_equal_too(run, trained, format_name):
 
 
 def test_evaluation_and_many_files_go_by_the_models_own_classes_and_size(
-    run, exported, pictures, tmp_path
+    run, exported, pictures, table, tmp_path
 ):
     words = ("--data", pictures, "--models", exported.folder)
     by_torch = run("evaluate", "own", *words)
+    by_table = run("evaluate", "own", *words, "--labels", table)
+    assert by_table["confusion_matrix"] == by_torch["confusion_matrix"]
     by_onnx = run("evaluate", exported.path("pipeline"), *words)
     assert by_torch["confusion_matrix"] == by_onnx["confusion_matrix"]
     assert by_torch["quadratic_weighted_kappa"] is None, "classes are in no order"
@@ -150,6 +175,7 @@ def test_evaluation_and_many_files_go_by_the_models_own_classes_and_size(
         "--workers", 1,
     )  # fmt: skip
     assert sum(told["classes"].values()) == 8 and told["errors"] == {}
+    assert "expected_grade" not in pyarrow.parquet.read_schema(out).names
 
 
 def test_an_explanation_is_drawn_of_the_picture_and_its_view(run, exported, pictures, tmp_path):

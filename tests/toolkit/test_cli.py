@@ -218,7 +218,7 @@ def test_help_takes_under_half_a_second():
         ("evaluate tiny", "--data"),
         ("predict tiny", "FILE"),
         ("train --preset best", "'best' is not one of 'study', 'default'"),
-        ("train --labels two", "'two' is not one of 'study', 'five', 'merge01'"),
+        ("train --labels two", "'two' is not one of study, five, merge01, folders"),
         ("train --split random", "'random' is not one of 'published', 'study', 'patient'"),
         ("train --device tpu", "'tpu' is not one of 'auto', 'cpu', 'cuda'"),
         ("train --precision int4", "'int4' is not one of 'fp32', 'bf16'"),

@@ -111,7 +111,7 @@ class _Actor:
             # An actor has begun this shard and died, perhaps of one of its files. So its files are
             # read in a child process, which may die without this actor.
             run = self._run
-            ((_, rows),) = grade(run.job, [(shard, paths)], 1, run.classes, lambda _: None)
+            ((_, rows),) = grade(run.job, [(shard, paths)], 1, lambda _: None)
             return rows
         return self._grader(paths)
 

@@ -52,7 +52,6 @@ def grade(
     job: Job,
     shards: Iterable[tuple[int, list[bytes]]],
     workers: int,
-    classes: int,
     on_rows: Callable[[int], None],
 ) -> Generator[tuple[int, list[Row]], None, None]:
     """Yield each shard with its rows, as they are done by worker processes.
@@ -64,7 +63,6 @@ def grade(
         job: what the workers do.
         shards: numbers and paths; read only as far as there is work to give out.
         workers: how many.
-        classes: of the model.
         on_rows: called with the number of new rows, and every half second.
 
     Raises:
@@ -73,7 +71,7 @@ def grade(
     """
     # One process for each core: libraries that start threads of their own would fight.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    queue = _Queue(_chunks(shards), classes)
+    queue = _Queue(_chunks(shards))
     with ExitStack() as stack:
         if job.provider in OWNED:
             job = stack.enter_context(owned(job))
@@ -96,11 +94,10 @@ def grade(
 class _Queue:
     """The chunks that are still to be given out, and those that each worker has been given."""
 
-    def __init__(self, chunks: Iterator[_Chunk], classes: int) -> None:
+    def __init__(self, chunks: Iterator[_Chunk]) -> None:
         self.given: defaultdict[Worker, deque[_Chunk]] = defaultdict(deque)
         self._chunks = chunks
         self._again: deque[_Chunk] = deque()
-        self._classes = classes
 
     def hand_out(self, workers: Workers) -> bool:
         """Keep every worker busy and a step ahead; return whether any has something to do."""
@@ -128,7 +125,7 @@ class _Queue:
         self._again.extend(rest)
         message = "the worker that read it died, twice; look at the file by itself"
         path = path_text(first.paths[0])
-        return first.fill([failed(path, None, self._classes, "worker_died", message)])
+        return first.fill([failed(path, None, "worker_died", message)])
 
 
 def _chunks(shards: Iterable[tuple[int, list[bytes]]]) -> Iterator[_Chunk]:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -17,20 +17,25 @@ from toolkit.files import replacing
 from toolkit.model.answer import Answer
 
 Row = tuple[Any, ...]
-"""The values of one file, in the order of `schema`; None where there is none."""
+"""The values of one file, in the order of `schema`; without an answer, the first and last two."""
 Tally = dict[str, dict[str, int]]
 """How many rows there are with each value of `label` and of `error`."""
+FORMULA = r"^[\p{Z}\p{C}]|^[^\p{L}\p{N}]*[=+\-" + "\N{MINUS SIGN}@]"
+"""What a spreadsheet may take for a formula, in normal form KC; the page's CSV has the same."""
 _PARTS_IN_A_GROUP = 400
 _ROWS_AT_ONCE = 4096
+_UNANSWERED = 4
+_LACKING_IN_SOME = frozenset({"expected_grade"})
 _FORMAT = {"compression": "zstd", "write_page_checksum": True}
 
 
-def schema(classes: Sequence[str], metadata: dict[str, str]) -> Any:
+def schema(classes: Sequence[str], metadata: dict[str, str], lacking: Collection[str] = ()) -> Any:
     """Return the Arrow schema of a model's rows.
 
     Columns: `path`, relative to the folder; `sha256` of the file; `class`, `label`, and a
-    `probability_...` for each class; `expected_grade`, `abstain` and `in_scope` where the model
-    gives them; for a file without an answer `error`, a short stable word, and `detail`.
+    `probability_...` for each class; `expected_grade`, where that is not `lacking` since the model
+    gives none; `abstain` and `in_scope`; for a file without an answer `error`, a short stable word,
+    and `detail`.
     """
     pa = require("pyarrow", "batch")
     kinds = {int: pa.int32(), str: pa.string(), float: pa.float64(), bool: pa.bool_()}
@@ -39,7 +44,7 @@ def schema(classes: Sequence[str], metadata: dict[str, str]) -> Any:
     for kind, name in names:
         if name == "probabilities":
             columns |= dict.fromkeys(probability_names(classes), pa.float32())
-        else:
+        elif name not in lacking:
             columns[name] = kinds[(get_args(kind) or (kind,))[0]]
     columns |= {"error": pa.string(), "detail": pa.string()}
     return pa.schema(list(columns.items()), {**metadata, "classes": json.dumps(classes)})
@@ -58,13 +63,16 @@ def answered(path: str, sha256: str, answer: Answer) -> Row:
     values: list[Any] = []
     for name in Answer.__struct_fields__:
         value = getattr(answer, name)
-        values += value if name == "probabilities" else (value,)
+        if name == "probabilities":
+            values += value
+        elif name not in _LACKING_IN_SOME or value is not None:
+            values.append(value)
     return (path, sha256, *values, None, None)
 
 
-def failed(path: str, sha256: str | None, classes: int, code: str, detail: str) -> Row:
-    """Return the row of a file without an answer, for a model of so many classes."""
-    return (path, sha256, *[None] * (len(Answer.__struct_fields__) - 1 + classes), code, detail)
+def failed(path: str, sha256: str | None, code: str, detail: str) -> Row:
+    """Return the row of a file without an answer."""
+    return (path, sha256, code, detail)
 
 
 def write_part(rows: Sequence[Row], schema: Any, path: Path) -> None:
@@ -74,7 +82,9 @@ def write_part(rows: Sequence[Row], schema: Any, path: Path) -> None:
         UsageError: the folder cannot be written.
     """
     pa, parquet = require("pyarrow", "batch"), require("pyarrow.parquet", "batch")
-    columns = zip(zip(*rows, strict=True), schema, strict=True)
+    nothing = [None] * (len(schema) - _UNANSWERED)
+    whole = [row if len(row) == len(schema) else (*row[:2], *nothing, *row[2:]) for row in rows]
+    columns = zip(zip(*whole, strict=True), schema, strict=True)
     arrays = [pa.array(values, field.type) for values, field in columns]
     with replacing(path) as temporary:
         parquet.write_table(pa.Table.from_arrays(arrays, schema=schema), temporary, **_FORMAT)
@@ -169,7 +179,21 @@ def _parquet(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
 @contextmanager
 def _csv(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
     with require("pyarrow.csv", "batch").CSVWriter(path, schema) as writer:
-        yield writer.write_table
+        yield lambda table: writer.write_table(_without_formulas(table))
+
+
+def _without_formulas(table: Any) -> Any:
+    """Return a table whose texts no spreadsheet takes for formulas: those begin with a quote."""
+    pa, compute = require("pyarrow", "batch"), require("pyarrow.compute", "batch")
+    columns = table.columns
+    for index, column in enumerate(columns):
+        if column.type == pa.string():
+            normal = compute.utf8_normalize(column, "NFKC")
+            text = compute.binary_join_element_wise("'", column, "")
+            columns[index] = compute.if_else(
+                compute.match_substring_regex(normal, FORMULA), text, column
+            )
+    return pa.Table.from_arrays(columns, schema=table.schema)
 
 
 @contextmanager

@@ -44,15 +44,12 @@ class Plan:
     workspace: Workspace
 
     @property
-    def classes(self) -> int:
-        """How many the model has."""
-        return len(self.setup["classes"])
-
-    @property
     def schema(self) -> Any:
         """The Arrow schema of the rows, with what they are of as its metadata."""
         names = ("model", "model_sha256", "toolkit", "provider", "folder", "pattern")
-        return rows.schema(self.setup["classes"], {name: self.setup[name] for name in names})
+        metadata = {name: self.setup[name] for name in names}
+        lacking = () if self.setup["grades"] else ("expected_grade",)
+        return rows.schema(self.setup["classes"], metadata, lacking)
 
     def part_schema(self, shard: int) -> Any:
         """Return the schema of a part, which names its plan and shard as well."""
@@ -135,7 +132,7 @@ def local(
 
     shards = run.workspace.paths.shards(pending)
     count = workers or cores()
-    with closing(grade(run.job, shards, count, run.classes, on_rows)) as graded:
+    with closing(grade(run.job, shards, count, on_rows)) as graded:
         for shard, rows in graded:
             run.write(shard, rows)
             yield shard

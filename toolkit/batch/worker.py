@@ -114,7 +114,6 @@ class Grader:
     def __init__(self, job: Job, batch: int | None = None) -> None:
         self._job = job
         self._predictor, _ = job.open()
-        self._classes = len(self._predictor.meaning.classes)
         self._root = os.fsencode(job.folder) + b"/"
         self._batch = batch or _BATCH.get(self._predictor.provider, _OTHER_BATCH)
         self.ahead = int(self._predictor.engine.is_elsewhere)
@@ -146,7 +145,7 @@ class Grader:
             except ImageError as error:
                 # Only the beginning of a file that is too large was read and hashed.
                 known = None if error.code == "too_large" else sha256
-                rows[index] = failed(path_text(path), known, self._classes, error.code, str(error))
+                rows[index] = failed(path_text(path), known, error.code, str(error))
             if waiting and (len(waiting) == self._batch or index == len(paths) - 1):
                 batches.append((waiting, self._submit(waiting, path)))
                 waiting = {}

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.commands.options import AgainOption, GroupsOption
+from toolkit.commands.options import AgainOption, GroupsOption, ModelLabelsOption
 from toolkit.console import (
     LOGS,
     MODELS,
@@ -27,6 +27,7 @@ def benchmark(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Graded X-rays, for the accuracy as well.")
     ] = None,
+    labels: ModelLabelsOption = None,
     groups: GroupsOption = None,
     threads: Annotated[str, typer.Option(metavar="N,N", help="Numbers of threads.")] = "1,2",
     batch: Annotated[str, typer.Option(metavar="N,N", help="Batch sizes.")] = "1,8,32",
@@ -52,14 +53,16 @@ def benchmark(
     from export.benchmark import report, table
     from export.convert.pipeline import load_pipeline
     from toolkit.model import manifest
+    from toolkit.xray.annotations.said import read_annotations
 
     console = Console(as_json)
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
+    said = read_annotations(labels, groups)
     pipeline = load_pipeline(files, record, network)
     console.notice(f"timing {name} in {rounds} rounds; keep the machine quiet")
     rows, left_out = table.benchmark(
-        pipeline, record, data, counts, batches, _told(rounds, console), groups
+        pipeline, record, data, counts, batches, _told(rounds, console), said
     )
     for line in left_out:
         console.notice(line)

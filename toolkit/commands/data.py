@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.commands.options import GroupsOption, PatientsOption
+from toolkit.commands.options import LABELS_HELP, GroupsOption, PatientsOption
 from toolkit.console import Console, JsonOption
 from toolkit.errors import DataError, ImageError, numbered
 from toolkit.xray.labels import GRADES
 
 if TYPE_CHECKING:
     from toolkit.xray.folders import XrayFile
+    from toolkit.xray.labels import LabelMap
 
 
 def generate(
@@ -45,30 +46,47 @@ def generate(
 
 
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Graded X-rays.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="X-rays of two classes or more.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help=f"What the classes are: {LABELS_HELP}; if not given, grades where folders "
+            "are called so, else folders.",
+        ),
+    ] = None,
     patients: PatientsOption = None,
     groups: GroupsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Count X-rays and patients; name what is left out, unreadable, contradictory or copied."""
+    from toolkit.xray.annotations.said import read_annotations
     from toolkit.xray.bulk import read_files
     from toolkit.xray.copies import copies, differing, picture_key
-    from toolkit.xray.folders import crossing_patients, left_out_lines, scan
+    from toolkit.xray.folders import class_of, crossing_patients, left_out_lines, scan
     from toolkit.xray.patients import PatientRule, identify_patients
 
     console = Console(as_json)
-    rule = PatientRule(patients, groups)
-    counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(GRADES))
+    rule, said = PatientRule(patients, groups), read_annotations(labels)
+    label_map = said.labels_in(folder) if labels else _labels_shown_by(folder)
+    classes = label_map.classes if label_map else tuple(f"grade {grade}" for grade in GRADES)
+    counts: dict[str, list[int]] = defaultdict(lambda: [0] * len(classes))
     files: list[XrayFile] = []
+    places: list[int] = []
     pictures: list[bytes] = []
+    dropped = 0
     unreadable: list[dict[str, str]] = []
-    for file, result in read_files(scan(folder)):
+    for file, result in read_files(scan(folder, label_map, said.table)):
+        place = class_of(file, label_map) if label_map else file.grade
         if isinstance(result, ImageError):
             unreadable.append({"file": str(file.path), "error": str(result)})
-            continue
-        counts[_part(file)][file.grade] += 1
-        files.append(file)
-        pictures.append(picture_key(result))
+        elif place is None:
+            dropped += 1
+        else:
+            counts[_part(file)][place] += 1
+            files.append(file)
+            places.append(place)
+            pictures.append(picture_key(result))
     found = identify_patients(files, folder, rule)
     same = copies(pictures)
 
@@ -77,30 +95,53 @@ def inspect(
 
     content: dict[str, Any] = {
         "folder": str(folder),
+        "classes": classes,
         "counts": counts,
         "xrays": len(files),
+        "dropped": dropped,
         "patients": found.count,
         "told_apart": found.description(),
         "warnings": [warning] if (warning := found.warning()) else [],
         "crossing_patients": sorted(crossing_patients(map(_part, files), found.keys)),
-        "conflicts": pairs([file.grade for file in files]),
+        "conflicts": pairs(places),
         "copies_in_other_parts": pairs([file.part for file in files]),
-        "left_out": left_out_lines(folder),
+        "left_out": left_out_lines(folder, label_map, said.table),
         "unreadable": unreadable,
     }
-    console.result(content, _text(content))
+    console.result(content, _text(content, "classes" if label_map else "grades"))
+
+
+def _labels_shown_by(folder: Path) -> "LabelMap | None":
+    """Return labels of the folders that are there; None where some are grades.
+
+    Raises:
+        DataError: there is no such folder, or no X-ray in what could be a class.
+    """
+    from toolkit.xray.folders import class_folder_names, folder_labels, scan
+
+    try:
+        scan(folder)
+    except DataError:
+        if len(class_folder_names(folder)) < 2:
+            raise
+        return folder_labels(folder)
+    return None
 
 
 def _part(file: "XrayFile") -> str:
     return file.part or "all"
 
 
-def _text(content: dict[str, Any]) -> str:
-    lines = ["part   " + "".join(f"{f'grade {grade}':>9}" for grade in GRADES)]
+def _text(content: dict[str, Any], what: str) -> str:
+    columns = [(name, max(9, len(name) + 2)) for name in content["classes"]]
+    lines = ["part   " + "".join(f"{name:>{width}}" for name, width in columns)]
     lines += [
-        f"{part:7}" + "".join(f"{count:9d}" for count in row)
+        f"{part:7}"
+        + "".join(f"{count:{width}d}" for count, (_, width) in zip(row, columns, strict=True))
         for part, row in content["counts"].items()
     ]
+    if content["dropped"]:
+        lines.append(f"{numbered(content['dropped'], 'X-ray')} of grades that the labels drop")
     lines.append(f"{numbered(content['xrays'], 'X-ray')} of {content['told_apart']}")
     lines += [f"warning: {warning}" for warning in content["warnings"]]
     crossing = content["crossing_patients"]
@@ -109,9 +150,9 @@ def _text(content: dict[str, Any]) -> str:
             f"{numbered(len(crossing), 'patient')} in more than one part: {_some(crossing)}"
         )
     conflicts = [" and ".join(pair) for pair in content["conflicts"]]
-    lines += [f"under two grades: {pair}" for pair in conflicts]
+    lines += [f"under two {what}: {pair}" for pair in conflicts]
     if conflicts:
-        lines.append(f"{numbered(len(conflicts), 'X-ray')} under two grades")
+        lines.append(f"{numbered(len(conflicts), 'X-ray')} under two {what}")
     copied = [" and ".join(pair) for pair in content["copies_in_other_parts"]]
     if copied:
         lines.append(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import CacheOption, GroupsOption
+from toolkit.commands.options import CacheOption, GroupsOption, ModelLabelsOption
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError, numbered
 from toolkit.extras import require
@@ -38,6 +38,7 @@ def evaluate(
     ],
     data: Annotated[Path, typer.Option(metavar="DIR", help="Graded X-rays.")],
     part: Annotated[Part, typer.Option(help="Which part of them.")] = Part.TEST,
+    labels: ModelLabelsOption = None,
     groups: GroupsOption = None,
     cache: CacheOption = None,
     models: ModelsOption = MODELS,
@@ -54,11 +55,13 @@ def evaluate(
         raise UsageError(f"{model} takes no X-rays: give NAME, or the path of a .pipeline.onnx")
     from toolkit.model import manifest, metrics
     from toolkit.train.evaluation import load_as_trained, part_indices
+    from toolkit.xray.annotations.said import read_annotations
 
     console = Console(as_json)
     files = located(model, models)
     record = manifest.load(files.manifest)
-    dataset = load_as_trained(data, record, part.value, groups, cache)
+    said = read_annotations(labels, groups)
+    dataset = load_as_trained(data, record, part.value, said, cache)
     for warning in dataset.warnings:
         console.notice(f"warning: {warning}")
     console.notices(
@@ -75,12 +78,10 @@ def evaluate(
     else:
         predicted = _with_torch(files, record, pixels)
     truth = dataset.labels[indices].numpy()
-    labels = record.labels
-    result = metrics.evaluate(truth, predicted, len(labels.classes), ordinal=bool(labels.grades))
-    content = {"model": record.name, "part": part.value, "classes": record.labels.classes}
-    console.result(
-        content | metrics.as_dict(result), _text(result, labels.classes, bool(labels.grades))
-    )
+    classes, ordinal = record.labels.classes, record.labels.graded
+    result = metrics.evaluate(truth, predicted, len(classes), ordinal=ordinal)
+    content = {"model": record.name, "part": part.value, "classes": classes}
+    console.result(content | metrics.as_dict(result), _text(result, classes, ordinal))
 
 
 def _with_torch(

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from toolkit.commands.options import AgainOption, GroupsOption
+from toolkit.commands.options import AgainOption, GroupsOption, ModelLabelsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
@@ -26,6 +26,7 @@ def export(
     data: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Real X-rays to compare on as well.")
     ] = None,
+    labels: ModelLabelsOption = None,
     groups: GroupsOption = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where the files go; default --models.")
@@ -56,6 +57,7 @@ def export(
     from export.export import DeadInput, Options
     from export.export import export as run
     from toolkit.files import require_parent, require_writable
+    from toolkit.xray.annotations.said import read_annotations
 
     if opset is not None and format_name != "onnx":
         raise UsageError(f"{format_name} has no opset: leave --opset out")
@@ -68,7 +70,9 @@ def export(
     console.notice(f"exporting {name} to {_TITLES[format_name]} and comparing it with PyTorch")
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
-    options = Options(data, opset or OPSET, precision, dead_input, groups, network)
+    options = Options(
+        data, opset or OPSET, precision, dead_input, read_annotations(labels, groups), network
+    )
     result = run(format_name, source, target, options)
     page = write_report(result, target)
     for finding in result.findings:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import ConfigOption, Labels, NetworkOption
+from toolkit.commands.options import ConfigOption, NetworkOption
 from toolkit.console import LOGS, MODELS, Console, JsonOption, LogsOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from toolkit.model.manifest import Manifest
     from toolkit.train.log_folder import LogFolder
+    from toolkit.xray.labels import LabelMap
 
 
 def import_(
@@ -27,14 +28,20 @@ def import_(
         str | None, typer.Option("--name", help="What to call the model; default FILE.")
     ] = None,
     labels: Annotated[
-        Labels | None,
-        typer.Option(help="What its classes mean; study where there are 4, five where 5."),
+        str | None,
+        typer.Option(
+            metavar="LABELS",
+            help="What its classes mean: a label map or FILE.toml; study where there are 4, five "
+            "where 5.",
+        ),
     ] = None,
     network: NetworkOption = None,
     config: ConfigOption = None,
     classes: Annotated[
         str | None,
-        typer.Option(metavar="A,B,...", help="With --network: its classes, in their order."),
+        typer.Option(
+            metavar="A,B,...", help="With --network: its classes, in their order; or --labels."
+        ),
     ] = None,
     models: ModelsOption = MODELS,
     logs: LogsOption = LOGS,
@@ -51,13 +58,14 @@ def import_(
 
     console = Console(as_json)
     files = ModelFiles(models, _name(name, file))
+    said = _labels(labels, classes)
     if network:
-        _import_own(file, files, network, config, classes, log_folder(logs, files.name), console)
+        _import_own(file, files, network, config, said, log_folder(logs, files.name), console)
         return
     if classes or config:
         raise UsageError("--classes and --config are of a network of your own: give --network")
     original = read_original(file)
-    label_map = choose_labels(labels, original.classes)
+    label_map = choose_labels(said, original.classes)
     for line in original.notices:
         console.notice(f"warning: {line}")
     if labels is None:
@@ -80,12 +88,35 @@ def import_(
     )
 
 
+def _labels(labels: str | None, classes: str | None) -> "LabelMap | None":
+    """Return what is said of the classes; None where nothing is.
+
+    Raises:
+        DataError: the name of a class is none, or a file of labels cannot be used.
+        UsageError: both say it, or what is said names no classes.
+    """
+    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.labels import FOLDERS, LabelMap, checked_label
+
+    if labels and classes:
+        raise UsageError("--labels and --classes both say what the classes are: give one of them")
+    if classes:
+        names = tuple(checked_label(each, "--classes") for each in classes.split(","))
+        if len(set(names)) < len(names):
+            raise UsageError(f"--classes {classes} names a class twice")
+        return LabelMap(FOLDERS, names, (), ordinal=False)
+    said = read_annotations(labels)
+    if labels and not (said.labels and said.labels.classes):
+        raise UsageError(f"--labels {labels} gives no order of classes: name a map or a FILE.toml")
+    return said.labels
+
+
 def _import_own(
     file: Path,
     files: ModelFiles,
     network: str,
     config: list[str] | None,
-    classes: str | None,
+    labels: "LabelMap | None",
     log: "LogFolder",
     console: Console,
 ) -> None:
@@ -94,22 +125,21 @@ def _import_own(
     from toolkit.files import sha256
     from toolkit.model import manifest, records
     from toolkit.train.checkpoint import load_network
-    from toolkit.xray.labels import FOLDERS, LabelMap
 
-    names = tuple(filter(None, map(str.strip, (classes or "").split(","))))
-    if len(set(names)) < 2:
-        raise UsageError("--network needs the classes, in their order: give --classes A,B,...")
-    labels = LabelMap(FOLDERS, names, ())
+    if labels is None or len(labels.classes) < 2:
+        raise UsageError(
+            "--network needs the classes, in their order: give --classes A,B,... or --labels"
+        )
     definition, settings = definition_for(network, config, labels)
     shape = records.NetworkRecord(None, None, 0, definition.record(settings))
-    state = load_network(file, shape, len(names), definition.network).state_dict()
+    state = load_network(file, shape, len(labels.classes), definition.network).state_dict()
     recipe = {"preset": "imported", "file": file.name, "file_sha256": sha256(file)}
     training = records.TrainingRecord("", recipe, None, "unknown", None, {}, {})
     known = manifest.Manifest(files.name, labels, None, None, shape, training)
     record = _save(known, state, files, log, console, definition.content)
     console.result(
-        {**_paths(files), "classes": names},
-        f"{definition.source}, {len(names)} classes, {_summary(record, files)}",
+        {**_paths(files), "classes": labels.classes},
+        f"{definition.source}, {len(labels.classes)} classes, {_summary(record, files)}",
     )
 
 

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from toolkit.errors import DefinitionError, UsageError
+from toolkit.errors import DefinitionError, UsageError, is_text, printable
 from toolkit.networks.checking import check
 from toolkit.networks.loading import Definition, load, place_of
 from toolkit.tune.space import first_config
@@ -59,4 +59,6 @@ def _settings(words: list[str]) -> dict[str, Any]:
             settings[name] = json.loads(value)
         except ValueError:
             settings[name] = value
+        if not is_text(json.dumps(settings[name], ensure_ascii=False)):
+            raise UsageError(f"--config {printable(word)!r} is no text in UTF-8")
     return settings

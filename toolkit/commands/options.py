@@ -17,7 +17,6 @@ JOURNAL = TUNING / "study.journal"
 if TYPE_CHECKING:
     Preset: TypeAlias = str
     Precision: TypeAlias = str
-    Labels: TypeAlias = str
     Device: TypeAlias = str
     Split: TypeAlias = str
     Image: TypeAlias = str
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 else:
     Preset = Literal[tuple(PRESETS)]
     Precision = Literal[PRECISIONS]
-    Labels = Literal[(*LABEL_MAPS, FOLDERS)]
     Device = Literal[DEVICES]
     Split = Literal[SPLITS]
     Image = Literal[tuple(PROVIDERS)]
@@ -35,12 +33,23 @@ DataOption = Annotated[
     Path | None,
     typer.Option("--data", metavar="DIR", help="Graded X-rays; without it, drawn ones."),
 ]
+LABELS_HELP = f"{', '.join(LABEL_MAPS)}, {FOLDERS}, or a FILE.toml or FILE.csv"
 LabelsOption = Annotated[
-    Labels | None,
+    str | None,
     typer.Option(
         "--labels",
-        help="Which grades make which class, or that the data's folders are classes; study if not "
-        "given, folders for a network and data of one's own.",
+        metavar="LABELS",
+        help=f"What the classes are: {LABELS_HELP}; study if not given, folders for a network and "
+        "data of one's own.",
+    ),
+]
+ModelLabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="LABELS",
+        help=f"What of --data makes each class of the model: {LABELS_HELP}; as in its "
+        "training if not given.",
     ),
 ]
 NetworkOption = Annotated[
@@ -85,7 +94,7 @@ GroupsOption = Annotated[
 ]
 ConflictsOption = Annotated[
     bool,
-    typer.Option("--allow-conflicts", help="Go on though an X-ray is there under two grades."),
+    typer.Option("--allow-conflicts", help="Go on though an X-ray is there under two classes."),
 ]
 CacheOption = Annotated[
     Path | None,

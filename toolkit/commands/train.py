@@ -91,20 +91,21 @@ def train(
     """Train a network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
     require("tensorboard", "train")
-    from toolkit.commands.data_option import labels_of, load, warnings_of
+    from toolkit.commands.data_option import DataChoice, load, warnings_of
     from toolkit.commands.network_option import definition_for
     from toolkit.networks.base import shape_of
     from toolkit.train.health import training_health
     from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
     from toolkit.train.training import Training, device_of
-    from toolkit.xray.patients import PatientRule
 
     console = Console(as_json)
     # A training that was begun under a former rule goes on.
     files = ModelFiles(models, name if resume else checked_new_name(name))
-    label_map = labels_of(data, labels, network)
-    definition, settings = definition_for(network, config, label_map)
+    choice = DataChoice(
+        data, labels, split, patients, groups, allow_conflicts, cache, own=network is not None
+    )
+    definition, settings = definition_for(network, config, choice.label_map)
     if network and (preset or layer_size or dropout is not None):
         raise UsageError(
             "--preset, --layer-size and --dropout are of the study's network: the one of "
@@ -122,20 +123,9 @@ def train(
         batch_size=batch_size,
         precision=precision,
     )
-    rule = PatientRule(patients, groups)
     log = log_folder(logs, name)
     with sole_training(files, log):
-        dataset = load(
-            data,
-            label_map,
-            split,
-            recipe.preset,
-            rule,
-            allow_conflicts,
-            console,
-            shape_of(definition.network),
-            cache,
-        )
+        dataset = load(choice, recipe.preset, shape_of(definition.network), console)
         training = Training(dataset, recipe, seed, device_of(device), definition)
         if resume:
             training.load(files.resume)

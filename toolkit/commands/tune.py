@@ -90,7 +90,7 @@ def tune(
     deadline = None if timeout is None else time.time() + _seconds(timeout)
     for module in ("torch", "optuna", "tensorboard", "matplotlib"):
         require(module, "train")
-    from toolkit.commands.data_option import labels_of, load
+    from toolkit.commands.data_option import DataChoice, load
     from toolkit.commands.network_option import definition_to_tune
     from toolkit.files import require_writable
     from toolkit.model.files import checked_name
@@ -98,19 +98,18 @@ def tune(
     from toolkit.train.training import device_of
     from toolkit.tune.trial import TrialPlan
     from toolkit.tune.workers import Tuning, setup
-    from toolkit.xray.patients import PatientRule
 
     console = Console(as_json)
     name = checked_name(study or ("own" if network else preset))
     chosen_device = device_of(device).type
     require_writable(logs / TUNING / name)
-    rule = PatientRule(patients, groups)
-    label_map = labels_of(data, labels, network)
-    definition = definition_to_tune(network, label_map)
+    choice = DataChoice(
+        data, labels, split, patients, groups, allow_conflicts, cache, own=network is not None
+    )
+    definition = definition_to_tune(network, choice.label_map)
     if network and preset != "default":
         raise UsageError("--preset is of the study's network: that of --network has its own space")
-    shape = shape_of(definition.network)
-    dataset = load(data, label_map, split, preset, rule, allow_conflicts, console, shape, cache)
+    dataset = load(choice, preset, shape_of(definition.network), console)
     if "val" not in dataset.parts:
         raise DataError("the data has no part 'val', by which trials are judged: add one")
     plan = TrialPlan(preset, max_epochs, logs / TUNING / name, stale_after, network)

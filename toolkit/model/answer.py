@@ -12,6 +12,7 @@ from msgspec import Meta, Struct, field
 from numpy.typing import NDArray
 
 from toolkit.model import manifest
+from toolkit.xray.labels import KELLGREN_LAWRENCE
 
 Index = Annotated[int, Meta(ge=0)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -20,7 +21,7 @@ Picture = Annotated[
     str,
     Meta(extra_json_schema={"contentEncoding": "base64", "contentMediaType": "image/png"}),
 ]
-_GRADE = Meta(description="On the Kellgren-Lawrence scale.")
+_GRADE = Meta(description="On the scale of the model's grades.")
 _ABSTAIN = Meta(description="Whether the largest probability is too small to go by.")
 _SCOPE = Meta(description="Whether it looks like the X-rays that the model knows.")
 _PROVIDER = Meta(description="What of ONNX Runtime ran it.")
@@ -33,8 +34,8 @@ class Answer(Struct, frozen=True, omit_defaults=True):
         class_index: the class decided on, 0 or more; `class` in JSON.
         label: of that class.
         probabilities: of each class, 0 to 1.
-        expected_grade: the mean over the classes of their mean grade, on the Kellgren-Lawrence
-            scale; None where the grades are not known.
+        expected_grade: the mean over the classes of their mean grade, on the scale that these are
+            of; None where classes are no grades in order.
         abstain: whether the largest probability is too small to go by; None without calibration.
         in_scope: whether it looks like the X-rays that the model knows; None where not known.
     """
@@ -135,13 +136,15 @@ class Info(Served, frozen=True, kw_only=True):
     """All that a service says of its model.
 
     Attributes:
-        grades: the Kellgren-Lawrence grades of each class; none where they are no grades.
+        grades: of each class, those that it stands for; none where they are no grades in order.
+        scale: what the grades are of; empty without any.
         views: the names of what the network is made to see of an X-ray besides.
         reason: why the model does not answer; None when it does.
     """
 
     checkpoint_sha256: str
-    grades: tuple[tuple[int, ...], ...]
+    grades: tuple[tuple[int | float, ...], ...]
+    scale: str
     views: tuple[str, ...]
     equivalence: Equivalence
     provider: Providers
@@ -156,16 +159,18 @@ class Meaning(Struct, frozen=True, dict=True):
 
     Attributes:
         classes: the label of each class.
-        grades: the Kellgren-Lawrence grades of each class; empty where they are not known.
+        grades: of each class, those that it stands for; empty where they are no grades in order.
         abstain_below: largest probability below which the model abstains; None without
             calibration.
         novelty_limit: largest novelty of an X-ray that is in scope; None where it is not known.
+        scale: what the grades are of.
     """
 
     classes: tuple[str, ...]
-    grades: tuple[tuple[int, ...], ...] = ()
+    grades: tuple[tuple[int | float, ...], ...] = ()
     abstain_below: float | None = None
     novelty_limit: float | None = None
+    scale: str = KELLGREN_LAWRENCE
 
     @cached_property
     def _mean_grades(self) -> NDArray[np.float64]:
@@ -194,4 +199,5 @@ def meaning_of(record: manifest.Manifest) -> Meaning:
     """Return what the probabilities of a manifest's model mean."""
     abstain_below = record.calibration.abstain_below if record.calibration else None
     limit = record.scope.limit if record.scope else None
-    return Meaning(record.labels.classes, record.labels.grades, abstain_below, limit)
+    labels = record.labels
+    return Meaning(labels.classes, labels.scale_grades, abstain_below, limit, labels.scale)

@@ -16,6 +16,7 @@ from toolkit.errors import ManifestError, ModelRefusedError
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.files import LOWER, ModelFiles
+from toolkit.xray.labels import KELLGREN_LAWRENCE
 
 Arrays = Mapping[str, NDArray[Any]]
 _OPTIONS = {kind: f" --precision {kind} --data DIR" for kind in LOWER}
@@ -67,6 +68,7 @@ def answers_sha256(record: manifest.Manifest) -> str:
     content = asdict(read)
     for name in ("name", "schema_version", "export", "golden"):
         del content[name]
+    manifest.drop_usual(content["labels"])
     # Of the study's network former versions had none.
     if record.network.definition is None:
         del content["network"]["definition"]
@@ -130,9 +132,14 @@ def check_outputs(
 def graph_words(record: manifest.Manifest) -> dict[str, str]:
     """Return what an exported file repeats of the manifest; values other than text are JSON."""
     constants = asdict(record.preprocessing) if record.preprocessing else {}
+    labels = record.labels
+    # Files of before there were others do not name it.
+    other = labels.graded and labels.scale != KELLGREN_LAWRENCE
+    scale = {"scale": labels.scale} if other else {}
     return {
-        "classes": json.dumps(record.labels.classes),
-        "grades": json.dumps(record.labels.grades),
+        "classes": json.dumps(labels.classes),
+        "grades": json.dumps(labels.scale_grades),
+        **scale,
         **{name: json.dumps(value) for name, value in constants.items()},
         "temperature": json.dumps(record.temperature),
         "checkpoint_sha256": record.training.checkpoint_sha256,

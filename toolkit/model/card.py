@@ -44,7 +44,7 @@ def figures(record: Manifest, part: str = "val") -> str:
             f"| {title} | {_number(evaluation[name])} | "
             f"{_interval(evaluation['intervals'].get(name))} |"
             for name, title in _FIGURES.items()
-            if record.labels.grades or evaluation[name] is not None
+            if record.labels.graded or evaluation[name] is not None
         ),
         *(
             f"| accuracy lost with another X-ray's {_escaped(name)} | {_number(lost)} | |"

@@ -6,7 +6,7 @@ and saves it. The service only reads it.
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,13 @@ def _lacking(manifest: Manifest) -> list[str]:
     ]
 
 
+def drop_usual(labels: dict[str, Any]) -> None:
+    """Remove from labels, as plain values, what former versions did not say, where it is so."""
+    for each in fields(LabelMap):
+        if each.default is not MISSING and labels[each.name] == each.default:
+            del labels[each.name]
+
+
 def save(manifest: Manifest, path: Path) -> None:
     """Write a manifest, whole or not at all.
 
@@ -148,12 +155,13 @@ def save(manifest: Manifest, path: Path) -> None:
     """
     content = asdict(manifest)
     # Older manifests have none of these.
-    for part, name in (
-        ("dataset", "patient_pattern"),
-        ("dataset", "patient_table"),
-        ("network", "definition"),
+    for part, name, usual in (
+        ("dataset", "patient_pattern", None),
+        ("dataset", "patient_table", False),
+        ("network", "definition", None),
     ):
-        if content[part] and not content[part][name]:
+        if content[part] and content[part][name] == usual:
             del content[part][name]
+    drop_usual(content["labels"])
     text = json.dumps(content, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())

@@ -9,17 +9,18 @@ from toolkit.train.recipes import STUDY_EDGES
 from toolkit.xray.labels import LABEL_MAPS, LabelMap
 
 
-def choose_labels(name: str | None, classes: int) -> LabelMap:
-    """Return the label map called `name`, or else the first with so many classes.
+def choose_labels(said: LabelMap | None, classes: int) -> LabelMap:
+    """Return the labels that were said, or else the first map with so many classes.
 
     Raises:
-        UsageError: it has another number of classes, or none has so many.
+        UsageError: they are another number of classes, or no map has so many.
     """
-    for labels in LABEL_MAPS.values():
-        if len(labels.classes) == classes and name in (None, labels.name):
+    known = list(LABEL_MAPS.values()) if said is None else [said]
+    for labels in known:
+        if len(labels.classes) == classes:
             return labels
-    known = ", ".join(f"{m.name} has {len(m.classes)}" for m in LABEL_MAPS.values())
-    raise UsageError(f"the model has {classes} classes, which these labels do not fit: {known}")
+    counts = ", ".join(f"{labels.name} has {len(labels.classes)}" for labels in known)
+    raise UsageError(f"the model has {classes} classes, which these labels do not fit: {counts}")
 
 
 def known_record(

@@ -1,11 +1,11 @@
 """Opens a model that carries its proof, and says what it makes of X-rays."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ from toolkit.model.artifacts import check_equivalence, check_words
 from toolkit.model.files import PIPELINES, ModelFiles, kind_of, located
 from toolkit.runtime.engine import INPUT, Engine, Outputs, Xrays, open_engine
 from toolkit.runtime.providers import open_session, run_session
+from toolkit.xray.labels import KELLGREN_LAWRENCE
 from toolkit.xray.reading import decode
 
 if TYPE_CHECKING:
@@ -224,11 +225,12 @@ def open_file(
     session = open_session(path, "cpu", threads)
     if [each.name for each in session.get_inputs()] != ["xray"]:
         raise ModelRefusedError(f"{path} does not take X-rays: give NAME.pipeline.onnx")
-    properties = session.get_modelmeta().custom_metadata_map
+    properties, decoded = session.get_modelmeta().custom_metadata_map, msgspec.json.decode
     try:
-        grades = tuple(tuple(each) for each in json.loads(properties.get("grades", "[]")))
-        meaning = Meaning(tuple(json.loads(properties["classes"])), grades)
-    except (KeyError, TypeError, ValueError) as error:
+        classes = decoded(properties["classes"], type=tuple[str, ...])
+        grades = decoded(properties.get("grades", "[]"), type=tuple[tuple[int | float, ...], ...])
+        scale = properties.get("scale", KELLGREN_LAWRENCE)
+    except (KeyError, ValueError) as error:
         raise ModelRefusedError(f"{path} does not name its classes: export it again") from error
-    name = properties.get("name", path.stem)
+    name, meaning = properties.get("name", path.stem), Meaning(classes, grades, scale=scale)
     return Predictor(name, meaning, sha256(path), opener(path, provider, threads)), False

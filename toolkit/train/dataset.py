@@ -14,11 +14,19 @@ from toolkit.errors import DataError, ImageError, UsageError, numbered
 from toolkit.files import name_bytes
 from toolkit.model.records import DatasetRecord
 from toolkit.train.split import copies_warning, crossing, draw_parts
+from toolkit.xray.annotations.label_table import LabelTable
 from toolkit.xray.bulk import read_files
 from toolkit.xray.copies import copies, differing, picture_key
 from toolkit.xray.folders import XrayFile, class_of, left_out_lines, scan
-from toolkit.xray.labels import LabelMap
-from toolkit.xray.patients import BY_FILES, PatientRule, Patients, by_name, identify_patients
+from toolkit.xray.labels import GRADES, LABEL_MAPS, LabelMap
+from toolkit.xray.patients import (
+    BY_FILES,
+    BY_TABLE,
+    PatientRule,
+    Patients,
+    by_name,
+    identify_patients,
+)
 from toolkit.xray.reading import SIZE
 from toolkit.xray.scaling import shaped
 from toolkit.xray.synthetic import generate
@@ -77,14 +85,21 @@ class Dataset:
             patients=self.patients.count,
             crossing_patients=len(crossing(self.parts, self.patients)),
             patient_pattern=self.rule.pattern,
-            patient_table=self.rule.groups is not None,
+            patient_table=BY_TABLE in self.patients.sources,
         )
 
     def identity(self) -> dict[str, Any]:
         """Return all of it that decides what a training comes to, as plain values."""
         record = self.record()
+        labels = self.label_map
+        own = {
+            "classes": list(labels.classes),
+            "grades": [list(grades) for grades in labels.grades],
+            "ordinal": labels.ordinal,
+        }
         return {
-            "labels": self.label_map.name,
+            "labels": labels.name,
+            **({} if labels == LABEL_MAPS.get(labels.name) else own),
             "split": self.split,
             "data": record.content_sha256,
             "parts": record.part_sha256,
@@ -109,6 +124,7 @@ def load_folder(
     rule: PatientRule = BY_FILES,
     cache: Path | None = None,
     shape: tuple[int, ...] = (SIZE, SIZE),
+    table: LabelTable | None = None,
 ) -> Dataset:
     """Read a folder of graded X-rays; a file that is refused is left out and named.
 
@@ -120,11 +136,14 @@ def load_folder(
         rule: how patients are told apart, where the user says so.
         cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
         shape: of one X-ray: (size, size), or (size, size, 3) in colour.
+        table: which file is of which class, where a table says so.
 
     Raises:
         DataError: no X-ray can be used, or `published` is asked of a flat folder.
+        UsageError: the table and the rule both say who is who.
     """
-    files = [each for each in scan(folder, label_map) if class_of(each, label_map) is not None]
+    found_files = scan(folder, label_map, table)
+    files = [each for each in found_files if class_of(each, label_map) is not None]
     if split is None:
         split = "published" if any(file.part for file in files) else "patient"
     kept: list[XrayFile] = []
@@ -154,7 +173,7 @@ def load_folder(
         split=split,
         parts=parts,
         skipped=tuple(skipped),
-        left_out=tuple(left_out_lines(folder, label_map)),
+        left_out=tuple(left_out_lines(folder, label_map, table)),
         conflicts=tuple(f"{paths[a]} and {paths[b]}" for a, b in differing(found, labels)),
         warnings=tuple(notes + copies_warning(parts, found, paths)),
         rule=rule,
@@ -174,10 +193,10 @@ def generated(
         DataError: the split `published` is asked for; drawn X-rays have none. Or the classes have
             no grades to draw.
     """
-    if not label_map.grades:
+    if not label_map.folders_are_grades:
         raise DataError("X-rays are drawn by grade, and these labels have none: give --data")
     split = split or "patient"
-    grades = tuple(grade for grades in label_map.grades for grade in grades)
+    grades = [grade for grade in GRADES if label_map.class_of(grade) is not None]
     xrays = generate(count, seed=seed, grades=grades)
     names = tuple(xray.name for xray in xrays)
     patients = by_name(names)
@@ -216,8 +235,9 @@ def require_agreement(dataset: Dataset) -> None:
         DataError: some are; the first few are listed.
     """
     if dataset.conflicts:
+        what = "grades" if dataset.label_map.folders_are_grades else "classes"
         raise DataError(
-            f"{numbered(len(dataset.conflicts), 'X-ray')} under two grades: "
+            f"{numbered(len(dataset.conflicts), 'X-ray')} under two {what}: "
             f"{'; '.join(dataset.conflicts[:SHOWN])}{'; ...' * (len(dataset.conflicts) > SHOWN)}; "
             "keep one of each (toolkit data inspect lists them), or give --allow-conflicts"
         )

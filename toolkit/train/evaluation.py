@@ -12,8 +12,8 @@ from toolkit.errors import DataError
 from toolkit.model.manifest import Manifest
 from toolkit.networks.base import Classifier, device_of
 from toolkit.train.dataset import Dataset, load_folder
+from toolkit.xray.annotations.said import NOTHING, Annotations
 from toolkit.xray.folders import scan
-from toolkit.xray.patients import PatientRule
 
 ALL = "all"
 _BATCH = 128
@@ -96,7 +96,7 @@ def load_as_trained(
     folder: Path,
     record: Manifest,
     part: str,
-    groups: Path | None = None,
+    said: Annotations = NOTHING,
     cache: Path | None = None,
 ) -> Dataset:
     """Return graded X-rays, split as a model's training split them, as far as they allow.
@@ -107,16 +107,17 @@ def load_as_trained(
         folder: as `toolkit.xray.folders.scan` takes it.
         record: the model's manifest.
         part: that is asked for, or `ALL`.
-        groups: the table of patients, where the training had one.
+        said: tables beside the folder, where the training had some, or others have.
         cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
 
     Raises:
         DataError: no X-ray can be used, or the part cannot be told.
     """
     known, seed = record.dataset, record.training.seed or 0
-    labels = record.labels
-    load = partial(load_folder, folder, labels, cache=cache, shape=record.network.xray_shape)
-    has_parts = any(file.part for file in scan(folder, labels))
+    labels, table = said.labels_for(record.labels, folder), said.table
+    shape = record.network.xray_shape
+    load = partial(load_folder, folder, labels, cache=cache, shape=shape, table=table)
+    has_parts = any(file.part for file in scan(folder, labels, table))
     not_its_own = DataError(
         f"{folder} is not the data that {record.name}'s parts were drawn from: use --part all"
     )
@@ -134,8 +135,7 @@ def load_as_trained(
         return replace(dataset, warnings=(note,))
     if known.split == "published" and not has_parts:
         raise not_its_own
-    rule = PatientRule(None if groups else known.patient_pattern, groups)
-    dataset = load(known.split, seed, rule)
+    dataset = load(known.split, seed, said.rule(known.patient_pattern))
     here = {name: dataset.part_sha256(name) for name in dataset.parts}
     if known.split == "published" or here == known.part_sha256:
         return replace(dataset, warnings=())

@@ -179,7 +179,7 @@ def _evaluation(dataset: Dataset, part: str, logits: NDArray[np.float32]) -> dic
         _labels(dataset, part),
         logits.argmax(axis=1),
         len(labels.classes),
-        ordinal=bool(labels.grades),
+        ordinal=labels.graded,
     )
     return metrics.as_dict(found)
 

@@ -1,5 +1,6 @@
 """What tuning searches, and the recipes that a trial's parameters make."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,7 +10,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import RandomSampler
 from optuna.trial import BaseTrial
 
-from toolkit.errors import DefinitionError
+from toolkit.errors import DefinitionError, is_text
 from toolkit.networks.loading import Definition, place_of, running
 from toolkit.train.recipes import PRESETS, Recipe, own_recipe
 
@@ -34,7 +35,7 @@ def own_config(definition: Definition, trial: BaseTrial) -> dict[str, Any]:
     """Return what a network of one's own is made with in a trial.
 
     Raises:
-        DefinitionError: its space(trial) fails, or gives no settings.
+        DefinitionError: its space(trial) fails, or gives no settings, or half a character in one.
     """
     where = place_of(definition.network, "space")
     space: Any = getattr(definition.network, "space", None)
@@ -42,6 +43,8 @@ def own_config(definition: Definition, trial: BaseTrial) -> dict[str, Any]:
         config = space(trial)
     if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
         raise DefinitionError(f"{where} gives {type(config).__name__}, not settings by name")
+    if not is_text(json.dumps(config, ensure_ascii=False, default=repr)):
+        raise DefinitionError(f"{where} gives a text that is none in UTF-8")
     return config
 
 

@@ -7,10 +7,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from toolkit.errors import DataError, numbered
+from toolkit.errors import DataError, numbered, printable
 from toolkit.files import name_bytes
-from toolkit.xray.labels import FOLDERS, LabelMap
+from toolkit.xray.labels import FOLDERS, LabelMap, checked_label, in_counting_order
+
+if TYPE_CHECKING:
+    from toolkit.xray.annotations.label_table import LabelTable
 
 PARTS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -42,8 +46,10 @@ class XrayFile:
     Attributes:
         part: `train`, `val` or `test`; None in a flat folder.
         grade: Kellgren-Lawrence grade, 0 to 4; -1 where folders are classes.
-        name: its path below the grade's folder without its suffix: 9003175L, or 9003175/left.
-        label: the name of the folder that stands for its grade or class.
+        name: its path without its suffix, below the grade's folder, or below the folder that all
+            files of a table lie in: 9003175L, or 9003175/left.
+        label: the name of the folder, or in the table, that stands for its grade or class.
+        patient: as the table says; None where nothing does.
     """
 
     path: Path
@@ -51,6 +57,7 @@ class XrayFile:
     grade: int
     name: str
     label: str = ""
+    patient: str | None = None
 
     @property
     def path_stem(self) -> str:
@@ -71,20 +78,25 @@ def patient_part(patient: str, seed: int = 0) -> str:
     return "val" if place < train + val else "test"
 
 
-def scan(folder: Path, labels: LabelMap | None = None) -> list[XrayFile]:
-    """List the X-rays of `folder/<part>/<grade>/` or of a flat `folder/<grade>/`.
+def scan(
+    folder: Path, labels: LabelMap | None = None, table: "LabelTable | None" = None
+) -> list[XrayFile]:
+    """List the X-rays of `folder/<part>/<grade>/` or of a flat `folder/<grade>/`, or of a table.
 
     Below a grade there may be a folder for each patient. Parts and grades may be spelt as people
-    spell them: `valid`, `1.0`, `KL-2`, `3Moderate`. Hidden files are left out. With labels that
-    have no grades, each of their classes is a folder of that name.
+    spell them: `valid`, `1.0`, `KL-2`, `3Moderate`. Hidden files are left out. Where the labels
+    say so, folders are those of classes. A table says alone what there is, wherever it lies.
 
     Order: parts as in `PARTS`, then by grade or class, then by file name.
 
     Raises:
-        DataError: there is no such folder, or no X-ray in a grade's or class's folder.
+        DataError: there is no such folder, or no X-ray in a grade's or class's folder; or a table
+            names a file that is not there, or a label that is in no class.
     """
     if not folder.is_dir():
         raise DataError(f"no data folder at {folder}: check the path given with --data")
+    if table:
+        return _listed(folder, labels, table)
     found = [
         (PARTS.index(part) if part else 0, place, path.relative_to(within), path, part, within.name)
         for within, (part, place) in _class_folders(folder, labels).items()
@@ -99,7 +111,7 @@ def scan(folder: Path, labels: LabelMap | None = None) -> list[XrayFile]:
         )
         raise DataError(
             f"no X-rays in {folder}: expected folders train, val, test, each with folders "
-            f"{wanted}{others}"
+            f"{wanted}; else --labels FILE says which are which{others}"
         )
     return [
         XrayFile(path, part, place if _is_graded(labels) else -1, _name(file), label)
@@ -107,42 +119,82 @@ def scan(folder: Path, labels: LabelMap | None = None) -> list[XrayFile]:
     ]
 
 
+def _listed(folder: Path, labels: LabelMap | None, table: "LabelTable") -> list[XrayFile]:
+    """Return the X-rays that a table names."""
+    shared = os.path.commonpath([os.path.dirname(row.file) for row in table.rows])
+    found = []
+    for row in table.rows:
+        path = folder / row.file
+        # Unlike pathlib's, it raises for no name, however long.
+        if not os.path.isfile(path):
+            raise DataError(f"{row.where}: {folder} has no file {printable(row.file, 200)}")
+        place = _place(row.label, labels)
+        if place is None:
+            known = ", ".join(labels.classes) if labels else "0 to 4"
+            raise DataError(
+                f"{row.where}: the label {row.label!r} is in no class: they are {known}"
+            )
+        below = Path(row.file).relative_to(shared)
+        grade = place if _is_graded(labels) else -1
+        file = XrayFile(path, row.part, grade, _name(below), row.label, row.patient)
+        found.append((PARTS.index(row.part) if row.part else 0, place, below, file))
+    return [file for *_, file in sorted(found, key=lambda each: each[:3])]
+
+
 def class_of(file: XrayFile, labels: LabelMap) -> int | None:
     """Return the class index of an X-ray; None where the labels drop its grade."""
-    if labels.grades:
+    if labels.folders_are_grades:
         return labels.class_of(file.grade)
-    return labels.classes.index(file.label)
+    return labels.class_named(file.label)
 
 
 def folder_labels(folder: Path) -> LabelMap:
     """Return labels whose classes are the folders of a data folder; numbers in their order.
 
     Raises:
-        DataError: there is no such folder, or fewer than two classes are in it.
+        DataError: there is no such folder, fewer than two classes are in it, or the name of one is
+            no label.
     """
-    if not folder.is_dir():
-        raise DataError(f"no data folder at {folder}: check the path given with --data")
-    within = [*_part_folders(folder)] or [folder]
-    names = {path.name for part in within for path in _visible(part) if path.is_dir()}
+    names = class_folder_names(folder)
     if len(names) < 2:
         raise DataError(
             f"{folder} has {len(names)} folders of classes: expected train, val, test, each with a "
             "folder for each class, or those folders alone"
         )
-    return LabelMap(FOLDERS, tuple(sorted(names, key=_natural)), ())
+    for name in names:
+        checked_label(name, str(folder))
+    return LabelMap(FOLDERS, in_counting_order(names), (), ordinal=False)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Return what names sort by so that 10 comes after 9."""
-    return [(int(each), "") if each.isdigit() else (-1, each) for each in re.split(r"(\d+)", name)]
+def class_folder_names(folder: Path) -> set[str]:
+    """Return the names of the folders that may be classes: those below parts, or else all.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no data folder at {folder}: check the path given with --data")
+    within = [*_part_folders(folder)] or [folder]
+    return {path.name for part in within for path in _visible(part) if path.is_dir()}
 
 
 def _is_graded(labels: LabelMap | None) -> bool:
-    return labels is None or bool(labels.grades)
+    return labels is None or labels.folders_are_grades
 
 
-def left_out_lines(folder: Path, labels: LabelMap | None = None) -> list[str]:
+def _place(name: str, labels: LabelMap | None) -> int | None:
+    """Return the grade, or the class index, that a folder or a label stands for."""
+    if labels is None or labels.folders_are_grades:
+        return _grade(name)
+    return labels.class_named(name)
+
+
+def left_out_lines(
+    folder: Path, labels: LabelMap | None = None, table: "LabelTable | None" = None
+) -> list[str]:
     """Name the folders that `scan` does not understand, and loose pictures, with their counts."""
+    if table:
+        return _unlisted(folder, table)
     parts = _part_folders(folder)
     understood = {folder, *parts, *_class_folders(folder, labels)}
     counts: Counter[Path] = Counter()
@@ -162,19 +214,30 @@ def left_out_lines(folder: Path, labels: LabelMap | None = None) -> list[str]:
     ]
 
 
+def _unlisted(folder: Path, table: "LabelTable") -> list[str]:
+    """Count the pictures that a table does not name."""
+    listed = {folder / row.file for row in table.rows}
+    rest = [path for path in _files_of(folder) if path.suffix.lower() in _PICTURES]
+    count = sum(path not in listed for path in rest)
+    return [f"left out: {numbered(count, 'file')} not in {table.path}"] if count else []
+
+
+def part_called(name: str) -> str | None:
+    """Return the part that a folder, or a table, calls so; None of another word."""
+    return _PART_OF.get(name.lower())
+
+
 def _part_folders(folder: Path) -> dict[Path, str]:
     """Return the part of each folder that is one."""
-    found = ((path, _PART_OF.get(path.name.lower())) for path in _visible(folder) if path.is_dir())
+    found = ((path, part_called(path.name)) for path in _visible(folder) if path.is_dir())
     return {path: part for path, part in found if part}
 
 
 def _class_folders(folder: Path, labels: LabelMap | None) -> dict[Path, tuple[str | None, int]]:
     """Return part and grade, or class index, of each folder that stands for one."""
     parts: dict[Path, str] | dict[Path, None] = _part_folders(folder) or {folder: None}
-    named = {} if labels is None else {name: i for i, name in enumerate(labels.classes)}
-    place_of = _grade if _is_graded(labels) else named.get
     found = (
-        (path, part, place_of(path.name))
+        (path, part, _place(path.name, labels))
         for within, part in parts.items()
         for path in _visible(within)
         if path.is_dir()

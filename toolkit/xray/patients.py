@@ -1,6 +1,5 @@
 """Which X-rays are of one patient: by a table, a pattern, DICOM's tag, a folder or the name."""
 
-import csv
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from toolkit.errors import DataError, UsageError, is_text, numbered, printable
 from toolkit.xray.dicom_tags import SNIFFED, is_dicom, patient_key
 from toolkit.xray.limits import MAX_BYTES
+from toolkit.xray.tables import read_rows
 
 if TYPE_CHECKING:
     from toolkit.xray.folders import XrayFile
@@ -25,6 +25,8 @@ _SIDE: Final = re.compile(
 _NUMBERED: Final = re.compile(r"(?P<stem>.*[^\W_])[\W_]+(?P<number>\d+)")
 _SEPARATORS: Final = "_-. ,;"
 _SHOWN: Final = 3
+BY_TABLE: Final = "the table"
+"""What told patients apart where a table did."""
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def identify_patients(
 ) -> Patients:
     """Find the patient of each X-ray.
 
-    What the rule says holds for all of them. Without it, it is for each file the first of:
-    DICOM's `PatientID`, the folder below the grade's, the name without its side.
+    What a table of labels or the rule says holds for all of them. Without either, it is for each
+    file the first of: DICOM's `PatientID`, the folder below the grade's, the name without its side.
 
     Args:
         files: X-rays of the folder `root`.
@@ -120,10 +122,18 @@ def identify_patients(
 
     Raises:
         DataError: the table cannot be used, or table or pattern leave an X-ray out.
+        UsageError: both a table of labels and the rule say it.
     """
     names = [file.name for file in files]
+    told = [file.patient for file in files if file.patient is not None]
+    if told:
+        if rule != BY_FILES:
+            raise UsageError(
+                "the column patient of --labels says who is who: leave out --patients and --groups"
+            )
+        return _patients(names, told, [BY_TABLE] * len(files))
     if rule.groups is not None:
-        return _patients(names, _by_table(files, root, rule.groups), ["the table"] * len(files))
+        return _patients(names, _by_table(files, root, rule.groups), [BY_TABLE] * len(files))
     if rule.pattern is not None:
         return _patients(names, _by_pattern(files, rule.pattern), ["the pattern"] * len(files))
     found = [
@@ -218,28 +228,13 @@ def _table(path: Path) -> dict[str, str]:
     Raises:
         DataError: it cannot be read, lacks a column or a value, or contradicts itself.
     """
-    try:
-        # A spreadsheet's mark at the beginning is not part of the first column's name.
-        text = path.read_text("utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"cannot read --groups {path}: {reason}") from None
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
-    lines = csv.reader(text.splitlines(), delimiter=separator)
-    columns = [column.strip().lower() for column in next(lines, [])]
-    if columns.count("file") != 1 or columns.count("patient") != 1:
-        raise DataError(f"{path} needs a first line that names the columns file and patient")
-    file_at, patient_at = columns.index("file"), columns.index("patient")
     rows: dict[str, str] = {}
-    for line in lines:
-        if not any(value.strip() for value in line):
-            continue
-        if len(line) <= max(file_at, patient_at) or not line[patient_at].strip():
-            raise DataError(f"{path}, line {lines.line_num}: a file and its patient are wanted")
-        file, patient = line[file_at].strip().replace("\\", "/"), line[patient_at].strip()
+    for row in read_rows(path, "--groups", ("file", "patient"), ()):
+        file, patient = row.values["file"].replace("\\", "/"), row.values["patient"]
+        if not patient:
+            raise DataError(f"{row.where}: a file and its patient are wanted")
         if rows.setdefault(file, patient) != patient:
-            raise DataError(f"{path}, line {lines.line_num}: {file} is of another patient above")
+            raise DataError(f"{row.where}: {file} is of another patient above")
     return rows
 
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bento.http.openapi import document
 from bento.http.routes import NAMES, ROUTES, name_of
 from bento.worker.counters import Metrics, share
 from bento.worker.model_thread import MOST_WAITING
 from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256
 from toolkit.model import manifest
-from toolkit.model.answer import Answer
+from toolkit.model.answer import Answer, Meaning
 
 PAGE = Path(__file__).resolve().parents[3] / "bento/page"
 RAW = {"content-type": "image/png"}
@@ -155,6 +156,22 @@ def test_document_lists_every_route_with_an_example_that_is_like_the_answers(
         assert set(answer) == set(content["example"]), path
         schema = document["components"]["schemas"][content["schema"]["$ref"].rpartition("/")[2]]
         assert set(answer) == set(schema["required"]), path
+
+
+@pytest.mark.parametrize(
+    ("meaning", "said"),
+    [
+        (Meaning(("a", "b"), ((1,), (2.5,)), scale="BI-RADS"), "On the BI-RADS scale."),
+        (Meaning(("a", "b"), ((1,), (2,)), scale=""), "On the scale of the model's grades."),
+        (Meaning(("a", "b")), None),
+    ],
+)
+def test_document_has_an_expected_grade_where_the_model_has_a_scale(meaning, said):
+    schemas = document(meaning)["components"]["schemas"]
+    for name in ("Answer", "Prediction"):
+        found = schemas[name]["properties"].get("expected_grade", {})
+        assert found.get("description") == said
+        assert ("expected_grade" in schemas[name]["required"]) == (said is not None)
 
 
 def test_explanation_shows_the_edge_map_as_served_and_the_heat(client, served, encoded, xrays):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from toolkit.batch.rows import FORMULA
 from toolkit.model.files import ModelFiles
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -394,6 +395,47 @@ def test_doubt_is_said_in_plain_words(page, knees, found, notes):
     assert _texts(page, ".grade strong") == ([] if meaningless else ["1.8"])
 
 
+@pytest.mark.parametrize(
+    ("found", "said", "ticks", "place"),
+    [
+        ({"grades": [[1], [5]], "scale": "BI-RADS"}, "on the BI-RADS scale", "12345", "25%"),
+        ({"grades": [[0.5], [3.5]], "scale": ""}, "between 0.5 and 3.5", "0.53.5", "50%"),
+    ],
+    ids=["named", "not counted"],
+)
+def test_the_scale_is_that_of_the_models_own_grades(
+    tab, shipped_service, knees, found, said, ticks, place
+):
+    page = tab("about:blank")
+    info = httpx.get(f"{shipped_service}/info").json() | {"classes": ["low", "high"]} | found
+    page.route("**/info", lambda route: route.fulfill(json=info))
+    answer = {"class": 0, "label": "low", "probabilities": [0.75, 0.25], "expected_grade": 2}
+    page.route("**/predict", lambda route: route.fulfill(json=answer))
+    page.goto(f"{shipped_service}/app")
+    _choose(page, knees[0])
+    _settle(page)
+    assert _texts(page, ".grade") and _texts(page, ".of") == [said]
+    assert "".join(page.locator("#cards .scale span").all_text_contents()) == ticks
+    assert page.evaluate("document.querySelector('#cards .scale i').style.left") == place
+    assert page.title() == "Classify an X-ray" and "knee" not in page.inner_text("header")
+
+
+def test_classes_that_are_no_grades_have_no_scale(tab, shipped_service, knees):
+    page = tab("about:blank")
+    info = httpx.get(f"{shipped_service}/info").json()
+    info |= {"classes": ["cat", "dog"], "grades": [], "scale": ""}
+    page.route("**/info", lambda route: route.fulfill(json=info))
+    answer = {"class": 0, "label": "cat", "probabilities": [0.75, 0.25]}
+    page.route("**/predict", lambda route: route.fulfill(json=answer))
+    page.goto(f"{shipped_service}/app")
+    _choose(page, knees[0])
+    _settle(page)
+    assert _texts(page, ".label") == ["cat"] and _texts(page, ".grade") == []
+    with page.expect_download() as download:
+        page.click("#download")
+    assert "expected_grade" not in Path(download.value.path()).read_text()
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_busy_service_is_asked_again_when_it_says_so(page, knees, status):
     following = _hold(page, "predict")
@@ -525,6 +567,10 @@ def test_the_csv_holds_what_is_shown_and_no_formula(
     )
     assert good["in_scope"] == json.dumps(expected["in_scope"])
     assert bad["label"] == "" and bad["problem"] == _predicted(shipped_service, no_knee)["detail"]
+
+
+def test_the_csv_of_the_page_and_of_predict_tell_formulas_alike():
+    assert f"/{FORMULA}/u" in (ROOT / "bento/page/script.js").read_text()
 
 
 def test_a_pasted_picture_is_taken(page):

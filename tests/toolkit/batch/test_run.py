@@ -314,6 +314,38 @@ def test_rows_are_the_same_in_every_format(xrays, run, unbroken, tmp_path):
                 assert row[name] == (text.lower() if isinstance(value, bool) else text)
 
 
+FORMULAS = [
+    "=1+1.png",
+    " =",
+    "\u00a0@",
+    "\uff1d",
+    "(\u2212",
+    "\u200b+",
+    "-",
+    "'=1",
+    "\ta",
+    "\ufeffa",
+]
+TEXTS = ["a=1.png", "1-2", "(a)", "\u00e9-", "#", ""]
+
+
+def test_csv_has_no_text_that_a_spreadsheet_takes_for_a_formula(tmp_path):
+    schema, texts = rows.schema(["a"], {}), FORMULAS + TEXTS
+    part = tmp_path / "0.parquet"
+    failures = [rows.failed(text, None, 1, "unreadable", text) for text in texts]
+    rows.write_part(failures, schema, part)
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        rows.join([part], schema, tmp_path / f"rows{suffix}", lambda _: None)
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    expected = [f"'{text}" for text in FORMULAS] + TEXTS
+    assert [row["path"] for row in written] == [row["detail"] for row in written] == expected
+    assert {row["label"] for row in written} == {""}
+    lines = (tmp_path / "rows.jsonl").read_text().split("\n")[:-1]
+    assert [json.loads(line)["path"] for line in lines] == texts
+    assert [row["path"] for row in table(tmp_path / "rows.parquet").to_pylist()] == texts
+
+
 def test_rows_on_stdout_are_json_lines_and_leave_no_file(xrays, tmp_path):
     arguments = ["predict", "model_saved", f"{xrays}/0/00*.png", "--out", "-", "--models", MODELS]
     done = subprocess.run(

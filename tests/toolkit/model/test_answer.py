@@ -1,9 +1,17 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import msgspec
 import numpy as np
 import pytest
 
-from toolkit.model.answer import Meaning
+from toolkit.model import manifest
+from toolkit.model.answer import Meaning, meaning_of
+from toolkit.model.artifacts import graph_words
+from toolkit.xray.labels import LabelMap
 
+SHIPPED = Path(__file__).resolve().parents[3] / "saved_models/model_saved.json"
 CLASSES = ("none", "minimal", "moderate", "severe")
 GRADES = ((0,), (2,), (3,), (4,))
 
@@ -23,6 +31,33 @@ def test_the_expected_grade_is_on_the_kellgren_lawrence_scale():
 def test_a_class_of_two_grades_stands_for_their_mean():
     meaning = Meaning(("early", "late"), ((0, 1), (3, 4)))
     assert meaning.answer(row(0.5, 0.5)).expected_grade == pytest.approx(2.0)
+
+
+def test_the_expected_grade_is_on_the_scale_of_the_models_own_grades():
+    meaning = Meaning(("low", "high"), ((1,), (2.5,)), scale="BI-RADS")
+    assert meaning.answer(row(0.5, 0.5)).expected_grade == pytest.approx(1.75)
+
+
+@pytest.mark.parametrize(
+    ("labels", "grades"),
+    [
+        (LabelMap("own.toml", ("a", "b"), ((1,), (3,)), (("a",), ("b",)), True, "S"), ((1,), (3,))),
+        (LabelMap("own.toml", ("a", "b"), ((1,), (3,)), (("a",), ("b",)), False, "S"), ()),
+        (LabelMap("own.toml", ("a", "b"), (), (("a",), ("b",)), True, ""), ()),
+        (LabelMap("own.toml", ("a", "b"), ((0,), (4,)), ordinal=False), ()),
+    ],
+    ids=["graded", "in no order", "without grades", "Kellgren-Lawrence in no order"],
+)
+def test_a_model_has_an_expected_grade_where_classes_are_grades_in_order(labels, grades):
+    record = replace(manifest.load(SHIPPED), labels=labels, calibration=None, scope=None)
+    meaning = meaning_of(record)
+    assert meaning.grades == grades
+    said = msgspec.to_builtins(meaning.answer(row(0.25, 0.75)))
+    assert said.get("expected_grade") == (2.5 if grades else None)
+    assert ("expected_grade" in said) == bool(grades)
+    words = graph_words(record)
+    assert json.loads(words["grades"]) == [list(each) for each in grades]
+    assert words.get("scale") == ("S" if grades else None)
 
 
 def test_it_abstains_below_the_threshold_and_not_on_it():

@@ -84,7 +84,8 @@ def test_a_verdict_that_a_former_version_gave_a_lower_precision_still_holds(copi
     said = json.loads(json.dumps(content))
     for name in ("name", "schema_version", "export", "golden"):
         del said[name]
-    del said["equivalence"]["answers_sha256"], said["network"]["definition"]
+    del said["equivalence"]["answers_sha256"]
+    said["network"].pop("definition", None)
     for each in said["equivalence"]["legs"].values():
         del each["file"]
     proven = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,7 @@
 import csv
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from toolkit.train.dataset import (
 )
 from toolkit.train.split import study_split
 from toolkit.xray.folders import PARTS
-from toolkit.xray.labels import label_map
+from toolkit.xray.labels import LabelMap, label_map
 from toolkit.xray.patients import PatientRule, by_name
 
 STUDY = label_map("study")
@@ -179,6 +180,18 @@ def test_published_of_a_flat_folder_is_an_error_that_says_what_to_do(png_folder)
         load_folder(png_folder(*flat(2)), STUDY, "published")
     with pytest.raises(DataError, match="--split patient"):
         generated(4, STUDY, "published")
+
+
+def test_a_training_goes_on_with_the_same_classes_in_the_same_order_only(png_folder):
+    folder = png_folder("a/1", "b/2")
+    labels = LabelMap("own.toml", ("x", "y"), ((1,), (2,)), (("a",), ("b",)))
+    changes = ({"classes": ("x", "z")}, {"grades": ((1,), (3,))}, {"ordinal": False})
+    known, *others = (
+        load_folder(folder, replace(labels, **change), None).identity() for change in ({}, *changes)
+    )
+    assert all(each != known for each in others)
+    # Studies and trainings that were begun before labels were data go on.
+    assert "classes" not in load_folder(png_folder("0/3", under="graded"), STUDY, None).identity()
 
 
 @pytest.mark.parametrize(
