@@ -757,6 +757,7 @@ def failed(*arguments):
     return line
 
 
+@pytest.mark.full
 @pytest.fixture
 def models(tmp_path):
     return tmp_path / "models"
