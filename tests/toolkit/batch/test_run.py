@@ -333,7 +333,7 @@ TEXTS = ["a=1.png", "1-2", "(a)", "\u00e9-", "#", ""]
 def test_csv_has_no_text_that_a_spreadsheet_takes_for_a_formula(tmp_path):
     schema, texts = rows.schema(["a"], {}), FORMULAS + TEXTS
     part = tmp_path / "0.parquet"
-    failures = [rows.failed(text, None, 1, "unreadable", text) for text in texts]
+    failures = [rows.failed(text, None, "unreadable", text) for text in texts]
     rows.write_part(failures, schema, part)
     for suffix in (".csv", ".jsonl", ".parquet"):
         rows.join([part], schema, tmp_path / f"rows{suffix}", lambda _: None)
