@@ -67,6 +67,7 @@ def test_workers_end_when_their_parent_is_killed(
     assert_none_is_left(tree)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("within", [(), ("nohup",)], ids=["of a terminal", "under nohup"])
 def test_hangup_ends_the_service_unless_nohup_began_it(
     served, started, await_status, processes_below, tmp_path, within
@@ -99,6 +100,7 @@ server.stop()
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "command",
     [("-m", "bentoml", "serve"), ("-c", IN_PYTHON)],

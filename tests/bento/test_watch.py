@@ -67,6 +67,7 @@ def test_parent_reads_the_signs_of_life_of_every_worker(monkeypatch):
     os.close(int(place))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to look into")
 def test_frozen_worker_is_replaced_while_the_other_answers(
     served, serving, processes_below, encoded, xrays, tmp_path

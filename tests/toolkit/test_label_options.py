@@ -119,6 +119,12 @@ def test_a_setting_with_half_a_character_is_refused(run, png_folder, tmp_path):
     for value in ('names=["\\ud800"]', "names=\udcff"):
         error = run(*words, "--config", value, code=2)["error"]
         assert "is no text in UTF-8" in error
+    own = tmp_path / "own.py"
+    own.write_text(
+        own.read_text() + '    def space(self, trial):\n        return {"a": "\\ud800"}\n'
+    )
+    error = run("tune", "--network", own, "--data", folder, "--logs", tmp_path, code=2)["error"]
+    assert "gives a text that is none in UTF-8" in error
 
 
 def test_a_model_keeps_what_its_table_said_and_is_judged_by_it(run, knees, tmp_path):
