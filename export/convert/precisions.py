@@ -6,7 +6,7 @@ softmax, inputs, outputs and metadata.
 
 import copy
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -125,25 +125,42 @@ def pool_first(model: ModelProto, chosen: Container[str]) -> None:
 
 
 def _nodes_to_quantise(model: ModelProto) -> list[str]:
-    """Return the network's convolutions between its first and last ones, and what follows them."""
-    # Nodes are in the order in which they run: what a value comes from is known before it.
-    after_conv: set[str] = set()
-    after_chosen: set[str] = set()
-    before_conv: set[str] = set()
-    for node in reversed(model.graph.node):
-        if node.op_type == "Conv" or before_conv.intersection(node.output):
-            before_conv.update(node.input)
-    chosen = []
-    for node in (node for node in model.graph.node if layer_of(node)):
-        is_conv, taken = node.op_type == "Conv", set(node.input)
-        is_between = taken & (after_conv if is_conv else after_chosen)
-        is_followed = before_conv.intersection(node.output)
-        if node.op_type in _QUANTISED and is_between and is_followed:
+    """Return the network's convolutions between its first and last ones, and what follows them.
+
+    Of a network without any, those after the first ones, or all.
+    """
+    nodes = [node for node in model.graph.node if layer_of(node)]
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    after, before = _reached(model.graph.node, convolutions)
+    follows = {node.name for node in convolutions if after.intersection(node.input)}
+    inner = {node.name for node in convolutions if before.intersection(node.output)} & follows
+    chosen: list[str] = []
+    given: set[str] = set()
+    for node in nodes:
+        is_conv = node.name in (inner or follows or {each.name for each in convolutions})
+        ends = inner and not before.intersection(node.output)
+        simple = node.op_type in _QUANTISED and node.op_type != "Conv"
+        if is_conv or (simple and not ends and given.intersection(node.input)):
             chosen.append(node.name)
-            after_chosen.update(node.output)
-        if is_conv or taken & after_conv:
-            after_conv.update(node.output)
+            given.update(node.output)
     return chosen
+
+
+def _reached(
+    nodes: Sequence[NodeProto], convolutions: Sequence[NodeProto]
+) -> tuple[set[str], set[str]]:
+    """Return the values that come after some convolution, and those that come before one."""
+    names = {node.name for node in convolutions}
+    after: set[str] = set()
+    before: set[str] = set()
+    # Nodes are in the order in which they run.
+    for node in nodes:
+        if node.name in names or after.intersection(node.input):
+            after.update(node.output)
+    for node in reversed(nodes):
+        if node.name in names or before.intersection(node.output):
+            before.update(node.input)
+    return after, before
 
 
 def _reader(xrays: NDArray[np.uint8]) -> Any:
