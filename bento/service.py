@@ -9,7 +9,7 @@ TOOLKIT_TOKEN, what every request but the probes must bear (none).
 import gc
 import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 # Before bentoml and onnxruntime are imported: they read these then, and nobody is told.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "true")
@@ -17,6 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import bentoml  # noqa: TID253
 from bentoml._internal.configuration.containers import BentoMLContainer  # noqa: TID253
+from bentoml.exceptions import BentoMLConfigException  # noqa: TID253
 
 from bento import arbiter
 from bento.http import connections
@@ -28,11 +29,24 @@ from bento.worker import lifeline, rollout
 from bento.worker.assembly import Information, Worker
 from bento.worker.log import Log
 from bento.worker.settings import settings
-from toolkit.errors import ToolkitError
+from toolkit.errors import ToolkitError, UsageError
+
+
+def _end(error: ToolkitError) -> NoReturn:
+    """End this process in one line."""
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(error.exit_code) from None
 
 
 class Service(bentoml.Service[Any]):  # type: ignore[misc]
     """A service whose requests go past BentoML's middlewares, straight to the interface."""
+
+    def inject_config(self) -> None:
+        """Take BentoML's configuration; end the process in one line where it cannot be taken."""
+        try:
+            super().inject_config()
+        except BentoMLConfigException as error:
+            _end(UsageError(f"BentoML's configuration: {' '.join(str(error).split())}"))
 
     def to_asgi(self, is_main: bool = True) -> Asgi:
         """Return the application of one worker."""
@@ -80,8 +94,7 @@ try:
     _settings = settings()
     _information: Information = rollout.information(_settings)
 except ToolkitError as _error:
-    print(f"error: {_error}", file=sys.stderr)
-    raise SystemExit(_error.exit_code) from None
+    _end(_error)
 
 arbiter.install(lambda: rollout.share(_information))
 

@@ -43,7 +43,7 @@ function clear() {
 /** A field of a CSV file that no spreadsheet takes for a formula, whatever stands before that. */
 function field(value) {
   const text = String(value ?? "");
-  const formula = /^\s|^[^\p{L}\p{N}]*[=+\-\u2212@]/u;
+  const formula = /^[\p{Z}\p{C}]|^[^\p{L}\p{N}]*[=+\-−@]/u;
   const safe = typeof value === "string" && formula.test(text.normalize("NFKC")) ? `'${text}` : text;
   return `"${safe.replaceAll('"', '""')}"`;
 }

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+from attacker import QUICK, RAW
 
 from toolkit.files import sha256
 from toolkit.xray.synthetic import generate
 
-RAW = {"content-type": "image/png"}
 TOOLKIT = Path(sys.executable).with_name("toolkit")
 
 
@@ -70,7 +70,7 @@ def test_answers_are_right_whichever_workers_are_killed_or_frozen_at_any_moment(
     small_files, serving, processes_below, site, pngs, tmp_path
 ):
     chance = random.Random(20)
-    environment = site("import bento.watch\nbento.watch.LOOKS = 3\n")
+    environment = site(QUICK)
     with serving(small_files, tmp_path, TOOLKIT_WORKERS="2", **environment) as (process, url, log):
 
         def whole():

@@ -7,48 +7,12 @@ import stat
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
+from attacker import ASK, assert_none_is_left, is_running, tcp_ports_of, unix_paths_of
 
 NOBODY = 65534
-# Asks each address for the list of watchers, as the user that is given; prints what is answered.
-ASK = """
-import json, os, sys, zmq
-if int(sys.argv[1]) != os.getuid():
-    os.setgroups([]), os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[1]))
-asked = zmq.Context().socket(zmq.DEALER)
-asked.setsockopt(zmq.LINGER, 0)
-asked.setsockopt(zmq.IDENTITY, b"a")
-for address in sys.argv[2:]:
-    asked.connect(address)
-for _ in sys.argv[2:]:
-    asked.send(json.dumps({"id": "1", "command": "list", "properties": {}}).encode())
-print(asked.recv_multipart()[-1].decode() if asked.poll(2000) else "no answer")
-"""
-
-
-def tcp_ports_of(process):
-    """Ports of IPv4 and IPv6 on which a process listens."""
-    held = {os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir()}
-    lines = [
-        line.split()
-        for kind in ("tcp", "tcp6")
-        for line in Path(f"/proc/{process}/net/{kind}").read_text().splitlines()[1:]
-    ]
-    return {
-        int(line[1].rpartition(":")[2], 16)
-        for line in lines
-        if line[3] == "0A" and f"socket:[{line[9]}]" in held
-    }
-
-
-def unix_paths_of(process):
-    """Paths of the sockets on which a process listens."""
-    held = {os.readlink(each) for each in Path(f"/proc/{process}/fd").iterdir()}
-    lines = [line.split() for line in Path(f"/proc/{process}/net/unix").read_text().splitlines()]
-    return [Path(line[7]) for line in lines if len(line) > 7 and f"socket:[{line[6]}]" in held]
 
 
 @pytest.fixture
@@ -86,26 +50,6 @@ def test_arbiter_listens_on_the_services_port_and_in_a_folder_of_its_own(service
     assert not folder.exists()
 
 
-def assert_none_is_left(processes):
-    """Wait until these processes have ended; kill what has not."""
-    end = time.monotonic() + 20
-    left = processes
-    while left and time.monotonic() < end:
-        time.sleep(0.05)
-        left = [each for each in left if is_running(each)]
-    for each in left:
-        os.kill(each, signal.SIGKILL)
-    assert not left
-
-
-def is_running(process):
-    try:
-        stat = Path(f"/proc/{process}/stat").read_text()
-    except OSError:
-        return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.parametrize("when", ["at work", "just begun"])
 def test_workers_end_when_their_parent_is_killed(
     served, started, await_status, processes_below, tmp_path, when
@@ -123,6 +67,7 @@ def test_workers_end_when_their_parent_is_killed(
     assert_none_is_left(tree)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("within", [(), ("nohup",)], ids=["of a terminal", "under nohup"])
 def test_hangup_ends_the_service_unless_nohup_began_it(
     served, started, await_status, processes_below, tmp_path, within
@@ -155,6 +100,7 @@ server.stop()
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "command",
     [("-m", "bentoml", "serve"), ("-c", IN_PYTHON)],

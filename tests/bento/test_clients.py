@@ -52,6 +52,7 @@ def test_no_count_of_clients_gets_less_than_a_smaller_one(benchmark, drawn, prov
     assert benchmark.cliff(best) >= 0.9, best
 
 
+@pytest.mark.full
 @pytest.mark.timeout(240)
 def test_stand_in_for_a_card_answers_right_to_few_clients_and_to_many(benchmark, drawn, tmp_path):
     found = climbed(benchmark, drawn, tmp_path, (1, 64), 1, CARD)

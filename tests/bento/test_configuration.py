@@ -112,8 +112,9 @@ def service(configured, await_status, free_port, page):
         ({"port": 99_999}, "error: cannot listen on 127.0.0.1 port 99999: "),
         ({"cors": {"enabled": True}}, "error: http.cors is enabled in BentoML's configuration and"),
         ({"cors": {"enabled": True, "access_control_allow_origins": []}}, "error: http.cors is"),
+        ({"cors": 5}, "error: BentoML's configuration: Invalid configuration file was given: "),
     ],
-    ids=["port taken", "no port", "no site", "empty list of sites"],
+    ids=["port taken", "no port", "no site", "empty list of sites", "another type"],
 )
 def test_configuration_that_cannot_be_used_is_refused_in_one_line(
     configured, service, free_port, http, said

@@ -167,6 +167,8 @@ def test_worker_that_dies_leaves_the_owner_and_the_other_alone(service, png, pro
     assert httpx.post(f"{url}/predict", content=png, headers=PNG, timeout=30).status_code == 200
 
 
+@pytest.mark.full
+@pytest.mark.full
 def test_owner_that_cannot_prove_the_model_is_why_workers_are_not_ready(
     copied, serving, tmp_path, plant
 ):

@@ -4,17 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
-import httpx
 import numpy as np
 import pytest
+from attacker import QUICK, await_whole, freeze_until_replaced
 
 from bento.watch import LOOKS, START_LOOKS, Watch
 from bento.worker import counters
 from bento.worker.counters import Metrics
-
-QUICK = "import bento.watch\nbento.watch.LOOKS = 3\n"
 
 
 @pytest.fixture
@@ -70,6 +67,7 @@ def test_parent_reads_the_signs_of_life_of_every_worker(monkeypatch):
     os.close(int(place))
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to look into")
 def test_frozen_worker_is_replaced_while_the_other_answers(
     served, serving, processes_below, encoded, xrays, tmp_path
@@ -79,17 +77,8 @@ def test_frozen_worker_is_replaced_while_the_other_answers(
     with serving(served, tmp_path, **environment) as (process, url, log):
         await_whole(url)
         workers = processes_below(process.pid)[1:]
-        frozen = workers[-1]
-        os.kill(frozen, signal.SIGSTOP)
-        seen_broken = False
-        end = time.monotonic() + 60
-        while frozen in processes_below(process.pid):
-            assert time.monotonic() < end, log.read_text()
-            answer = httpx.post(f"{url}/predict", content=encoded(xrays[0]), headers=RAW)
-            assert answer.status_code == 200
-            seen_broken |= not httpx.get(f"{url}/readyz").json()["whole"]
-        assert seen_broken
-        await_whole(url)
+        frozen, png = workers[-1], encoded(xrays[0])
+        freeze_until_replaced(frozen, url, png, lambda: processes_below(process.pid))
         assert f"worker {frozen} gave no sign of life" in log.read_text()
         assert set(workers) - {frozen} <= set(processes_below(process.pid))
 
@@ -124,14 +113,3 @@ def test_worker_whose_model_takes_long_to_open_is_left_alone(served, serving, tm
     environment = {"PYTHONPATH": str(tmp_path), "TOOLKIT_WORKERS": "1"}
     with serving(served, tmp_path, **environment) as (_, _, log):
         assert "no sign of life" not in log.read_text()
-
-
-RAW = {"content-type": "image/png"}
-
-
-def await_whole(url):
-    """Wait until every worker answers."""
-    end = time.monotonic() + 60
-    while not httpx.get(f"{url}/readyz", timeout=30).json().get("whole"):
-        assert time.monotonic() < end, httpx.get(f"{url}/readyz").text
-        time.sleep(0.05)

@@ -87,6 +87,18 @@ def start(podman, packaged, free_port):
         podman("rm", "--force", "--time=1", each)
 
 
+@pytest.fixture(scope="session")
+def running(start):
+    """The id and the address of a container that all tests share."""
+    return start("--env=TOOLKIT_WORKERS=1")
+
+
+@pytest.fixture(scope="session")
+def inside(podman, running):
+    """Return a function that runs a shell line in the container and returns what it prints."""
+    return lambda line: podman("exec", running[0], "sh", "-c", line)
+
+
 def _ready(url):
     try:
         with urllib.request.urlopen(f"{url}/readyz", timeout=2) as answer:

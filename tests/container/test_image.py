@@ -40,17 +40,6 @@ PACKAGES = {
 }
 
 
-@pytest.fixture(scope="session")
-def running(start):
-    return start("--env=TOOLKIT_WORKERS=1")
-
-
-@pytest.fixture(scope="session")
-def inside(podman, running):
-    """Return a function that runs a shell line in the container and returns what it prints."""
-    return lambda line: podman("exec", running[0], "sh", "-c", line)
-
-
 def inspected(podman, image):
     return json.loads(podman("image", "inspect", image))[0]
 

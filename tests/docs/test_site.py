@@ -90,7 +90,8 @@ def test_every_command_is_in_the_reference_with_every_option(site, pages):
         for parameter in command.params:
             if parameter.name != "help" and parameter.param_type_name == "option":
                 assert f"<code>{parameter.opts[0]}" in text, parameter.opts
-    names = ("study", "five", "merge01", "folders")
+    assert "study, five, merge01, folders, or a FILE.toml or FILE.csv" in text
+    names = ("published", "study", "patient")
     assert f"One of {', '.join(f'<code>{each}</code>' for each in names)}." in text
 
 

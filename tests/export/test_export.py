@@ -166,6 +166,7 @@ def test_export_over_a_link_to_a_write_protected_file_changes_nothing(
     assert len(_names(linked)) == 4
 
 
+@pytest.mark.full
 def test_out_takes_files_and_manifest_and_data_is_compared_on(
     exporters, toolkit, copied, png_folder, tmp_path, monkeypatch
 ):

@@ -380,6 +380,7 @@ def test_train_refuses_one_picture_under_two_grades_unless_it_is_allowed(png_fol
     assert "train/0/01L.png and train/4/99L.png" in said
 
 
+@pytest.mark.full
 def test_a_model_is_judged_by_the_patients_that_it_was_trained_with(png_folder, tmp_path):
     names = [f"{g}/{g}-{p}-{k}" for g in (0, 2, 3, 4) for p in range(16) for k in "ab"]
     folder, table = png_folder(*names), tmp_path / "groups.csv"
@@ -426,6 +427,7 @@ def test_training_without_data_says_that_it_draws_xrays(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 @pytest.mark.full
 def test_training_without_data_trains_on_drawn_xrays(tmp_path):
     content, err = ok("train", *TINY, *folders(tmp_path))
@@ -783,6 +785,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_file(models, xrays, tmp_path):
     assert "cannot write" in message and "free some space" in message
 
 
+@pytest.mark.full
 def test_a_file_whose_name_is_no_text_is_listed_and_trained_on(png_folder, tmp_path):
     folder = png_folder(
         *(f"{part}/{each}/{each}L" for part in ("train", "val") for each in (0, 2, 3, 4))

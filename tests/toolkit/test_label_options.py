@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.model import manifest
+from toolkit.model import artifacts, manifest
 
 SHIPPED = Path(__file__).resolve().parents[2] / "saved_models/model_saved.json"
 TINY = ("--layer-size", 2, "--epochs", 1, "--batch-size", 64)
@@ -119,6 +119,12 @@ def test_a_setting_with_half_a_character_is_refused(run, png_folder, tmp_path):
     for value in ('names=["\\ud800"]', "names=\udcff"):
         error = run(*words, "--config", value, code=2)["error"]
         assert "is no text in UTF-8" in error
+    own = tmp_path / "own.py"
+    own.write_text(
+        own.read_text() + '    def space(self, trial):\n        return {"a": "\\ud800"}\n'
+    )
+    error = run("tune", "--network", own, "--data", folder, "--logs", tmp_path, code=2)["error"]
+    assert "gives a text that is none in UTF-8" in error
 
 
 def test_a_model_keeps_what_its_table_said_and_is_judged_by_it(run, knees, tmp_path):
@@ -159,6 +165,16 @@ def test_manifests_of_before_mean_what_they_meant(tmp_path):
     folders = json.loads(text)["labels"] | {"name": "folders", "grades": []}
     (tmp_path / "model_saved.json").write_text(json.dumps(json.loads(text) | {"labels": folders}))
     assert not manifest.load(tmp_path / "model_saved.json").labels.graded
+
+
+def test_what_was_proven_before_is_held_against_what_was_said_then(monkeypatch):
+    hashed = []
+    known = artifacts.hashlib.sha256
+    monkeypatch.setattr(
+        artifacts.hashlib, "sha256", lambda text: hashed.append(json.loads(text)) or known(text)
+    )
+    artifacts.answers_sha256(manifest.load(SHIPPED))
+    assert hashed[0]["labels"].keys() == {"name", "classes", "grades"}
 
 
 def test_what_a_manifest_says_of_labels_comes_back_as_it_was(tmp_path):

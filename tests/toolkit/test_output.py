@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLKIT = Path(sys.executable).with_name("toolkit")
 SMALLEST_PIPE = 4096
 UNREAD = 141
+FULL = pytest.mark.full
 
 
 @pytest.fixture
@@ -39,8 +40,8 @@ def shell(tmp_path):
     ("command", "code", "out", "err"),
     [
         ("--help", 0, "Usage: toolkit", ""),
-        ("data generate drawn --count 9", 0, "9 X-rays in drawn", ""),
-        ("data generate drawn --count 9 --json", 0, '"count": 9', ""),
+        pytest.param("data generate drawn --count 9", 0, "9 X-rays in drawn", "", marks=FULL),
+        pytest.param("data generate drawn --count 9 --json", 0, '"count": 9', "", marks=FULL),
         ("nonsense", 2, "", "error: No such command"),
         ("nonsense --json", 2, '{"error": "No such command', "error: No such command"),
         ("tune --timeout soon", 2, "", "error: --timeout 'soon'"),

@@ -20,6 +20,8 @@ Row = tuple[Any, ...]
 """The values of one file, in the order of `schema`; without an answer, the first and last two."""
 Tally = dict[str, dict[str, int]]
 """How many rows there are with each value of `label` and of `error`."""
+FORMULA = r"^[\p{Z}\p{C}]|^[^\p{L}\p{N}]*[=+\-" + "\N{MINUS SIGN}@]"
+"""What a spreadsheet may take for a formula, in normal form KC; the page's CSV has the same."""
 _PARTS_IN_A_GROUP = 400
 _ROWS_AT_ONCE = 4096
 _UNANSWERED = 4
@@ -179,7 +181,21 @@ def _parquet(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
 @contextmanager
 def _csv(path: Path, schema: Any) -> Iterator[Callable[[Any], None]]:
     with require("pyarrow.csv", "batch").CSVWriter(path, schema) as writer:
-        yield writer.write_table
+        yield lambda table: writer.write_table(_without_formulas(table))
+
+
+def _without_formulas(table: Any) -> Any:
+    """Return a table whose texts no spreadsheet takes for formulas: those begin with a quote."""
+    pa, compute = require("pyarrow", "batch"), require("pyarrow.compute", "batch")
+    columns = table.columns
+    for index, column in enumerate(columns):
+        if column.type == pa.string():
+            normal = compute.utf8_normalize(column, "NFKC")
+            text = compute.binary_join_element_wise("'", column, "")
+            columns[index] = compute.if_else(
+                compute.match_substring_regex(normal, FORMULA), text, column
+            )
+    return pa.Table.from_arrays(columns, schema=table.schema)
 
 
 @contextmanager

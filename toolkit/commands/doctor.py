@@ -79,6 +79,7 @@ def _machine(name: str, models: Path, logs: Path) -> list[Diagnosis]:
         _model(name, models),
         *(checks.disk(what, str(path), host.free_bytes(path)) for what, path in places.items()),
         checks.home(str(home), os.access(home, os.W_OK), bentoml_home is not None),
+        _bentoml_config(),
         *(checks.telemetry(each, started_with.get(each)) for each in checks.TELEMETRY),
         *(checks.tool(each, host.tool_version(each)) for each in ("podman", "buildah")),
         _docker(),
@@ -100,6 +101,12 @@ def _runtime(driver: checks.Driver) -> list[Diagnosis]:
         if probe.cuda:
             findings.append(checks.libraries(requested, version, probe))
     return findings
+
+
+def _bentoml_config() -> Diagnosis:
+    given = os.environ.get("BENTOML_CONFIG")
+    asked = given is not None and versions("bentoml")
+    return checks.bentoml_config(given, host.bentoml_config() if asked else "")
 
 
 def _docker() -> Diagnosis:

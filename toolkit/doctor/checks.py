@@ -233,6 +233,13 @@ def home(folder: str, writable: bool, bentoml_home: bool) -> Diagnosis:
     return Diagnosis("home", status, f"{folder} cannot be written", mend)
 
 
+def bentoml_config(given: str | None, said: str) -> Diagnosis:
+    """Judge BENTOML_CONFIG by what BentoML says against the file; None where it is not set."""
+    name, status = "BENTOML_CONFIG", Status.ERROR if said else Status.OK
+    mend = f"unset {name}, or have it name a file of BentoML's settings that ends in .yaml"
+    return Diagnosis(name, status, said or given or "not set", mend if said else None)
+
+
 def telemetry(name: str, value: str | None) -> Diagnosis:
     """Judge a switch as the environment of this process has it; None where it is not set."""
     off = TELEMETRY[name]

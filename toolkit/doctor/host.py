@@ -89,22 +89,30 @@ def docker_engine() -> str | None:
     return None if code == 0 else text[:200]
 
 
-def _output(command: list[str]) -> tuple[int, str]:
+def _output(command: list[str], patience: float = _PATIENCE_S) -> tuple[int, str]:
     try:
         done = subprocess.run(  # noqa: S603
             command,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=_PATIENCE_S,
+            timeout=patience,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return 124, f"no answer within {_PATIENCE_S:.0f} s"
+        return 124, f"no answer within {patience:.0f} s"
     except OSError as error:
         return 127, error.strerror or str(error)
     said = done.stdout if done.returncode == 0 else done.stderr
     return done.returncode, " ".join(said.split())
+
+
+def bentoml_config() -> str:
+    """Return what BentoML says against the file in BENTOML_CONFIG; nothing where it takes it."""
+    command = [sys.executable, "-c", "import bentoml._internal.configuration.containers"]
+    code, text = _output(command, _PROBE_S)
+    said = re.match(r".*\w(?:Error|Exception): (.+)", text)
+    return "" if code == 0 else said[1] if said else text
 
 
 def free_bytes(folder: Path) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
+from toolkit.batch.rows import FORMULA
 from toolkit.model.files import ModelFiles
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -589,6 +590,10 @@ def test_the_csv_holds_what_is_shown_and_no_formula(
     )
     assert good["in_scope"] == json.dumps(expected["in_scope"])
     assert bad["label"] == "" and bad["problem"] == _predicted(shipped_service, no_knee)["detail"]
+
+
+def test_the_csv_of_the_page_and_of_predict_tell_formulas_alike():
+    assert f"/{FORMULA}/u" in (ROOT / "bento/page/script.js").read_text()
 
 
 def test_a_pasted_picture_is_taken(page):

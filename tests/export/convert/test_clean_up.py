@@ -61,7 +61,10 @@ def save(files, network):
     manifest.save(fresh, files.manifest)
 
 
-@pytest.mark.parametrize(("name", "part"), PARTS.items())
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("image", PARTS["image"]), pytest.param("edges", PARTS["edges"], marks=pytest.mark.full)],
+)
 def test_a_dead_branch_is_refused_by_name_exported_whole_or_dropped(
     copied, few_xrays, pipeline, xrays, name, part, tmp_path
 ):

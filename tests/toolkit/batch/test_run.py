@@ -258,6 +258,7 @@ def test_the_files_are_those_that_were_there_at_first(xrays, start, run, unbroke
     assert now["1/063.png"]["error"] == "unreadable"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("suffix", ["parquet", "csv"])
 def test_a_run_killed_when_its_file_is_there_only_tidies_up(xrays, start, run, tmp_path, suffix):
     name = f"results.{suffix}"
@@ -313,6 +314,38 @@ def test_rows_are_the_same_in_every_format(xrays, run, unbroken, tmp_path):
             else:
                 text = "" if value is None else str(value)
                 assert row[name] == (text.lower() if isinstance(value, bool) else text)
+
+
+FORMULAS = [
+    "=1+1.png",
+    " =",
+    "\u00a0@",
+    "\uff1d",
+    "(\u2212",
+    "\u200b+",
+    "-",
+    "'=1",
+    "\ta",
+    "\ufeffa",
+]
+TEXTS = ["a=1.png", "1-2", "(a)", "\u00e9-", "#", ""]
+
+
+def test_csv_has_no_text_that_a_spreadsheet_takes_for_a_formula(tmp_path):
+    schema, texts = rows.schema(["a"], {}), FORMULAS + TEXTS
+    part = tmp_path / "0.parquet"
+    failures = [rows.failed(text, None, "unreadable", text) for text in texts]
+    rows.write_part(failures, schema, part)
+    for suffix in (".csv", ".jsonl", ".parquet"):
+        rows.join([part], schema, tmp_path / f"rows{suffix}", lambda _: None)
+    with (tmp_path / "rows.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
+    expected = [f"'{text}" for text in FORMULAS] + TEXTS
+    assert [row["path"] for row in written] == [row["detail"] for row in written] == expected
+    assert {row["label"] for row in written} == {""}
+    lines = (tmp_path / "rows.jsonl").read_text().split("\n")[:-1]
+    assert [json.loads(line)["path"] for line in lines] == texts
+    assert [row["path"] for row in table(tmp_path / "rows.parquet").to_pylist()] == texts
 
 
 def test_rows_on_stdout_are_json_lines_and_leave_no_file(xrays, tmp_path):
@@ -393,6 +426,8 @@ def test_processes_that_read_hand_over_to_one_that_runs_the_model(xrays, run, un
     assert_same_rows(table(out).to_pylist(), unbroken.to_pylist())
 
 
+@pytest.mark.full
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("dying", "deaths"),
     # The one that runs the model is the first to begin.
@@ -451,6 +486,7 @@ def test_workers_that_cannot_start_end_the_run(xrays, run, tmp_path):
 # --- what is the machine's fault
 
 
+@pytest.mark.full
 def test_what_the_machine_lacks_for_a_while_is_in_no_row(xrays, run, unbroken, tmp_path):
     content, code, err = run(xrays, "--out", "results.parquet", FAULTS="memory disk device")
     assert code == 0 and content["errors"] == {"not_an_image": 2}, err
@@ -760,6 +796,7 @@ def test_folder_and_pattern_are_told_apart(tree):
     assert split(f"{tree}/x [2024]/[ab]/*.png") == (tree / "x [2024]", "[ab]/*.png")
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_number_of_files(run, tmp_path):
     def peak(count):
         folder = tmp_path / f"{count}"

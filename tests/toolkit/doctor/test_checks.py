@@ -235,8 +235,31 @@ def test_this_machine_is_looked_at_as_it_is():
     assert of(content, "model")["status"] == "ok"
     assert "pipeline" in of(content, "model")["found"]
     assert of(content, "BENTOML_DO_NOT_TRACK")["status"] == "warning"
+    assert of(content, "BENTOML_CONFIG")["found"] == "not set"
     assert of(content, "ORT_DISABLE_TELEMETRY")["found"].startswith("not set")
     assert {each["status"] for each in content["findings"]} <= {"ok", "warning", "error"}
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.yaml", "not found: 'BENTOML_CONFIG=none.yaml'"),
+        ("bentoml.json", "does not end with either '.yaml' or '.yml'"),
+        ("bad.yaml", "while parsing a flow node"),
+        (".", "does not end with"),
+        ("good.yaml", None),
+    ],
+)
+def test_bentomls_configuration_is_judged_before_bentoml_ends_in_a_traceback(
+    tmp_path, monkeypatch, name, said
+):
+    (tmp_path / "bad.yaml").write_text("a: [")
+    (tmp_path / "good.yaml").write_text("services: {toolkit: {workers: 1}}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENTOML_CONFIG", name)
+    found = checks.bentoml_config(name, host.bentoml_config())
+    assert found.status == ("error" if said else "ok")
+    assert (said or name) in found.found and "Traceback" not in found.found
 
 
 def test_a_crashing_onnxruntime_and_a_changed_model_do_not_take_the_doctor_down(tmp_path):

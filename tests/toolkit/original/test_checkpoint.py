@@ -762,6 +762,7 @@ def models(tmp_path):
     return tmp_path / "models"
 
 
+@pytest.mark.full
 def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
     study_file, tmp_path, models
 ):

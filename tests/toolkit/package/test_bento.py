@@ -32,6 +32,7 @@ def files_of(bento):
     }
 
 
+@pytest.mark.full
 def test_the_same_inputs_give_the_same_bento_but_for_its_creation_time(twice):
     one, two = twice
     assert one.tag == two.tag

@@ -92,6 +92,7 @@ def test_the_studys_class_weights_are_its_swapped_counts(study_rows):
     assert weights.tolist() == [2297, 769, 1495, 175]
 
 
+@pytest.mark.full
 def test_a_folder_of_the_studys_xrays_is_split_as_the_study_did(study_rows, tmp_path):
     blank = tmp_path / "blank.png"
     write_grey(blank)

@@ -511,6 +511,7 @@ def test_class_weights_are_as_named():
         class_weights("other", labels, 4)
 
 
+@pytest.mark.full
 def test_a_network_can_learn_the_generated_xrays_by_heart(tiny, tmp_path):
     chosen = replace(
         small(layer_size=8, epochs=30, batch_size=4, dropout=0.0, lr=1e-3),

@@ -75,6 +75,7 @@ def scored(scores_of, count=60):
     return report.study_of([trial(scores_of(each, generator), **each) for each in parameters])
 
 
+@pytest.mark.full
 def test_of_scores_that_nothing_decides_every_importance_is_uncertain():
     study = scored(lambda _, generator: generator.random())
     intervals = report.importance_intervals(study)
@@ -106,6 +107,7 @@ def test_every_picture_of_the_study_is_drawn(logged, tmp_path):
             assert len(picture.convert("L").getcolors()) > 20
 
 
+@pytest.mark.full
 def test_the_parallel_coordinates_show_the_best_half(logged, tmp_path, monkeypatch):
     from optuna.visualization import matplotlib as pictures
 
