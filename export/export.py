@@ -202,7 +202,7 @@ def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifes
     with suppress(ManifestError):
         former = manifest.load(target.manifest)
         if former.training == record.training:
-            return replace(former, network=record.network)
+            return replace(former, network=record.network, operating_point=record.operating_point)
     # Other files of the source's are not in the target's folder.
     if target.manifest != source.manifest:
         return replace(record, export=None, equivalence=None, golden=None)

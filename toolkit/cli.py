@@ -22,6 +22,7 @@ from toolkit.commands import (
     import_,
     init,
     list_,
+    operating_point,
     package,
     predict,
     rename,
@@ -50,6 +51,7 @@ app.command("init")(init.init)
 app.command("list")(list_.list_)
 app.command("rename")(rename.rename)
 app.command("evaluate")(evaluate.evaluate)
+app.command("operating-point")(operating_point.operating_point)
 app.command("export")(export.export)
 app.command("verify")(verify.verify)
 app.command("benchmark")(benchmark.benchmark)

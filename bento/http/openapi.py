@@ -17,7 +17,9 @@ from toolkit.model.answer import (
     Answer,
     Batch,
     Explanation,
+    Info,
     Meaning,
+    OperatingPoint,
     Prediction,
     Problem,
     ProtocolProblem,
@@ -195,8 +197,15 @@ def _schemas(meaning: Meaning, views: Sequence[str], answers: set[type]) -> dict
                 del properties[field]
             elif field not in schemas[name]["required"]:
                 schemas[name]["required"].append(field)
+        if "decision" in said:
+            properties["decision"]["enum"] = list(meaning.classes)
         if "expected_grade" in properties and meaning.scale:
             properties["expected_grade"]["description"] = f"On the {meaning.scale} scale."
+    if meaning.operating_point:
+        schemas[Info.__name__]["required"].append("operating_point")
+    else:
+        del schemas[Info.__name__]["properties"]["operating_point"]
+        del schemas[OperatingPoint.__name__]
     explained = schemas[Explanation.__name__]
     picture = explained["properties"]["views"]["additionalProperties"]
     explained["properties"]["views"] |= {

@@ -130,13 +130,17 @@ export class Card {
     this.part(".bars").replaceChildren(
       ...found.probabilities.map((share, index) => bar(index, share, index === found.class)),
     );
-    // Of a picture that means nothing, a grade would look like a finding.
+    // Of a picture that means nothing, a grade or a decision would look like a finding.
+    if (found.decision !== undefined && found.in_scope !== false) {
+      this.part(".decision strong").textContent = found.decision;
+      this.part(".decision").hidden = false;
+    }
     if (found.expected_grade !== undefined && found.in_scope !== false) {
       this.showGrade(found.expected_grade);
     }
     this.part(".answer").hidden = false;
     this.part(".explain").disabled = false;
-    const notes = [".unlike", ".unsure"].filter((each) => !this.part(each).hidden);
+    const notes = [".decision", ".unlike", ".unsure"].filter((each) => !this.part(each).hidden);
     const words = notes.map((each) => this.part(each).textContent.replace(/\s+/g, " "));
     say(`${this.name}: ${found.label}, ${this.part(".share").textContent}. ${words.join(" ")}`);
   }

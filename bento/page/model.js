@@ -46,6 +46,13 @@ function proofOf({ passed, samples, max_abs: differences }) {
   return `Equal to PyTorch on ${samples} samples; largest difference ${largest.toExponential(1)}`;
 }
 
+function ruleOf({ positive, threshold, sensitivity, specificity }) {
+  const [from, found, left] = [threshold, sensitivity, specificity].map(
+    (share) => `${(100 * share).toFixed(1)} %`,
+  );
+  return `“${positive}” from ${from} on: sensitivity ${found}, specificity ${left} when it was chosen`;
+}
+
 async function introduce() {
   const problem = byId("model-problem");
   problem.textContent = "";
@@ -65,6 +72,7 @@ async function introduce() {
     const grades = (index) => found.grades?.[index]?.join(", ");
     const named = classes.map((each, i) => (grades(i) ? `${each} (${grades(i)})` : each));
     fact("Classes", named.join(", "), scale ? `with their ${scale.name} grades` : "");
+    if (found.operating_point) fact("Decision", ruleOf(found.operating_point));
     if (!found.ready) problem.textContent = `Not ready: ${found.reason}`;
   } catch (error) {
     introduction = null;

@@ -51,12 +51,15 @@ function field(value) {
 function csv() {
   const names = classes.map((label) => `p_${label}`);
   const grade = scale ? ["expected_grade"] : [];
-  const head = ["file", "class", "label", ...names, ...grade, "abstain", "in_scope"];
+  const decides = cards.some(({ prediction }) => prediction?.decision !== undefined);
+  const decision = decides ? ["decision"] : [];
+  const head = ["file", "class", "label", ...names, ...grade, "abstain", "in_scope", ...decision];
   const rows = cards.filter((each) => each.done).map(({ name, prediction, problem }) => {
     const found = prediction ?? {};
     const shares = classes.map((_, index) => found.probabilities?.[index]);
     const grades = grade.map((each) => found[each]);
-    const rest = [found.abstain, found.in_scope, found.model_sha256];
+    const decided = decision.map((each) => found[each]);
+    const rest = [found.abstain, found.in_scope, ...decided, found.model_sha256];
     return [name, found.class, found.label, ...shares, ...grades, ...rest, problem?.message];
   });
   const lines = [[...head, "model_sha256", "problem"], ...rows].map((row) => row.map(field).join());

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import UNSET
+
 from bento.worker.counters import Metrics
 from bento.worker.explaining import Explainer
 from bento.worker.log import Log
@@ -86,6 +88,7 @@ class Information:
             reason=reason or None,
             versions={"python": platform.python_version()}
             | versions("toolkit", "bentoml", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow"),
+            operating_point=self.meaning.operating_point or UNSET,
         )
 
 

@@ -1,30 +1,12 @@
 """The examples' networks go all the way: trained briefly on drawn X-rays, exported and proven."""
 
-import json
-import sys
 from pathlib import Path
 
 import pytest
 
-from toolkit import cli
 from toolkit.model import manifest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Return a function that runs a command in this process, and returns its JSON."""
-
-    def command(*words):
-        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, words), "--json"])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert ended.value.code == 0, err
-        return json.loads(out)
-
-    return command
 
 
 @pytest.mark.full

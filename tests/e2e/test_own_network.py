@@ -21,7 +21,6 @@ from toolkit.xray.reading import read_xray
 
 DEFINITION = Path(__file__).with_name("own_networks.py")
 BLOCKING = """
-import sys
 
 class Block:
     def find_spec(self, name, path=None, target=None):

@@ -25,17 +25,19 @@ FORMULA = r"^[\p{Z}\p{C}]|^[^\p{L}\p{N}]*[=+\-" + "\N{MINUS SIGN}@]"
 _PARTS_IN_A_GROUP = 400
 _ROWS_AT_ONCE = 4096
 _UNANSWERED = 4
-_LACKING_IN_SOME = frozenset({"expected_grade"})
+_LACKING_IN_SOME = frozenset({"expected_grade", "decision"})
 _FORMAT = {"compression": "zstd", "write_page_checksum": True}
 
 
-def schema(classes: Sequence[str], metadata: dict[str, str], lacking: Collection[str] = ()) -> Any:
+def schema(
+    classes: Sequence[str], metadata: dict[str, str], lacking: Collection[str] = ("decision",)
+) -> Any:
     """Return the Arrow schema of a model's rows.
 
     Columns: `path`, relative to the folder; `sha256` of the file; `class`, `label`, and a
-    `probability_...` for each class; `expected_grade`, where that is not `lacking` since the model
-    gives none; `abstain` and `in_scope`; for a file without an answer `error`, a short stable word,
-    and `detail`.
+    `probability_...` for each class; `expected_grade` and `decision`, where they are not `lacking`
+    since the model gives none; `abstain` and `in_scope`; for a file without an answer `error`, a
+    short stable word, and `detail`.
     """
     pa = require("pyarrow", "batch")
     kinds = {int: pa.int32(), str: pa.string(), float: pa.float64(), bool: pa.bool_()}

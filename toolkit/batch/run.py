@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from toolkit.batch import rows
 from toolkit.batch.paths import SHARD, scan
 from toolkit.batch.worker import Job, path_text
@@ -48,7 +50,8 @@ class Plan:
         """The Arrow schema of the rows, with what they are of as its metadata."""
         names = ("model", "model_sha256", "toolkit", "provider", "folder", "pattern")
         metadata = {name: self.setup[name] for name in names}
-        lacking = () if self.setup["grades"] else ("expected_grade",)
+        given = {"expected_grade": "grades", "decision": "operating_point"}
+        lacking = [name for name, source in given.items() if not self.setup[source]]
         return rows.schema(self.setup["classes"], metadata, lacking)
 
     def part_schema(self, shard: int) -> Any:
@@ -84,6 +87,7 @@ def setup(predictor: "Predictor", folder: Path, pattern: str) -> dict[str, Any]:
         "grades": [list(grades) for grades in meaning.grades],
         "abstain_below": meaning.abstain_below,
         "novelty_limit": meaning.novelty_limit,
+        "operating_point": msgspec.to_builtins(meaning.operating_point),
     }
 
 

@@ -100,6 +100,14 @@ CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", metavar="DIR", help="Keeps decoded X-rays for the next time."),
 ]
+PositiveOption = Annotated[
+    str | None,
+    typer.Option(
+        "--positive",
+        metavar="CLASS",
+        help="Of two classes, the one that an operating point is to find; the last if not given.",
+    ),
+]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where to train.")]
 StorageOption = Annotated[
     str | None,

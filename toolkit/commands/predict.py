@@ -171,4 +171,5 @@ def _line(result: dict[str, Any], classes: list[str]) -> str:
     shares = "  ".join(f"{name} {value:.1%}" for name, value in pairs)
     unsure = "  unsure" if result.get("abstain") else ""
     foreign = "" if result.get("in_scope", True) else "  not like the X-rays it knows"
-    return f"{result['file']}  {result['label']}  ({shares}){unsure}{foreign}"
+    decision = f"  decision: {result['decision']}" if "decision" in result else ""
+    return f"{result['file']}  {result['label']}  ({shares}){decision}{unsure}{foreign}"

@@ -17,6 +17,7 @@ from toolkit.commands.options import (
     LabelsOption,
     NetworkOption,
     PatientsOption,
+    PositiveOption,
     Precision,
     Preset,
     SplitOption,
@@ -82,6 +83,15 @@ def train(
     patients: PatientsOption = None,
     groups: GroupsOption = None,
     allow_conflicts: ConflictsOption = False,
+    operating_point: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIGURE=X",
+            help="What the decision between two classes is to reach on val: sensitivity=0.95, or "
+            "specificity=...",
+        ),
+    ] = None,
+    positive: PositiveOption = None,
     cache: CacheOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     models: ModelsOption = MODELS,
@@ -93,6 +103,7 @@ def train(
     require("tensorboard", "train")
     from toolkit.commands.data_option import DataChoice, load, warnings_of
     from toolkit.commands.network_option import definition_for
+    from toolkit.commands.operating_point import choose_after, require_choice, target_of
     from toolkit.networks.base import shape_of
     from toolkit.train.health import training_health
     from toolkit.train.log_folder import log_folder, sole_training
@@ -105,6 +116,7 @@ def train(
     choice = DataChoice(
         data, labels, split, patients, groups, allow_conflicts, cache, own=network is not None
     )
+    target = target_of(operating_point, positive, choice.label_map)
     definition, settings = definition_for(network, config, choice.label_map)
     if network and (preset or layer_size or dropout is not None):
         raise UsageError(
@@ -126,13 +138,16 @@ def train(
     log = log_folder(logs, name)
     with sole_training(files, log):
         dataset = load(choice, recipe.preset, shape_of(definition.network), console)
+        require_choice(dataset, target)
         training = Training(dataset, recipe, seed, device_of(device), definition)
         if resume:
             training.load(files.resume)
             console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
-        manifest, replaced = _train(training, files, tuning, log)
-    if replaced:
-        console.notice(f"the former {name} is kept as {files.previous.name}.*")
+        manifest, replaced = _train(training, files, tuning, log, positive)
+        if replaced:
+            console.notice(f"the former {name} is kept as {files.previous.name}.*")
+        if target:
+            manifest = choose_after(training, manifest, files, target)
     findings = training_health(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
@@ -142,6 +157,7 @@ def train(
     repeated = faults(recipe, dataset.split) if recipe.preset == "study" else []
     for fault in repeated:
         console.notice(f"warning: fault of the study, repeated by its preset: {fault}")
+    point = manifest.operating_point
     console.result(
         {
             "name": name,
@@ -150,6 +166,7 @@ def train(
             "logs": str(log.path),
             "epochs": training.epoch,
             "metrics": manifest.training.metrics,
+            **({"operating_point": asdict(point)} if point else {}),
             "health": [asdict(finding) for finding in findings],
             "faults": repeated,
             "skipped": list(dataset.skipped),
@@ -190,7 +207,11 @@ def _start(
 
 
 def _train(
-    training: "Training", files: ModelFiles, tuning: "TuningRecord | None", folder: "LogFolder"
+    training: "Training",
+    files: ModelFiles,
+    tuning: "TuningRecord | None",
+    folder: "LogFolder",
+    positive: str | None,
 ) -> "tuple[Manifest, bool]":
     """Train to the end and save; return the manifest, and whether there was a former model."""
     from toolkit.train.finish import judge, save_training
@@ -199,7 +220,7 @@ def _train(
     try:
         with Log(folder.unfinished, training.epoch) as log:
             _run(training, files.resume, log)
-            judged = judge(training, files.name, tuning)
+            judged = judge(training, files.name, tuning, positive)
             record, _ = judged
             log.add_hparams(record.training.recipe, final_figures(record))
     except KeyboardInterrupt:
@@ -254,6 +275,8 @@ def _text(manifest: "Manifest", files: ModelFiles, folder: Path) -> str:
         f"over {result['n']} X-rays"
         for part, result in manifest.training.metrics.items()
     ]
+    if point := manifest.operating_point:
+        lines.append(point.description())
     return "\n".join(
         [
             *lines,

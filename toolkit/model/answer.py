@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Annotated
 
 import numpy as np
-from msgspec import Meta, Struct, field
+from msgspec import UNSET, Meta, Struct, UnsetType, field
 from numpy.typing import NDArray
 
 from toolkit.model import manifest
@@ -24,6 +24,7 @@ Picture = Annotated[
 _GRADE = Meta(description="On the scale of the model's grades.")
 _ABSTAIN = Meta(description="Whether the largest probability is too small to go by.")
 _SCOPE = Meta(description="Whether it looks like the X-rays that the model knows.")
+_DECISION = Meta(description="The class that the operating point decides on.")
 _PROVIDER = Meta(description="What of ONNX Runtime ran it.")
 
 
@@ -38,6 +39,8 @@ class Answer(Struct, frozen=True, omit_defaults=True):
             of; None where classes are no grades in order.
         abstain: whether the largest probability is too small to go by; None without calibration.
         in_scope: whether it looks like the X-rays that the model knows; None where not known.
+        decision: label of the class that the operating point decides on, which need not be the
+            most probable one; None of a model without.
     """
 
     class_index: Index = field(name="class")
@@ -46,6 +49,7 @@ class Answer(Struct, frozen=True, omit_defaults=True):
     expected_grade: Annotated[float | None, _GRADE] = None
     abstain: Annotated[bool | None, _ABSTAIN] = None
     in_scope: Annotated[bool | None, _SCOPE] = None
+    decision: Annotated[str | None, _DECISION] = None
 
 
 class Prediction(Answer, frozen=True, omit_defaults=True, kw_only=True):
@@ -132,6 +136,22 @@ class Providers(Struct, frozen=True):
     active: str | None
 
 
+class OperatingPoint(Struct, frozen=True):
+    """From which probability on a model of two classes decides on the one that is sought.
+
+    Attributes:
+        positive: label of the class that is sought.
+        threshold: smallest of its answered probabilities that it is decided on.
+        sensitivity: reached on the validation part.
+        specificity: likewise.
+    """
+
+    positive: str
+    threshold: Share
+    sensitivity: Share
+    specificity: Share
+
+
 class Info(Served, frozen=True, kw_only=True):
     """All that a service says of its model.
 
@@ -140,6 +160,7 @@ class Info(Served, frozen=True, kw_only=True):
         scale: what the grades are of; empty without any.
         views: the names of what the network is made to see of an X-ray besides.
         reason: why the model does not answer; None when it does.
+        operating_point: what `decision` goes by; left out of a model without.
     """
 
     checkpoint_sha256: str
@@ -152,6 +173,7 @@ class Info(Served, frozen=True, kw_only=True):
     ready: bool
     reason: str | None
     versions: dict[str, str]
+    operating_point: OperatingPoint | UnsetType = UNSET
 
 
 class Meaning(Struct, frozen=True, dict=True):
@@ -164,6 +186,7 @@ class Meaning(Struct, frozen=True, dict=True):
             calibration.
         novelty_limit: largest novelty of an X-ray that is in scope; None where it is not known.
         scale: what the grades are of.
+        operating_point: from which probability on one of two classes is decided on; None without.
     """
 
     classes: tuple[str, ...]
@@ -171,20 +194,21 @@ class Meaning(Struct, frozen=True, dict=True):
     abstain_below: float | None = None
     novelty_limit: float | None = None
     scale: str = KELLGREN_LAWRENCE
+    operating_point: OperatingPoint | None = None
 
     @cached_property
     def _mean_grades(self) -> NDArray[np.float64]:
         return np.array([np.mean(grades) for grades in self.grades])
 
-    def answer(self, probabilities: NDArray[np.float32], novelty: float | None = None) -> Answer:
+    def answer(self, probabilities: NDArray[np.floating], novelty: float | None = None) -> Answer:
         """Return what is said of one X-ray.
 
         Args:
-            probabilities: float32 (C,).
+            probabilities: calibrated ones, (C,); float32 where a file is served.
             novelty: how unlike the training X-rays it is, 0 or more; None where it is not known.
         """
         index = int(probabilities.argmax())
-        grade = abstain = in_scope = None
+        grade = abstain = in_scope = decision = None
         if self.grades:
             grade = float(probabilities.astype(np.float64) @ self._mean_grades)
         if self.abstain_below is not None:
@@ -192,12 +216,24 @@ class Meaning(Struct, frozen=True, dict=True):
         if self.novelty_limit is not None and novelty is not None:
             in_scope = bool(novelty <= self.novelty_limit)
         shares = tuple(probabilities.tolist())
-        return Answer(index, self.classes[index], shares, grade, abstain, in_scope)
+        if self.operating_point:
+            decision = self._decided(shares)
+        return Answer(index, self.classes[index], shares, grade, abstain, in_scope, decision)
+
+    def _decided(self, shares: tuple[float, ...]) -> str:
+        assert self.operating_point
+        positive, threshold = self.operating_point.positive, self.operating_point.threshold
+        sought = self.classes.index(positive)
+        return positive if shares[sought] >= threshold else self.classes[1 - sought]
 
 
 def meaning_of(record: manifest.Manifest) -> Meaning:
     """Return what the probabilities of a manifest's model mean."""
     abstain_below = record.calibration.abstain_below if record.calibration else None
     limit = record.scope.limit if record.scope else None
-    labels = record.labels
-    return Meaning(labels.classes, labels.scale_grades, abstain_below, limit, labels.scale)
+    labels, point = record.labels, None
+    if known := record.operating_point:
+        point = OperatingPoint(
+            known.positive, known.threshold, known.sensitivity, known.specificity
+        )
+    return Meaning(labels.classes, labels.scale_grades, abstain_below, limit, labels.scale, point)

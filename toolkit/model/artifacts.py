@@ -69,9 +69,11 @@ def answers_sha256(record: manifest.Manifest) -> str:
     for name in ("name", "schema_version", "export", "golden"):
         del content[name]
     manifest.drop_usual(content["labels"])
-    # Of the study's network former versions had none.
+    # Former versions had neither.
     if record.network.definition is None:
         del content["network"]["definition"]
+    if record.operating_point is None:
+        del content["operating_point"]
     if verdict := content["equivalence"]:
         del verdict["answers_sha256"]
         for leg in verdict["legs"].values():
@@ -85,8 +87,10 @@ def answers_sha256(record: manifest.Manifest) -> str:
 def is_changed(record: manifest.Manifest) -> bool:
     """Return whether a manifest says something else than when its files were proven."""
     proven = record.equivalence.answers_sha256 if record.equivalence else ""
-    # Former versions did not write it: their graphs' own words are held against the manifest.
-    return bool(proven) and proven != answers_sha256(record)
+    if not proven:
+        # Former versions wrote neither: their graphs' own words are held against the manifest.
+        return record.operating_point is not None
+    return proven != answers_sha256(record)
 
 
 def check_words(

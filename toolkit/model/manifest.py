@@ -20,6 +20,7 @@ from toolkit.model.records import (
     CalibrationRecord,
     DatasetRecord,
     NetworkRecord,
+    OperatingPointRecord,
     PreprocessingConstants,
     ScopeRecord,
     TrainingRecord,
@@ -37,7 +38,7 @@ class Manifest:
     A part is None until its stage has run; `preprocessing` is None of another network than the
     study's, `dataset` of an imported model, whose X-rays
     are not known, `tuning` of a model whose recipe was not tuned, `calibration` and `scope` of one
-    without validation X-rays.
+    without validation X-rays, `operating_point` where none was asked for.
 
     Examples:
         >>> from pathlib import Path
@@ -61,6 +62,7 @@ class Manifest:
     calibration: CalibrationRecord | None = None
     scope: ScopeRecord | None = None
     golden: GoldenRecord | None = None
+    operating_point: OperatingPointRecord | None = None
     schema_version: int = field(default=SCHEMA_VERSION)
 
     @property
@@ -100,6 +102,7 @@ def load(path: Path) -> Manifest:
             *_unknown_parts(content, msgspec.to_builtins(manifest)),
             *_unknown_kinds(manifest),
             *_lacking(manifest),
+            *_undecidable(manifest),
         ]
     except (msgspec.ValidationError, RecursionError) as error:
         problems = [str(error)]
@@ -140,6 +143,14 @@ def _lacking(manifest: Manifest) -> list[str]:
     ]
 
 
+def _undecidable(manifest: Manifest) -> list[str]:
+    """Say why an operating point is of no use to the classes."""
+    point, classes = manifest.operating_point, manifest.labels.classes
+    if point is None or (len(classes) == 2 and point.positive in classes):
+        return []
+    return [f"{point.positive!r} is not one of two classes - at `$.operating_point.positive`"]
+
+
 def drop_usual(labels: dict[str, Any]) -> None:
     """Remove from labels, as plain values, what former versions did not say, where it is so."""
     for each in fields(LabelMap):
@@ -163,5 +174,7 @@ def save(manifest: Manifest, path: Path) -> None:
         if content[part] and content[part][name] == usual:
             del content[part][name]
     drop_usual(content["labels"])
+    if manifest.operating_point is None:
+        del content["operating_point"]
     text = json.dumps(content, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())

@@ -1,7 +1,7 @@
 """The parts of a manifest: what each stage says of a model."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from toolkit.xray.limits import SIZE, xray_shape
 
@@ -168,6 +168,42 @@ class CalibrationRecord:
     abstain_below: float
     abstained: float
     wrong_among_kept: float
+
+
+@dataclass(frozen=True)
+class OperatingPointRecord:
+    """From which probability on a model of two classes decides on the one that is sought.
+
+    Attributes:
+        part: of the data set that it was chosen on.
+        positive: label of the class that is sought.
+        figure: that was asked for: `sensitivity` or `specificity`.
+        target: what it was to be at least, above 0 to 1.
+        threshold: smallest probability of that class, as it is answered, that it is decided on,
+            0 to 1.
+        sensitivity: reached on that part, 0 to 1.
+        specificity: likewise.
+        positives: X-rays of that class there.
+        negatives: X-rays of the other one.
+    """
+
+    part: str
+    positive: str
+    figure: Literal["sensitivity", "specificity"]
+    target: float
+    threshold: float
+    sensitivity: float
+    specificity: float
+    positives: int
+    negatives: int
+
+    def description(self) -> str:
+        """Return it in words, with what it reached and on how many X-rays."""
+        return (
+            f"decides on {self.positive!r} from a probability of {self.threshold:.4g} on: "
+            f"sensitivity {self.sensitivity:.1%} of {self.positives} X-rays, specificity "
+            f"{self.specificity:.1%} of {self.negatives} ({self.part})"
+        )
 
 
 @dataclass(frozen=True)

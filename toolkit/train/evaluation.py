@@ -5,11 +5,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from toolkit.errors import DataError
+from toolkit.errors import DataError, TrainingError
 from toolkit.model.manifest import Manifest
+from toolkit.model.metrics import Evaluation, evaluate
 from toolkit.networks.base import Classifier, device_of
 from toolkit.train.dataset import Dataset, load_folder
 from toolkit.xray.annotations.said import NOTHING, Annotations
@@ -28,6 +31,51 @@ def predict(classifier: Classifier, pixels: Tensor) -> Tensor:
     classifier.eval()
     batches = torch.split(pixels, _GPU_BATCH if pixels.is_cuda else _BATCH)
     return torch.cat([classifier.logits(xray) for xray in batches]).cpu()
+
+
+def logits_of(classifier: Classifier, dataset: Dataset, part: str) -> NDArray[np.float32]:
+    """Return the logits of one part, float32 (N, C).
+
+    Raises:
+        TrainingError: they are not finite.
+    """
+    logits = predict(classifier, dataset.pixels[dataset.parts[part]].to(device_of(classifier)))
+    if not logits.isfinite().all():
+        raise TrainingError(
+            f"the network's output on the part {part!r} is not finite: lower the learning rate "
+            "with --lr"
+        )
+    result: NDArray[np.float32] = logits.numpy()
+    return result
+
+
+def truth_of(dataset: Dataset, part: str) -> NDArray[np.int64]:
+    """Return the class indices of one part, or of `ALL`, int64 (N,)."""
+    result: NDArray[np.int64] = dataset.labels[part_indices(dataset, part)].numpy()
+    return result
+
+
+def evaluation_of(
+    dataset: Dataset, part: str, probabilities: NDArray[np.floating], positive: str | None = None
+) -> Evaluation:
+    """Return how good probabilities, (N, C), of one part, or of `ALL`, are.
+
+    Args:
+        dataset: whose labels and patients they are judged by.
+        part: of it.
+        probabilities: as they are answered; the largest is the class.
+        positive: of two classes, the label of the one that is sought; the last if not given.
+    """
+    labels, indices = dataset.label_map, part_indices(dataset, part).tolist()
+    return evaluate(
+        truth_of(dataset, part),
+        probabilities.argmax(axis=1),
+        len(labels.classes),
+        ordinal=labels.graded,
+        patients=[dataset.patients.keys[index] for index in indices],
+        probabilities=probabilities,
+        positive_class=labels.classes.index(positive or labels.classes[-1]),
+    )
 
 
 @torch.no_grad()

@@ -3,31 +3,29 @@
 import platform
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from toolkit.errors import ManifestError, TrainingError, UsageError
+from toolkit.errors import ManifestError, UsageError
 from toolkit.extras import versions
 from toolkit.files import held_signals, sha256, write_bytes
 from toolkit.model import manifest, metrics, records
 from toolkit.model.files import SUFFIXES, ModelFiles
 from toolkit.model.renaming import renamed
-from toolkit.networks.base import Classifier, device_of
 from toolkit.train import checkpoint, novelty
-from toolkit.train.calibration import calibrate
-from toolkit.train.dataset import Dataset
-from toolkit.train.evaluation import permutation, predict
+from toolkit.train.calibration import calibrate, softmax
+from toolkit.train.evaluation import evaluation_of, logits_of, permutation, truth_of
 from toolkit.train.log_folder import LogFolder
 from toolkit.train.recipes import as_dict
 from toolkit.train.training import Training
 
 
 def judge(
-    training: Training, name: str, tuning: records.TuningRecord | None = None
+    training: Training,
+    name: str,
+    tuning: records.TuningRecord | None = None,
+    positive: str | None = None,
 ) -> tuple[manifest.Manifest, novelty.Novelty | None]:
     """Return what a finished training came to, and the novelty of X-rays where it has a `val`.
 
@@ -35,13 +33,18 @@ def judge(
         training: a finished one.
         name: of the model.
         tuning: the study that the recipe came from, if any.
+        positive: of two classes, the label of the one that is sought; the last if not given.
 
     Raises:
         TrainingError: the network's output is not finite.
     """
     dataset, recipe = training.dataset, training.recipe
     classifier, definition = training.classifier, training.definition
-    logits = {part: _logits(classifier, dataset, part) for part in dataset.parts}
+    logits = {part: logits_of(classifier, dataset, part) for part in dataset.parts}
+    calibration = None
+    if "val" in dataset.parts:
+        calibration = calibrate(logits["val"], truth_of(dataset, "val"), "val")
+    temperature = calibration.temperature if calibration else 1.0
     settings = as_dict(recipe)
     settings.pop("constants", None)
     known = definition.record(training.config)
@@ -59,19 +62,22 @@ def judge(
             device=_device_name(training.device),
             epochs=training.epoch,
             versions={},
-            metrics={part: _evaluation(dataset, part, each) for part, each in logits.items()},
+            metrics={
+                part: metrics.as_dict(
+                    evaluation_of(dataset, part, softmax(each, temperature), positive)
+                )
+                for part, each in logits.items()
+            },
             permutation=permutation(classifier, dataset),
         ),
         tuning=tuning,
+        calibration=calibration,
     )
     measure = None
-    if "val" in dataset.parts:
-        calibration = calibrate(logits["val"], _labels(dataset, "val"), "val")
-        record = replace(record, calibration=calibration)
-        if fitted := novelty.fit(classifier, dataset):
-            measure, limit, within = fitted
-            scope = records.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
-            record = replace(record, scope=scope)
+    if calibration and (fitted := novelty.fit(classifier, dataset)):
+        measure, limit, within = fitted
+        scope = records.ScopeRecord("", "val", len(dataset.parts["val"]), limit, within)
+        record = replace(record, scope=scope)
     return record, measure
 
 
@@ -153,35 +159,6 @@ def save_model(
         if replaced and log:
             log.keep_previous()
     return record, replaced
-
-
-def _logits(classifier: Classifier, dataset: Dataset, part: str) -> NDArray[np.float32]:
-    """Return the logits of one part, float32 (N, C)."""
-    pixels = dataset.pixels[dataset.parts[part]].to(device_of(classifier))
-    logits = predict(classifier, pixels)
-    if not logits.isfinite().all():
-        raise TrainingError(
-            f"the network's output on the part {part!r} is not finite: lower the learning rate "
-            "with --lr"
-        )
-    result: NDArray[np.float32] = logits.numpy()
-    return result
-
-
-def _labels(dataset: Dataset, part: str) -> NDArray[np.int64]:
-    result: NDArray[np.int64] = dataset.labels[dataset.parts[part]].numpy()
-    return result
-
-
-def _evaluation(dataset: Dataset, part: str, logits: NDArray[np.float32]) -> dict[str, Any]:
-    labels = dataset.label_map
-    found = metrics.evaluate(
-        _labels(dataset, part),
-        logits.argmax(axis=1),
-        len(labels.classes),
-        ordinal=labels.graded,
-    )
-    return metrics.as_dict(found)
 
 
 def keep_previous(files: ModelFiles) -> bool:

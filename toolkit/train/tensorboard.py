@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 STATE_EVERY = 5
 """Epochs between two states."""
 _SAMPLES = 8
+_FINAL = (
+    *("accuracy", "balanced_accuracy", "quadratic_weighted_kappa"),
+    *("macro_f1", "sensitivity", "specificity"),
+)
 
 
 class Log:
@@ -159,8 +163,13 @@ def final_figures(record: Manifest) -> dict[str, float]:
     return {
         f"final/{part}_{name}": float(evaluation[name])
         for part, evaluation in record.training.metrics.items()
-        for name in ("accuracy", "balanced_accuracy", "quadratic_weighted_kappa")
+        for name in _FINAL
         if evaluation[name] is not None
+    } | {
+        f"final/{part}_mean_{name}": float(np.mean(known))
+        for part, evaluation in record.training.metrics.items()
+        for name in ("auroc", "average_precision")
+        if (known := [each for each in evaluation[name] if each is not None])
     }
 
 
@@ -191,5 +200,5 @@ def _report(result: metrics.Evaluation, classes: tuple[str, ...]) -> str:
         f"| {name} | {percent(recall)} | {percent(precision)} |"
         for name, recall, precision in zip(classes, result.recall, result.precision, strict=True)
     ]
-    head = f"accuracy {result.accuracy:.1%} of {result.n} X-rays"
+    head = f"accuracy {result.accuracy:.1%} of {result.n} X-rays, macro F1 {result.macro_f1:.3f}"
     return "\n".join([head, "", "| class | recall | precision |", "|---|---|---|", *rows])

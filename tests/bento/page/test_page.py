@@ -395,6 +395,29 @@ def test_doubt_is_said_in_plain_words(page, knees, found, notes):
     assert _texts(page, ".grade strong") == ([] if meaningless else ["1.8"])
 
 
+@pytest.mark.parametrize("in_scope", [True, False])
+def test_a_decision_and_its_rule_are_shown_and_kept_unless_the_answer_means_nothing(
+    page, shipped_service, knees, in_scope
+):
+    point = {"positive": "worn", "threshold": 0.3, "sensitivity": 0.9, "specificity": 0.75}
+    info = httpx.get(f"{shipped_service}/info").json()
+    info |= {"classes": ["sound", "worn"], "grades": [], "operating_point": point}
+    answer = {"class": 0, "label": "sound", "probabilities": [0.6, 0.4], "decision": "worn"}
+    page.route("**/info", lambda route: route.fulfill(json=info))
+    page.route("**/predict", lambda route: route.fulfill(json=answer | {"in_scope": in_scope}))
+    page.reload()
+    _choose(page, knees[0])
+    _settle(page)
+    assert _texts(page, ".decision strong") == (["worn"] if in_scope else [])
+    rule = "“worn” from 30.0 % on: sensitivity 90.0 %, specificity 75.0 %"
+    expect(page.locator("#facts")).to_contain_text(rule)
+    with page.expect_download() as download:
+        page.click("#download")
+    with download.value.path().open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert row["decision"] == "worn" and row["label"] == "sound"
+
+
 @pytest.mark.parametrize(
     ("found", "said", "ticks", "place"),
     [

@@ -189,6 +189,7 @@ def test_a_row_says_what_predict_says_of_the_file(xrays, run, tmp_path):
         assert row[name] == said[name]
     assert row["sha256"] == sha256(path.read_bytes()).hexdigest()
     assert row["error"] is row["detail"] is None
+    assert "decision" not in row, "the model has no operating point"
     metadata = table(tmp_path / "results.parquet").schema.metadata
     assert metadata[b"model_sha256"].decode() == content["model_sha256"]
     assert {b"model", b"toolkit", b"provider"} <= set(metadata)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from toolkit.model import manifest
-from toolkit.model.answer import Meaning, meaning_of
+from toolkit.model.answer import Meaning, OperatingPoint, meaning_of
 from toolkit.model.artifacts import graph_words
 from toolkit.xray.labels import LabelMap
 
@@ -72,6 +72,23 @@ def test_an_xray_is_in_scope_up_to_the_limit():
     assert meaning.answer(row(1, 0, 0, 0), 1.51).in_scope is False
     assert meaning.answer(row(1, 0, 0, 0), float("nan")).in_scope is False
     assert meaning.answer(row(1, 0, 0, 0)).in_scope is None
+
+
+@pytest.mark.parametrize("positive", ["sound", "worn"])
+def test_the_operating_point_decides_from_its_threshold_on_whatever_is_more_probable(positive):
+    point = OperatingPoint(positive, 0.3, 0.9, 0.8)
+    meaning = Meaning(("sound", "worn"), operating_point=point)
+    (other,) = {"sound", "worn"} - {positive}
+
+    def decided(share):
+        shares = (share, 1 - share) if positive == "sound" else (1 - share, share)
+        # As precise as they are answered: no float32 of 0.3 would be 0.3.
+        answer = meaning.answer(np.array(shares))
+        assert answer.label == (positive if share > 0.5 else other)
+        return answer.decision
+
+    found = [decided(share) for share in (0.0, 0.2999, 0.3, 0.49, 0.51, 1.0)]
+    assert found == [other, other, positive, positive, positive, positive]
 
 
 def test_what_is_not_known_is_not_said():

@@ -23,10 +23,13 @@ from toolkit.model.manifest import Manifest
 from toolkit.model.records import (
     DatasetRecord,
     NetworkRecord,
+    OperatingPointRecord,
     PreprocessingConstants,
     TrainingRecord,
 )
-from toolkit.xray.labels import label_map
+from toolkit.xray.labels import LabelMap, label_map
+
+POINT = OperatingPointRecord("val", "worn", "sensitivity", 0.95, 0.1 + 0.2, 0.96, 0.5, 25, 48)
 
 
 @pytest.fixture
@@ -117,6 +120,19 @@ def test_the_shipped_manifest_is_saved_with_the_content_that_it_was_loaded_with(
     assert json.loads((tmp_path / "m.json").read_text()) == expected
 
 
+def test_an_operating_point_is_of_one_of_two_classes(full, tmp_path):
+    of_two = replace(full, labels=LabelMap("folders", ("sound", "worn"), ()), operating_point=POINT)
+    manifest.save(of_two, tmp_path / "knee.json")
+    assert repr(manifest.load(tmp_path / "knee.json")) == repr(of_two)
+    torn = replace(of_two, operating_point=replace(POINT, positive="torn"))
+    for wrong in (replace(full, operating_point=POINT), torn):
+        message = refusal(as_json(wrong), tmp_path / "m.json")
+        assert " is not one of two classes - at `$.operating_point.positive`" in message
+    content = as_json(of_two)
+    content["operating_point"]["figure"] = "recall"
+    assert "operating_point.figure" in refusal(content, tmp_path / "m.json")
+
+
 def test_a_kind_of_file_that_there_is_not_is_named(full, tmp_path):
     content = as_json(full)
     content["export"]["artifacts"]["foo"] = content["export"]["artifacts"]["pipeline"]
@@ -124,7 +140,7 @@ def test_a_kind_of_file_that_there_is_not_is_named(full, tmp_path):
 
 
 def test_every_part_is_in_the_file_under_its_own_name(full, tmp_path):
-    manifest.save(full, tmp_path / "knee.json")
+    manifest.save(replace(full, operating_point=POINT), tmp_path / "knee.json")
     content = json.loads((tmp_path / "knee.json").read_text())
     assert list(content) == [each.name for each in fields(Manifest)]
     assert content["schema_version"] == 1

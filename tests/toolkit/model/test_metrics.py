@@ -47,6 +47,8 @@ def test_figures_match_scikit_learn_wherever_they_are_defined(cases):
     for ours, theirs, count in zip(result.precision, precision, matrix.sum(0), strict=True):
         assert (ours is None) == (count == 0)
         assert ours is None or ours == pytest.approx(theirs)
+    f1 = oracle.f1_score(true, predicted, labels=every, average="macro", zero_division=float("nan"))
+    assert result.macro_f1 == pytest.approx(f1)
     if len({*true, *predicted}) == 1:
         assert result.quadratic_weighted_kappa is None
     else:
@@ -79,6 +81,18 @@ def test_an_absent_class_is_null_and_left_out_of_the_balanced_accuracy():
     assert result.balanced_accuracy == 0.75
     assert result.intervals["recall"][1] is None
     assert result.intervals["recall"][0] is not None
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_of_two_classes_sensitivity_is_the_recall_of_the_one_that_is_sought(positive):
+    true, predicted = xrays(80, classes=2)
+    found = evaluate(true, predicted, 2, positive_class=positive)
+    assert found.sensitivity == oracle.recall_score(true, predicted, pos_label=positive)
+    assert found.specificity == oracle.recall_score(true, predicted, pos_label=1 - positive)
+    assert found.intervals["sensitivity"] == found.intervals["recall"][positive]
+    assert found.intervals["specificity"] == found.intervals["recall"][1 - positive]
+    of_more = evaluate(true, predicted, 3, positive_class=positive)
+    assert of_more.sensitivity is of_more.specificity is of_more.positive_class is None
 
 
 def test_kappa_is_null_where_only_one_class_occurs():
@@ -156,13 +170,22 @@ def test_as_dict_is_what_json_gives_back():
         "recall",
         "precision",
         "confusion_matrix",
+        "macro_f1",
+        "positive_class",
+        "sensitivity",
+        "specificity",
+        "auroc",
+        "average_precision",
         "intervals",
     ]
     assert list(plain["intervals"]) == [
         "accuracy",
         "balanced_accuracy",
         "quadratic_weighted_kappa",
+        "macro_f1",
         "recall",
+        "sensitivity",
+        "specificity",
     ]
     assert len(plain["intervals"]["recall"]) == 4
 

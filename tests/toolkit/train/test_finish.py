@@ -17,7 +17,7 @@ from toolkit.networks.base import Classifier, initialise
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint, novelty
-from toolkit.train.calibration import calibrate
+from toolkit.train.calibration import calibrate, softmax
 from toolkit.train.evaluation import permutation, predict
 from toolkit.train.finish import judge, keep_previous, save_training
 from toolkit.train.recipes import recipe
@@ -93,7 +93,14 @@ def test_the_manifests_figures_are_those_of_the_checkpoint_on_every_part(trainin
         indices = tiny.parts[part]
         logits = predict(classifier, tiny.pixels[indices]).numpy()
         labels = tiny.labels[indices].numpy()
-        assert figures == metrics.as_dict(metrics.evaluate(labels, logits.argmax(axis=1), 4))
+        found = metrics.evaluate(
+            labels,
+            logits.argmax(axis=1),
+            4,
+            patients=[tiny.names[index][:-1] for index in indices],
+            probabilities=softmax(logits, record.temperature),
+        )
+        assert figures == metrics.as_dict(found)
         assert figures["n"] == len(indices)
         if part == "val":
             assert record.calibration == calibrate(logits, labels, "val")

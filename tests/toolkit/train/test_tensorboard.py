@@ -74,6 +74,9 @@ def test_the_hparams_page_has_the_recipe_and_the_final_figures(run):
     for part, figures in record["metrics"].items():
         (value,) = events.Scalars(f"final/{part}_accuracy")
         assert value.value == pytest.approx(figures["accuracy"])
+        (mean,) = events.Scalars(f"final/{part}_mean_auroc")
+        known = [each for each in figures["auroc"] if each is not None]
+        assert mean.value == pytest.approx(np.mean(known))
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     assert start.hparams["preset"].string_value == "default"
