@@ -8,8 +8,8 @@ import pytest
 from export.compare.gate import NO_XRAYS, gate, gate_samples
 from toolkit.errors import DataError
 from toolkit.train.dataset import load_folder
-from toolkit.xray.annotations.said import Annotations
-from toolkit.xray.patients import PatientRule
+from toolkit.xray.annotations.patients import PatientRule
+from toolkit.xray.annotations.sources import Annotations
 
 CLASSES = ("none", "minimal", "moderate", "severe")
 
