@@ -22,8 +22,8 @@ from toolkit.train.steps.plan import plan_epoch
 from toolkit.train.training import Training
 from toolkit.tune.trial import TrialPlan
 from toolkit.tune.workers import Tuning, run, setup
+from toolkit.xray.annotations.patients import by_name
 from toolkit.xray.labels import label_map
-from toolkit.xray.patients import by_name
 
 LABELS = label_map("study")
 # As many as the study's labels leave of the X-rays in data/knee.

@@ -49,8 +49,8 @@ def train(off, folder, _part):
     from toolkit.train.dataset import Dataset
     from toolkit.train.evaluation import predict
     from toolkit.train.recipes import recipe
+    from toolkit.xray.annotations.patients import by_name
     from toolkit.xray.labels import label_map
-    from toolkit.xray.patients import by_name
 
     def plain(network, preprocessing, xray):
         with torch.no_grad():

@@ -28,7 +28,7 @@ from toolkit.networks.checking import check
 from toolkit.networks.loading import load
 from toolkit.train.checkpoint import config_of
 from toolkit.train.health import Finding, health
-from toolkit.xray.annotations.said import NOTHING, Annotations
+from toolkit.xray.annotations.sources import NOTHING, Annotations
 
 KINDS = {
     ("onnx", "fp32"): ("network", "pipeline", "explainer"),

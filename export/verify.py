@@ -17,7 +17,7 @@ from toolkit.model.artifacts import is_changed
 from toolkit.model.equivalence import Artifact
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.train.health import health
-from toolkit.xray.annotations.said import NOTHING, Annotations
+from toolkit.xray.annotations.sources import NOTHING, Annotations
 
 
 def verify(

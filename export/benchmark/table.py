@@ -21,7 +21,7 @@ from export.convert.pipeline import Pipeline
 from toolkit.errors import DataError, ImageError, ToolkitError
 from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
-from toolkit.xray.annotations.said import NOTHING, Annotations
+from toolkit.xray.annotations.sources import NOTHING, Annotations
 from toolkit.xray.folders import scan
 from toolkit.xray.pictures import encode
 from toolkit.xray.reading import SIZE, decode

@@ -26,7 +26,7 @@ from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
 from toolkit.model.tolerance import PROBABILITY_TOLERANCE, bound_of
 from toolkit.runtime.providers import open_session
-from toolkit.xray.annotations.said import NOTHING, Annotations
+from toolkit.xray.annotations.sources import NOTHING, Annotations
 
 _BATCH = 64
 _GOLDEN = 4

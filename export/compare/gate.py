@@ -17,7 +17,7 @@ from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import evaluate
 from toolkit.train.dataset import load_folder
 from toolkit.train.recipes import SPLITS
-from toolkit.xray.annotations.said import NOTHING, Annotations
+from toolkit.xray.annotations.sources import NOTHING, Annotations
 
 AGREEMENT = 0.995
 POINTS = 0.5

@@ -16,6 +16,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 
 
 @pytest.mark.full
+@pytest.mark.timeout(900)
 def test_the_tour_of_the_readme_runs_as_it_stands(tmp_path):
     tour = re.search(r"<!-- tour -->\n```sh\n(.*?)```", README, re.DOTALL)
     assert tour

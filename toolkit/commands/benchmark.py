@@ -53,7 +53,7 @@ def benchmark(
     from export.benchmark import report, table
     from export.convert.pipeline import load_pipeline
     from toolkit.model import manifest
-    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.annotations.sources import read_annotations
 
     console = Console(as_json)
     files = ModelFiles(models, name)

@@ -24,8 +24,8 @@ def generate(
 ) -> None:
     """Draw knee X-rays of grades 0, 2, 3 and 4 as PNG files, a patient's knees in one part."""
     from toolkit.files import write_bytes
+    from toolkit.xray.annotations.patients import by_name
     from toolkit.xray.folders import PARTS, patient_part
-    from toolkit.xray.patients import by_name
     from toolkit.xray.pictures import encode
     from toolkit.xray.synthetic import generate as draw
 
@@ -60,11 +60,11 @@ def inspect(
     as_json: JsonOption = False,
 ) -> None:
     """Count X-rays and patients; name what is left out, unreadable, contradictory or copied."""
-    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.annotations.patients import PatientRule, identify_patients
+    from toolkit.xray.annotations.sources import read_annotations
     from toolkit.xray.bulk import read_files
     from toolkit.xray.copies import copies, differing, picture_key
     from toolkit.xray.folders import class_of, crossing_patients, left_out_lines, scan
-    from toolkit.xray.patients import PatientRule, identify_patients
 
     console = Console(as_json)
     rule, said = PatientRule(patients, groups), read_annotations(labels)

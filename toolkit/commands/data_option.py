@@ -14,9 +14,9 @@ from toolkit.train.dataset import (
     require_classes,
     require_patients,
 )
-from toolkit.xray.annotations.said import Annotations, read_annotations
+from toolkit.xray.annotations.patients import BY_FILES, PatientRule
+from toolkit.xray.annotations.sources import Annotations, read_annotations
 from toolkit.xray.labels import FOLDERS, LabelMap
-from toolkit.xray.patients import BY_FILES, PatientRule
 
 GENERATED_COUNT = 800
 
@@ -27,7 +27,7 @@ class DataChoice:
 
     Attributes:
         folder: of them; None for generated ones.
-        labels: what the classes are, as `toolkit.xray.annotations.said.read_annotations` takes it.
+        labels: what the classes are, as `--labels` takes it: see `read_annotations`.
         split: None for the one that fits the preset and the data.
         patients: a pattern that tells patients apart.
         groups: a table that does.

@@ -60,7 +60,7 @@ def evaluate(
         raise UsageError(f"{model} takes no X-rays: give NAME, or the path of a .pipeline.onnx")
     from toolkit.model import manifest, metrics
     from toolkit.train.evaluation import evaluation_of, load_as_trained, part_indices
-    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.annotations.sources import read_annotations
 
     console = Console(as_json)
     files = located(model, models)

@@ -57,7 +57,7 @@ def export(
     from export.export import DeadInput, Options
     from export.export import export as run
     from toolkit.files import require_parent, require_writable
-    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.annotations.sources import read_annotations
 
     if opset is not None and format_name != "onnx":
         raise UsageError(f"{format_name} has no opset: leave --opset out")

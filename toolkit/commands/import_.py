@@ -95,7 +95,7 @@ def _labels(labels: str | None, classes: str | None) -> "LabelMap | None":
         DataError: the name of a class is none, or a file of labels cannot be used.
         UsageError: both say it, or what is said names no classes.
     """
-    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.annotations.sources import read_annotations
     from toolkit.xray.labels import FOLDERS, LabelMap, checked_label
 
     if labels and classes:

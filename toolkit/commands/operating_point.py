@@ -42,7 +42,7 @@ def operating_point(
     from toolkit.train.checkpoint import load_trained
     from toolkit.train.evaluation import load_as_trained, logits_of, part_indices, truth_of
     from toolkit.train.operating_point import parse_target, with_operating_point
-    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.annotations.sources import read_annotations
 
     console = Console(as_json)
     files = ModelFiles(models, name)

@@ -43,7 +43,7 @@ def verify(
     from export.compare.report import write_report
     from export.verify import verify as run
     from toolkit.files import require_parent, require_writable
-    from toolkit.xray.annotations.said import read_annotations
+    from toolkit.xray.annotations.sources import read_annotations
 
     console = Console(as_json)
     files = ModelFiles(models, name)

@@ -15,11 +15,7 @@ from toolkit.files import name_bytes
 from toolkit.model.records import DatasetRecord
 from toolkit.train.split import copies_warning, crossing, draw_parts
 from toolkit.xray.annotations.label_table import LabelTable
-from toolkit.xray.bulk import read_files
-from toolkit.xray.copies import copies, differing, picture_key
-from toolkit.xray.folders import XrayFile, class_of, left_out_lines, scan
-from toolkit.xray.labels import GRADES, LABEL_MAPS, LabelMap
-from toolkit.xray.patients import (
+from toolkit.xray.annotations.patients import (
     BY_FILES,
     BY_TABLE,
     PatientRule,
@@ -27,6 +23,10 @@ from toolkit.xray.patients import (
     by_name,
     identify_patients,
 )
+from toolkit.xray.bulk import read_files
+from toolkit.xray.copies import copies, differing, picture_key
+from toolkit.xray.folders import XrayFile, class_of, left_out_lines, scan
+from toolkit.xray.labels import GRADES, LABEL_MAPS, LabelMap
 from toolkit.xray.reading import SIZE
 from toolkit.xray.scaling import shaped
 from toolkit.xray.synthetic import generate

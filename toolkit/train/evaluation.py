@@ -15,7 +15,7 @@ from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import Evaluation, evaluate
 from toolkit.networks.base import Classifier, device_of
 from toolkit.train.dataset import Dataset, load_folder
-from toolkit.xray.annotations.said import NOTHING, Annotations
+from toolkit.xray.annotations.sources import NOTHING, Annotations
 from toolkit.xray.folders import scan
 
 ALL = "all"

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from toolkit.errors import DataError, numbered
+from toolkit.xray.annotations.patients import Patients
 from toolkit.xray.copies import differing, unite
 from toolkit.xray.folders import FRACTIONS, PARTS, crossing_patients, patient_part
-from toolkit.xray.patients import Patients
 
 STUDY_COUNT = 6765
 

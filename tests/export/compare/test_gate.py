@@ -10,8 +10,8 @@ import torch
 from export.compare.gate import NO_XRAYS, gate, gate_samples, with_scope
 from toolkit.errors import DataError
 from toolkit.train.dataset import load_folder
-from toolkit.xray.annotations.said import Annotations
-from toolkit.xray.patients import PatientRule
+from toolkit.xray.annotations.patients import PatientRule
+from toolkit.xray.annotations.sources import Annotations
 
 CLASSES = ("none", "minimal", "moderate", "severe")
 

@@ -18,9 +18,9 @@ from toolkit.train.dataset import (
     require_patients,
 )
 from toolkit.train.split import study_split
+from toolkit.xray.annotations.patients import PatientRule, by_name
 from toolkit.xray.folders import PARTS
 from toolkit.xray.labels import LabelMap, label_map
-from toolkit.xray.patients import PatientRule, by_name
 
 STUDY = label_map("study")
 FIVE = label_map("five")

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from toolkit.errors import DataError, numbered, printable
+from toolkit.xray.annotations.tables import Row, read_rows, relative_path
 from toolkit.xray.folders import PARTS, part_called
 from toolkit.xray.labels import LabelMap, checked_label, in_counting_order
-from toolkit.xray.tables import Row, read_rows, relative_path
 
 _NEEDED = ("file", "label")
 _MORE = ("patient", "part")

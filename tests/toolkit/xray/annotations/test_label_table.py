@@ -4,10 +4,10 @@ import pytest
 
 from toolkit.errors import DataError, UsageError
 from toolkit.xray.annotations.label_table import read_label_table
-from toolkit.xray.annotations.said import read_annotations
+from toolkit.xray.annotations.patients import PatientRule, identify_patients
+from toolkit.xray.annotations.sources import read_annotations
 from toolkit.xray.folders import class_of, left_out_lines, scan
 from toolkit.xray.labels import label_map
-from toolkit.xray.patients import PatientRule, identify_patients
 
 
 @pytest.fixture

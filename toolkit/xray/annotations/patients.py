@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from toolkit.errors import DataError, UsageError, is_text, numbered, printable
+from toolkit.xray.annotations.tables import read_rows
 from toolkit.xray.dicom_tags import SNIFFED, is_dicom, patient_key
 from toolkit.xray.limits import MAX_BYTES
-from toolkit.xray.tables import read_rows
 
 if TYPE_CHECKING:
     from toolkit.xray.folders import XrayFile

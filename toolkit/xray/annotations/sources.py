@@ -6,9 +6,9 @@ from pathlib import Path
 from toolkit.errors import DataError
 from toolkit.xray.annotations.label_file import LabelFile, read_label_file
 from toolkit.xray.annotations.label_table import LabelTable, read_label_table
+from toolkit.xray.annotations.patients import PatientRule
 from toolkit.xray.folders import folder_labels
 from toolkit.xray.labels import FOLDERS, LabelMap, label_map
-from toolkit.xray.patients import PatientRule
 
 _FOLDERS = LabelMap(FOLDERS, (), (), ordinal=False)
 """Classes are folders that are called as they are, whichever there are."""

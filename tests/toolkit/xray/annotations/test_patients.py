@@ -6,8 +6,8 @@ import pytest
 from xray_files import dicom, noise, saved
 
 from toolkit.errors import DataError, UsageError
+from toolkit.xray.annotations.patients import PatientRule, by_name, identify_patients
 from toolkit.xray.folders import scan
-from toolkit.xray.patients import PatientRule, by_name, identify_patients
 
 
 def folder_of(root, contents):
