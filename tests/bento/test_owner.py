@@ -168,7 +168,6 @@ def test_worker_that_dies_leaves_the_owner_and_the_other_alone(service, png, pro
 
 
 @pytest.mark.full
-@pytest.mark.full
 def test_owner_that_cannot_prove_the_model_is_why_workers_are_not_ready(
     copied, serving, tmp_path, plant
 ):
@@ -181,6 +180,7 @@ def test_owner_that_cannot_prove_the_model_is_why_workers_are_not_ready(
     assert "does not compute on CPUExecutionProvider what PyTorch does" in said["detail"]
 
 
+@pytest.mark.full
 def test_service_with_an_owner_ends_in_order(served, serving, tmp_path, processes_below):
     with serving(served, tmp_path, **OWNED) as (process, _, log):
         whole = processes_below(process.pid)

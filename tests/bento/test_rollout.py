@@ -93,6 +93,7 @@ def test_worker_that_finds_other_files_does_not_answer_and_readyz_shows_it(
     assert "Traceback" not in log.read_text()
 
 
+@pytest.mark.full
 def test_worker_serves_the_model_of_its_parent_though_another_lies_beside_it(
     copied, serving, processes_below, encoded, xrays, tmp_path
 ):

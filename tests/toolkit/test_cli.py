@@ -428,7 +428,6 @@ def test_training_without_data_says_that_it_draws_xrays(tmp_path):
 
 
 @pytest.mark.full
-@pytest.mark.full
 def test_training_without_data_trains_on_drawn_xrays(tmp_path):
     content, err = ok("train", *TINY, *folders(tmp_path))
     assert "no --data given: training on 800 generated X-rays" in err
@@ -436,6 +435,7 @@ def test_training_without_data_trains_on_drawn_xrays(tmp_path):
     assert "final" in content["logs"]
 
 
+@pytest.mark.full
 def test_ctrl_c_saves_and_resume_finishes_and_former_files_are_kept(xrays, tmp_path):
     arguments = ["train", "--data", xrays, *folders(tmp_path), "--name", "broken", "--json"]
     arguments += ["--layer-size", 2, "--epochs", 8, "--batch-size", 16]

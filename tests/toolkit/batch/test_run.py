@@ -427,7 +427,6 @@ def test_processes_that_read_hand_over_to_one_that_runs_the_model(xrays, run, un
 
 
 @pytest.mark.full
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("dying", "deaths"),
     # The one that runs the model is the first to begin.
@@ -448,6 +447,7 @@ def test_whoever_dies_of_readers_and_owner_no_row_is_lost_or_twice_nor_another_e
     assert_same_rows(found, unbroken.to_pylist())
 
 
+@pytest.mark.full
 def test_file_that_kills_its_reader_twice_is_the_only_one_that_is_blamed(
     xrays, run, unbroken, tmp_path
 ):
