@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODELS = ROOT / "saved_models"
 CORES = len(os.sched_getaffinity(0))
 BATCHES = (1, 4, 8, 16)
+SUFFIXES = {".png", ".jpg", ".jpeg", ".dcm"}
 PROJECTED_CORES = (2, 32, 256)
 REFUSED = 40_000
 LIMITS = (
@@ -53,7 +54,9 @@ def populated(folder, data, count):
 
     Each has its number after its end, where no decoder looks, so that no two hashes are equal.
     """
-    sources = sorted(each for each in data.rglob("*") if each.is_file()) if data else drawn(folder)
+    given = data.rglob("*") if data else drawn(folder)
+    # A table may lie beside the X-rays.
+    sources = sorted(each for each in given if each.suffix in SUFFIXES)
     xrays = folder / "xrays"
     xrays.mkdir()
     for index, source in enumerate(islice(cycle(sources), count)):
