@@ -280,6 +280,8 @@ def started(free_port):
             stderr=stderr,
             text=True,
             start_new_session=True,
+            # Who starts the tests may ignore a hangup, and so would their children.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
         )
         return process, f"http://127.0.0.1:{port}"
 
