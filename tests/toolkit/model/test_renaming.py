@@ -136,7 +136,7 @@ def test_models_are_listed_with_what_is_proven_of_them(models, toolkit):
     code, out, _ = toolkit("list", "--models", models, "--json")
     (model,) = json.loads(out)["models"]
     assert code == 0 and model["name"] == "Knee" and model["proven"] is True
-    assert model["precisions"] == ["fp32"]
+    assert model["precisions"] == ["fp32", "fp16", "int8"]
     assert model["trained"] == {"preset": "default", "epochs": 70}
     assert model["bytes"] == sum(path.stat().st_size for path in models.iterdir())
 
@@ -146,7 +146,7 @@ def test_models_are_listed_with_what_is_proven_of_them(models, toolkit):
     (models / "no model.json").write_text("{}")
     code, out, _ = toolkit("list", "--models", models, "--json")
     known, broken = json.loads(out)["models"]
-    assert code == 0 and known["proven"] is False and known["precisions"] == []
+    assert code == 0 and known["proven"] is False and known["precisions"] == ["fp16", "int8"]
     assert broken["name"] == "broken" and "schema version" in broken["error"]
     code, out, _ = toolkit("list", "--models", models)
     assert code == 0 and "Knee    default, 70 epochs" in out and "cannot be read" in out
