@@ -127,7 +127,7 @@ def test_a_stop_lets_it_finish_and_end_by_itself(start, podman):
 
 
 def test_a_precision_that_it_does_not_hold_is_refused_at_the_start(podman, packaged):
-    run = ["run", "--rm", "--read-only", "--tmpfs=/tmp", "--env=TOOLKIT_PRECISION=int8"]
+    run = ["run", "--rm", "--read-only", "--tmpfs=/tmp", "--env=TOOLKIT_PRECISION=int4"]
     assert podman(*run, packaged["image"], check=False) == 2
 
 
