@@ -1,41 +1,18 @@
-"""Commands in this process, and a real nginx with the configuration that the repository ships."""
+"""A real nginx with the configuration that the repository ships."""
 
-import io
-import json
 import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from toolkit import cli
-
 CONFIGURATION = Path(__file__).resolve().parents[2] / "deploy" / "nginx"
 DEADLINE_S = 30.0
-
-
-@pytest.fixture(scope="session")
-def run():
-    """Return a function that runs a command in this process, and returns its JSON."""
-
-    def command(*words, code=0):
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["toolkit", *map(str, words), "--json"])
-            patch.setattr(sys, "stdout", out)
-            patch.setattr(sys, "stderr", err)
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        assert ended.value.code == code, err.getvalue()
-        return json.loads(out.getvalue())
-
-    return command
 
 
 def _replaced(text, old, new):
