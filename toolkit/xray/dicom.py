@@ -4,7 +4,8 @@ pydicom reads the tags, of which only those that the pixels need are taken: noth
 is kept, logged or put into a message. Kind and size are judged before any pixel is decoded.
 """
 
-from typing import TYPE_CHECKING, Final, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from toolkit.xray.dicom_tags import (
     silence,
     stored_value,
 )
-from toolkit.xray.limits import MIN_SIDE, MeteredFile, check_shape, damage_error, decoding_error
+from toolkit.xray.limits import MIN_SIDE, MeteredFile, check_shape, decoding_error
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -57,10 +58,10 @@ def grey(content: bytes, least: int = MIN_SIDE) -> NDArray[np.uint8]:
     Raises:
         ImageError: the file is refused. `code` is `dicom_not_installed` (415) or, all of them
             422, `dicom_compressed` (a transfer syntax that is not read), `no_pixel_data`,
-            `dicom_incomplete` (an element that is missing), `multi_frame`, `dicom_colour`,
-            `pixel_aspect` (of pixels that are not square), `dicom_bits`, `dicom_window` (a window,
-            rescale or LUT that cannot be used), `too_many_pixels`, `too_small`, `aspect`,
-            `truncated`.
+            `dicom_incomplete` (an element that is missing or cannot be read), `multi_frame`,
+            `dicom_colour`, `pixel_aspect` (of pixels that are not square), `dicom_bits`,
+            `dicom_window` (a window, rescale or LUT that cannot be used), `too_many_pixels`,
+            `too_small`, `aspect`, `truncated`.
         MemoryError, OSError: the machine has no memory or no open files left.
     """
     try:
@@ -73,7 +74,7 @@ def grey(content: bytes, least: int = MIN_SIDE) -> NDArray[np.uint8]:
             file, syntax = open_tags(content)
             wanted = (*_VALUES, *_PADDING, MODALITY_LUTS, VOI_LUTS, PIXELS)
             tags = read_tags(file, *PLAIN.get(syntax, (False, "<")), wanted, PIXELS + 1)
-            if PIXELS not in tags:
+            if PIXELS not in tags or not tags.get_item(PIXELS, keep_deferred=True).value:
                 message = "holds no pixels, or is cut off before them; send the whole X-ray file"
                 raise ImageError("no_pixel_data", message)
             padding = _padding(tags)  # as stored: before any value is converted
@@ -116,12 +117,11 @@ def _frame(tags: "Dataset", syntax: str) -> bytes:
 
 def _layout(tags: "Dataset", least: int) -> Layout:
     """Return how the pixels are stored, if it is as one grey X-ray of square pixels."""
-    if int(tags.get("NumberOfFrames") or 1) > 1:
+    if _value(tags, "NumberOfFrames") and _integer(tags, "NumberOfFrames") > 1:
         raise ImageError("multi_frame", "holds several frames; send a single still X-ray")
     for keyword in _REQUIRED:
-        if tags.get(keyword) in (None, ""):
-            message = f"lacks the DICOM element {keyword}, or it is empty; export the X-ray again"
-            raise ImageError("dicom_incomplete", message)
+        if _value(tags, keyword) in (None, ""):
+            raise _incomplete(f"lacks the DICOM element {keyword}, or it is empty")
     if _photometric(tags) not in ("MONOCHROME1", "MONOCHROME2") or tags.SamplesPerPixel != 1:
         raise ImageError("dicom_colour", "not grey; save the X-ray as MONOCHROME2")
     rows, columns, allocated, bits, high, signed = (
@@ -157,7 +157,7 @@ def _display(tags: "Dataset") -> Display:
         (intercept, *_) = _numbers(tags, "RescaleIntercept") or [intercept]
     if voi is None:
         centres, widths = _numbers(tags, "WindowCenter"), _numbers(tags, "WindowWidth")
-        function = str(tags.get("VOILUTFunction") or "LINEAR").strip().upper() or "LINEAR"
+        function = str(_value(tags, "VOILUTFunction") or "LINEAR").strip().upper() or "LINEAR"
         windows = (Window(function, *pair) for pair in zip(centres, widths, strict=False))
         window = next((each for each in windows if each.usable), None)
     inverted = _photometric(tags) == "MONOCHROME1"
@@ -190,21 +190,42 @@ def _lut(tags: "Dataset", tag: int) -> Lut | None:
 
 
 def _photometric(tags: "Dataset") -> str:
-    return str(tags.get("PhotometricInterpretation") or "").strip()
+    return str(_value(tags, "PhotometricInterpretation") or "").strip().upper()
 
 
 def _integer(tags: "Dataset", keyword: str) -> int:
-    value = tags.get(keyword)
+    value = _value(tags, keyword)
     if isinstance(value, int):
         return value
-    raise damage_error()
+    raise _incomplete(f"the DICOM element {keyword} is no number")
 
 
 def _numbers(tags: "Dataset", keyword: str) -> list[float]:
     """Return values written in decimal, at most 1e9 in size."""
-    value = tags.get(keyword, "")
-    values = [value] if value is None or isinstance(value, str | int | float) else value
-    numbers = [float(value) for value in values if value is not None and str(value).strip()]
+    value = _value(tags, keyword)
+    values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+    try:
+        numbers = [float(value) for value in values if value is not None and str(value).strip()]
+    except (TypeError, ValueError):
+        raise _incomplete(f"the DICOM element {keyword} is no number") from None
     if not all(abs(number) <= _LARGEST for number in numbers):
         raise window_error()
     return numbers
+
+
+def _value(tags: "Dataset", keyword: str) -> Any:
+    """Return what an element holds, None of one that is missing.
+
+    Raises:
+        ImageError: `dicom_incomplete`: it is not what such an element holds.
+    """
+    try:
+        return tags.get(keyword)
+    except Exception as error:  # pydicom's is of many kinds
+        if isinstance(raised := decoding_error(error), ImageError):
+            raise _incomplete(f"the DICOM element {keyword} cannot be read") from None
+        raise raised from None
+
+
+def _incomplete(what: str) -> ImageError:
+    return ImageError("dicom_incomplete", f"{what}; export the X-ray again")

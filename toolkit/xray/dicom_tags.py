@@ -26,8 +26,8 @@ _MAGIC: Final = b"DICM"
 _KINDS: Final = rb"(?:AE|AS|AT|CS|DA|DS|DT|IS|LO|LT|PN|SH|SQ|ST|TM|UI|UL|US)"
 # The magic word alone; a header; or, without one, a data set: explicit, implicit or in big endian.
 _WITHOUT_PREAMBLE: Final = re.compile(
-    rb"DICM\x02\0|\x02\0[\0-\x18]\0%(kind)b|\0\x08.[\0-\x90]%(kind)b"
-    rb"|\x08\0[\0-\x90].(?:%(kind)b|[\0-\x40]\0\0\0)" % {b"kind": _KINDS},
+    rb"DICM\x02\0|(?:DICM)?(?:\x02\0[\0-\x18]\0%(kind)b|\0\x08.[\0-\x90]%(kind)b"
+    rb"|\x08\0[\0-\x90].(?:%(kind)b|[\0-\x40]\0\0\0))" % {b"kind": _KINDS},
     re.DOTALL,
 )
 PIXELS: Final = 0x7FE00010

@@ -66,13 +66,14 @@ def decode(content: bytes, size: int = SIZE, channels: int = 1) -> NDArray[np.ui
     if len(content) > MAX_BYTES:
         raise ImageError("too_large", f"larger than {MAX_BYTES:,} bytes; send a smaller file", 413)
     least = min(MIN_SIDE, size)
+    # First, as the preamble of one may be the beginning of any other file.
+    if is_dicom(content):
+        found = square(dicom.grey(content, least), size)
+        return found if channels == 1 else np.repeat(found[:, :, None], channels, axis=2)
     if content.startswith((pictures.PNG, pictures.JPEG)):
         if channels == 1:
             return square(pictures.grey(content, least), size)
         return square(pictures.colour(content, least), size)
-    if is_dicom(content):
-        found = square(dicom.grey(content, least), size)
-        return found if channels == 1 else np.repeat(found[:, :, None], channels, axis=2)
     what = "not a PNG, JPEG or DICOM file" if content else "the file is empty"
     raise ImageError("not_an_image", f"{what}; send a PNG, JPEG or DICOM file", 415)
 
