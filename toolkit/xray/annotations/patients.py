@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+from unicodedata import normalize
 
 from toolkit.errors import DataError, UsageError, is_text, numbered, printable
 from toolkit.xray.annotations.tables import read_rows
@@ -15,14 +16,21 @@ from toolkit.xray.limits import MAX_BYTES
 if TYPE_CHECKING:
     from toolkit.xray.folders import XrayFile
 
-_SIDES: Final = r"(?:left|right)(?:[\W_]?knee)?|[lr][tk]?"
+_WORDS: Final = (
+    "left|right|links|rechts|gauche|droite?|izquierd[ao]|derech[ao]|izq|der|sin|dex|[sd]x"
+)
+_SIDES: Final = rf"(?:{_WORDS}|[lr][tk]?)(?:[\W_]?knee)?|(?:left|right)[\W_]?side"
 _SIDE: Final = re.compile(
     # on its own between separators, as in 7_L, left-7 and 7.R.1; onto a number, as in 7l and 7L_2
     rf"(?:^|(?<=[\W_]))(?i:{_SIDES})(?=$|[\W_])|(?<=\d)(?i:{_SIDES})(?=$|[\W_])"
-    # at the end of a word, or before a number, in capitals only: caseR, L7; not Paul
-    r"|(?<=.)(?:L|R|Left|Right|LEFT|RIGHT)$|^(?:L|R|(?i:left|right))(?=\d)"
+    # before a number, a letter in capitals only: L7, 7_R1; not 7_l1
+    r"|(?:^|(?<=[\W_\d]))(?:L|R|(?i:left|right))(?=\d)|(?<=(?i:knee))(?i:left|right|[lr])(?=$|[\W_])"
 )
-_NUMBERED: Final = re.compile(r"(?P<stem>.*[^\W_])[\W_]+(?P<number>\d+)")
+# else onto a word, in capitals only: caseR, KneeL_7; not Paul, nor the LATERAL of 7_L_LATERAL
+_SIDE_OF_WORD: Final = re.compile(
+    r"(?<=.)(?:L|R|Left|Right|LEFT|RIGHT)$|(?<=[a-z])(?:L|R|Left|Right)(?=[\W_])"
+)
+_NUMBERED: Final = re.compile(r"(?P<stem>.*[^\W_])[\W_]+(?P<number>\d+)[)\]]?")
 _SEPARATORS: Final = "_-. ,;"
 _SHOWN: Final = 3
 BY_TABLE: Final = "the table"
@@ -149,7 +157,7 @@ def _by_file(file: "XrayFile", name_key: str) -> tuple[str, str]:
         return key, "PatientID"
     folder = file.name.rpartition("/")[0].partition("/")[0]
     if folder and not _SIDE.fullmatch(folder):
-        return folder, "folder"
+        return normalize("NFC", folder), "folder"
     return name_key, "name"
 
 
@@ -178,11 +186,16 @@ def _name_keys(names: Sequence[str]) -> list[str]:
 
 def _without_side(name: str) -> str:
     """Return a name without its last side, if it has one beside something else."""
-    *_, match = (None, *_SIDE.finditer(name))
+    name = normalize("NFC", name)
+    match = next(
+        (found[-1] for side in (_SIDE, _SIDE_OF_WORD) if (found := [*side.finditer(name)])), None
+    )
     if match is None:
         return name
     before, after = name[: match.start()].rstrip(_SEPARATORS), name[match.end() :]
-    return before + (after if before else after.lstrip(_SEPARATORS)) or name
+    if not before:
+        return after.lstrip(_SEPARATORS) or name
+    return f"{before}{'_' * after[:1].isalnum()}{after}"
 
 
 def _patients(names: Sequence[str], keys: list[str], sources: list[str]) -> Patients:
@@ -217,7 +230,8 @@ def _by_table(files: Sequence["XrayFile"], root: Path, table: Path) -> list[str]
     for file in files:
         relative = file.path.relative_to(root)
         spellings = (relative.as_posix(), relative.name, file.name, file.path_stem)
-        keys.append(next((rows[name] for name in spellings if name in rows), ""))
+        composed = (normalize("NFC", name) for name in spellings)
+        keys.append(next((rows[name] for name in composed if name in rows), ""))
     _require_all(files, keys, f"{table} has no row for")
     return keys
 
@@ -230,7 +244,8 @@ def _table(path: Path) -> dict[str, str]:
     """
     rows: dict[str, str] = {}
     for row in read_rows(path, "--groups", ("file", "patient"), ()):
-        file, patient = row.values["file"].replace("\\", "/"), row.values["patient"]
+        file = normalize("NFC", row.values["file"]).replace("\\", "/")
+        patient = row.values["patient"]
         if not patient:
             raise DataError(f"{row.where}: a file and its patient are wanted")
         if rows.setdefault(file, patient) != patient:

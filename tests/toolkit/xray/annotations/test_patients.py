@@ -38,7 +38,8 @@ SIDES = [
     *("9003175{}_v1".format, "case-a_{}".format),
 ]
 SPELLINGS = ["L R", "l r", "left right", "Left Right", "LEFT RIGHT", "lt rt", "LK RK"]
-SPELLINGS += ["left_knee right_knee", "LeftKnee RightKnee"]
+SPELLINGS += ["left_knee right_knee", "LeftKnee RightKnee", "LKnee RKnee", "lknee rknee"]
+SPELLINGS += ["leftside rightside", "links rechts", "Gauche Droite", "izq der", "SX DX"]
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
@@ -58,6 +59,16 @@ def test_both_knees_are_of_one_patient_however_the_side_is_written(place, spelli
         *(("L9003175", "9003175"), ("right9003175", "9003175"), ("caseRight", "case")),
         *(("skull", "skull"), ("femur", "femur"), ("upright", "upright"), ("Paul", "Paul")),
         *(("7_l1", "7_l1"), ("1.2.840.1", "1.2.840.1"), ("Ünal_R", "Ünal"), ("7__L", "7")),
+        *(("7_L_LATERAL", "7_LATERAL"), ("RIGHT_SKULL", "SKULL"), ("LATERAL_7", "LATERAL_7")),
+        *(
+            ("7_L1", "7_1"),
+            ("7R1", "7_1"),
+            ("7_left2", "7_2"),
+            ("R2D2", "2D2"),
+            ("ZIRKEL_7R", "ZIRKEL_7"),
+        ),
+        *(("KneeL_7", "Knee_7"), ("kneeright_7", "knee_7"), ("7_kneel", "7_knee")),
+        ("U\u0308nal_L", "\u00dcnal"),
     ],
 )
 def test_a_patient_is_what_a_name_is_without_its_side(name, patient):
@@ -75,6 +86,8 @@ def test_a_patient_is_what_a_name_is_without_its_side(name, patient):
         (["a1", "a2"], [{"a1"}, {"a2"}]),
         (["a_01", "a_02"], [{"a_01"}, {"a_02"}]),
         (["a_L_1", "a_R_1", "a_L_2"], [{"a_L_1", "a_R_1", "a_L_2"}]),
+        (["a (1)", "a (2)", "b (1)"], [{"a (1)", "a (2)"}, {"b (1)"}]),
+        (["a_L1", "a_R2", "a1_L"], [{"a_L1", "a_R2"}, {"a1_L"}]),
     ],
 )
 def test_one_and_two_are_sides_only_where_they_pair_up(names, groups):
@@ -94,6 +107,16 @@ def test_a_folder_below_the_grade_is_a_patient_but_not_one_that_is_named_for_a_s
     }
     assert patients.keys.count("anna") == 3
     assert patients.sources == {"folder": 4, "name": 3}
+
+
+def test_a_letter_and_its_accent_are_one_however_they_are_encoded(png_folder, tmp_path):
+    apart, one, table = "a\u0308", "\u00e4", tmp_path / "groups.csv"
+    folder = png_folder(f"0/{apart}/1", f"2/{one}/2", f"3/{apart}_L", f"4/{one}_R")
+    groups, _ = found(folder)
+    assert [len(group) for group in groups] == [4]
+    table.write_text(f"file,patient\n1,x\n2,y\n{one}_L,x\n{apart}_R,y\n", "utf-8")
+    groups, _ = found(folder, PatientRule(groups=table))
+    assert sorted(map(len, groups)) == [2, 2]
 
 
 def test_a_pattern_finds_the_patient(png_folder):
