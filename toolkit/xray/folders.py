@@ -30,9 +30,11 @@ _GRADE_OF = {
     "moderate": 3,
     "severe": 4,
 }
+_WORDS = "|".join(_GRADE_OF)
 _GRADE = re.compile(
-    r"(?:(?:kl|k-l|grade|kellgren[ _-]?lawrence)[ _-]*)*(?P<number>0*[0-4](?:\.0+)?(?=$|[^.\d]))?"
-    rf"[ _-]*(?P<word>{'|'.join(_GRADE_OF)})?"
+    rf"(?:(?:klg?|k-l|grade|kellgren[ _-]?lawrence)[ _-]*)*(?:(?P<before>{_WORDS})[ _-]*)?"
+    r"(?P<number>0*[0-4](?:\.0+)?(?=$|[^.\d]))?"
+    rf"(?:[ _-]*\(?(?P<word>{_WORDS})\)?)?"
 )
 _PICTURES = frozenset(
     (".png", ".jpg", ".jpeg", ".dcm", ".dicom", ".tif", ".tiff", ".bmp", ".gif", ".webp")
@@ -224,7 +226,7 @@ def _unlisted(folder: Path, table: "LabelTable") -> list[str]:
 
 def part_called(name: str) -> str | None:
     """Return the part that a folder, or a table, calls so; None of another word."""
-    return _PART_OF.get(name.lower())
+    return _PART_OF.get(re.sub(r"[ _-]?(set|data)$", "", name.strip().lower()))
 
 
 def _part_folders(folder: Path) -> dict[Path, str]:
@@ -250,7 +252,7 @@ def _grade(name: str) -> int | None:
     match = _GRADE.fullmatch(name.strip().lower())
     if match is None:
         return None
-    by_word = {_GRADE_OF[match["word"]]} if match["word"] else set()
+    by_word = {_GRADE_OF[word] for word in (match["before"], match["word"]) if word}
     by_number = {int(float(match["number"]))} if match["number"] else set()
     grades = by_word | by_number
     return grades.pop() if len(grades) == 1 else None

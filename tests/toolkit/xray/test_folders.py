@@ -70,9 +70,9 @@ def test_patients_in_more_than_one_part_are_found():
 
 
 SPELLINGS = {
-    "train": ["training", "Train", "TRAINING"],
-    "val": ["valid", "validation", "Val", "dev"],
-    "test": ["testing", "Test"],
+    "train": ["training", "Train", "TRAINING", "train_set", "Trainset", "training data"],
+    "val": ["valid", "validation", "Val", "dev", "validation-set", "val "],
+    "test": ["testing", "Test", "test_data"],
 }
 
 
@@ -84,9 +84,9 @@ def test_other_spellings_of_parts_are_taken(png_folder, part, spelling):
 
 
 GRADES = {
-    0: ["0.0", "00", "KL0", "0Normal", "none", "Healthy", "grade 0"],
-    1: ["1.0", "KL-1", "1Doubtful", "doubtful"],
-    2: ["2.0", "kl_2", "grade_2", "2Mild", "Minimal", "2_minimal", "KL grade 2"],
+    0: ["0.0", "00", "KL0", "0Normal", "none", "Healthy", "grade 0", "normal_0"],
+    1: ["1.0", "KL-1", "1Doubtful", "doubtful", "KLG1", "klg_1"],
+    2: ["2.0", "kl_2", "grade_2", "2Mild", "Minimal", "2_minimal", "KL grade 2", "2 (minimal)"],
     3: ["3.00", "Grade3", "3Moderate", "moderate"],
     4: ["4.0", "04", "Kellgren-Lawrence 4", "4Severe", "Severe"],
 }
@@ -106,6 +106,8 @@ NOT_UNDERSTOOD = [
     "10",
     "1.2",
     "2Severe",
+    "severe_2",
+    "severe normal",
     "unknown",
     "kl",
     "class_3",
