@@ -7,6 +7,7 @@ from pathlib import Path
 from toolkit.errors import UsageError
 
 DEFAULT_NAME = "model_saved"
+_PREVIOUS = ".previous"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}(\.previous)*")
 _NEW_NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*")
 _LONGEST_NEW = 50
@@ -51,7 +52,21 @@ def checked_name(name: str) -> str:
 
 
 def checked_new_name(name: str) -> str:
-    """Return `name` if a new model can have it: its image is called by it.
+    """Return `name` if a new model can have it: not that under which a former one is kept.
+
+    Raises:
+        UsageError: it is such a name, or no image can have it.
+    """
+    if name.endswith(_PREVIOUS):
+        raise UsageError(
+            f"{name!r} cannot name a new model: under that name the former "
+            f"{name.removesuffix(_PREVIOUS)} is kept"
+        )
+    return checked_image_name(name)
+
+
+def checked_image_name(name: str) -> str:
+    """Return `name` if the image of a model can be called by it.
 
     Raises:
         UsageError: it cannot name a model, or no registry of images takes it.
@@ -80,7 +95,7 @@ def served_name(folder: Path) -> str:
 
     What a training left of a former model is not counted.
     """
-    names = [name for name in names_in(folder) if not name.endswith(".previous")]
+    names = [name for name in names_in(folder) if not name.endswith(_PREVIOUS)]
     return names[0] if len(names) == 1 else DEFAULT_NAME
 
 
@@ -127,7 +142,7 @@ class ModelFiles:
     @property
     def previous(self) -> "ModelFiles":
         """The files that a new training over this name leaves behind: NAME.previous.*."""
-        return ModelFiles(self.folder, f"{self.name}.previous")
+        return ModelFiles(self.folder, f"{self.name}{_PREVIOUS}")
 
 
 def located(name_or_path: str, models: Path) -> ModelFiles:

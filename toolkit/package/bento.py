@@ -18,7 +18,7 @@ from toolkit.extras import require
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.artifacts import check_equivalence, load_golden
-from toolkit.model.files import DEFAULT_NAME, ModelFiles, checked_new_name
+from toolkit.model.files import DEFAULT_NAME, ModelFiles, checked_image_name
 from toolkit.package import provenance
 
 BENTOFILE = Path("bentofile.yaml")
@@ -84,7 +84,7 @@ def bento_name(model: str) -> str:
         UsageError: registries do not take such a name.
     """
     try:
-        checked_new_name(model)
+        checked_image_name(model)
     except UsageError as error:
         raise UsageError(f"{error}; `toolkit rename {model} NEW` gives it another") from error
     return f"toolkit-{model}"

@@ -60,6 +60,16 @@ def test_a_name_that_no_image_can_have_is_refused_when_it_is_given(name, toolkit
     assert [path.name for path in tmp_path.iterdir()] == ["a.pt"]
 
 
+@pytest.mark.parametrize("line", ["train --name", "import a.pt --name", "rename model_saved"])
+def test_a_name_under_which_a_former_model_is_kept_is_not_given(toolkit, tmp_path, line):
+    for kind in ("json", "pt"):
+        shutil.copy(ROOT / "saved_models" / f"model_saved.{kind}", tmp_path)
+    shutil.copy(tmp_path / "model_saved.pt", tmp_path / "a.pt")
+    code, out, err = toolkit(*line.split(), "model_saved.previous", "--models", tmp_path)
+    assert code == 2 and not out and "under that name the former model_saved is kept" in err
+    assert not [*tmp_path.glob("*.previous.*")]
+
+
 def test_a_file_whose_name_no_model_can_have_is_imported_under_another(toolkit, tmp_path):
     path = shutil.copy(ROOT / "saved_models" / "model_saved.pt", tmp_path / "Final V2.pt")
     code, _, err = toolkit("import", path, "--models", tmp_path / "new")
