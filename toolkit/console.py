@@ -9,15 +9,32 @@ from typing import Annotated, Any
 import typer
 
 from toolkit.errors import escaped
+from toolkit.files import require_parent
 from toolkit.model.files import DEFAULT_NAME
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")
 ]
+
+
+def in_a_folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Return the folder that an option names, if it could be made where it is to be.
+
+    Raises:
+        UsageError: the folder above it is not there.
+    """
+    if path is not None:
+        require_parent(path, option.opts[0])
+    return path
+
+
 ModelsOption = Annotated[
-    Path, typer.Option("--models", metavar="DIR", help="Where the models lie.")
+    Path,
+    typer.Option("--models", metavar="DIR", help="Where the models lie.", callback=in_a_folder),
 ]
-LogsOption = Annotated[Path, typer.Option("--logs", metavar="DIR", help="Where the logs go.")]
+LogsOption = Annotated[
+    Path, typer.Option("--logs", metavar="DIR", help="Where the logs go.", callback=in_a_folder)
+]
 NameOption = Annotated[str, typer.Option("--name", help="What the model is called.")]
 
 MODELS = Path("saved_models")

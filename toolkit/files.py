@@ -145,18 +145,18 @@ def held_signals() -> Iterator[None]:
 
 
 def require_parent(path: Path, option: str = "--out") -> None:
-    """Check that the folder in which something is to be written is there: none is made by mistake.
+    """Check that the folder in which something is to be is there: none is made by mistake.
 
     Args:
-        path: of what is to be written.
+        path: of a file or folder that may be there or not.
         option: of the command line that names it.
 
     Raises:
         UsageError: there is no such folder.
     """
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise UsageError(
-            f"cannot write {path}: there is no folder {path.parent}; make it, or correct {option}"
+            f"{path} cannot be: there is no folder {path.parent}; make it, or correct {option}"
         )
 
 

@@ -66,6 +66,22 @@ def models(tmp_path):
         ("verify model_saved --models models --out typo/deep", "there is no folder typo;"),
         ("export onnx model_saved --models models --out typo/deep", "there is no folder typo;"),
         ("package model_saved --models models --out typo/deep", "there is no folder typo;"),
+        ("train --models typo/deep", "there is no folder typo; make it, or correct --models"),
+        ("train --logs typo/deep", "there is no folder typo; make it, or correct --logs"),
+        ("train --cache typo/deep", "there is no folder typo; make it, or correct --cache"),
+        ("tune --logs typo/deep", "there is no folder typo; make it, or correct --logs"),
+        ("tune --storage typo/deep", "there is no folder typo; make it, or correct --storage"),
+        ("import a.pt --models typo/deep", "there is no folder typo; make it, or correct --models"),
+        ("list --models typo/deep", "there is no folder typo; make it, or correct --models"),
+        ("data generate typo/deep", "there is no folder typo; make it, or correct the path"),
+        ("init typo/net.py", "there is no folder typo; make it, or correct the path"),
+        ("predict [::1]:3000 a.png", "a service is given as http://[::1]:3000"),
+        ("predict http:/localhost:3000 a.png", "a service is given as http://localhost:3000"),
+        ("predict models/model_saved a.png", "is given as model_saved --models models"),
+        ("card models/model_saved.json", "is given as model_saved --models models"),
+        ("explain ./model_saved a.png", "is given as model_saved --models ."),
+        ("predict models a.png", "models is no model in saved_models: give a model's name before"),
+        ("predict model_saved models --models models", "is a folder: give --out FILE too"),
         ("train --name final --models models --logs logs", "the log of model_saved"),
     ],
 )
@@ -74,6 +90,15 @@ def test_what_is_meant_by_something_else_is_said(toolkit, models, line, said):
     assert code == 2 and said in err and models.is_dir()
     assert not Path("typo").exists() and not Path("rows").exists()
     assert not out or "--json" in line
+
+
+def test_an_xray_is_not_taken_for_a_model(toolkit, models, tmp_path):
+    shutil.copy(ROOT / "saved_models" / "model_saved.pt", tmp_path / "a.png")
+    code, out, err = toolkit("predict", "a.png", "a.png", "--models", models)
+    assert code == 2 and not out and "give a model's name before X-rays" in err
+    (tmp_path / "model_saved").mkdir()
+    _, out, _ = toolkit("predict", "model_saved", "a.png", "--models", models)
+    assert out.startswith("a.png  refused: not a PNG")
 
 
 def test_a_refused_file_has_its_code_for_programs(toolkit, models, tmp_path):

@@ -23,7 +23,7 @@ def generate(
     as_json: JsonOption = False,
 ) -> None:
     """Draw knee X-rays of grades 0, 2, 3 and 4 as PNG files, a patient's knees in one part."""
-    from toolkit.files import write_bytes
+    from toolkit.files import require_parent, write_bytes
     from toolkit.xray.annotations.patients import by_name
     from toolkit.xray.folders import PARTS, patient_part
     from toolkit.xray.pictures import encode
@@ -32,6 +32,7 @@ def generate(
     console = Console(as_json)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is not empty: give a new folder")
+    require_parent(folder, "the path")
     counts: Counter[str] = Counter()
     xrays = list(draw(count, seed=seed))
     for xray, patient in zip(xrays, by_name([xray.name for xray in xrays]).keys, strict=True):

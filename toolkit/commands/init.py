@@ -16,12 +16,13 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Write a network of one's own, which works at once, to FILE.py."""
-    from toolkit.files import write_bytes
+    from toolkit.files import require_parent, write_bytes
 
     if file.suffix != ".py":
         raise UsageError(f"{file} does not end in .py: a network is defined in Python")
     if file.exists():
         raise UsageError(f"{file} is there already: give a new file")
+    require_parent(file, "the path")
     write_bytes(file, TEMPLATE.read_bytes())
     Console(as_json).result(
         {"file": str(file)},

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
+from toolkit.console import in_a_folder
 from toolkit.package.image import BACKENDS, PROVIDERS
 from toolkit.train.recipes import DEVICES, PRECISIONS, PRESETS, SPLITS
 from toolkit.xray.labels import FOLDERS, LABEL_MAPS
@@ -98,7 +99,12 @@ ConflictsOption = Annotated[
 ]
 CacheOption = Annotated[
     Path | None,
-    typer.Option("--cache", metavar="DIR", help="Keeps decoded X-rays for the next time."),
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        help="Keeps decoded X-rays for the next time.",
+        callback=in_a_folder,
+    ),
 ]
 PositiveOption = Annotated[
     str | None,

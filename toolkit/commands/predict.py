@@ -9,7 +9,7 @@ import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import ImageError, ServiceError, UsageError
-from toolkit.model.files import SUFFIXES, kind_of
+from toolkit.model.files import SUFFIXES, kind_of, names_in
 
 if TYPE_CHECKING:
     from toolkit.client import Client, Prediction
@@ -53,7 +53,7 @@ def predict(
 ) -> int:
     """Print class and probabilities of each X-ray; exit 2 if any file was refused."""
     console = Console(as_json)
-    _require_model(model, out is not None)
+    _require_model(model, models, files, out is not None)
     if out:
         from toolkit.commands.predict_batch import predict_batch
 
@@ -71,7 +71,7 @@ def predict(
     return 2 if any("error" in each for each in results) else 0
 
 
-def _require_model(model: str, writes_rows: bool) -> None:
+def _require_model(model: str, models: Path, files: list[str], writes_rows: bool) -> None:
     """Refuse what is neither a name, a pipeline file nor an address, and say what was meant.
 
     Raises:
@@ -84,14 +84,20 @@ def _require_model(model: str, writes_rows: bool) -> None:
             raise UsageError(
                 f"--out runs a model here, and {model} is a service: give NAME or FILE.onnx"
             )
-    elif re.fullmatch(r"[\w.-]+:\d+(/.*)?", model):
-        raise UsageError(f"{model} is no name of a model: a service is given as http://{model}")
+    elif address := re.fullmatch(r"(?:\w*:/*)?((?:[\w.-]+|\[[\da-fA-F:]+\]):\d+(?:/.*)?)", model):
+        raise UsageError(
+            f"{model} is no name of a model: a service is given as http://{address[1]}"
+        )
     elif not model.endswith(".onnx") and (kind := kind_of(model)):
         name = Path(model).name.removesuffix(SUFFIXES[kind])
         raise UsageError(
             f"{model} takes no X-rays: give {name} --models {Path(model).parent}, or the path of a "
             ".pipeline.onnx"
         )
+    elif not model.endswith(".onnx") and Path(model).exists() and model not in names_in(models):
+        raise UsageError(f"{model} is no model in {models}: give a model's name before X-rays")
+    if not writes_rows and len(files) == 1 and Path(files[0]).is_dir():
+        raise UsageError(f"{files[0]} is a folder: give --out FILE too, for a row for each file")
 
 
 def _local(

@@ -92,7 +92,7 @@ def tune(
         require(module, "train")
     from toolkit.commands.data_option import DataChoice, load
     from toolkit.commands.network_option import definition_to_tune
-    from toolkit.files import require_writable
+    from toolkit.files import require_parent, require_writable
     from toolkit.model.files import checked_name
     from toolkit.networks.base import shape_of
     from toolkit.train.training import device_of
@@ -103,6 +103,8 @@ def tune(
     name = checked_name(study or ("own" if network else preset))
     chosen_device = device_of(device).type
     require_writable(logs / TUNING / name)
+    if storage and "://" not in storage:
+        require_parent(Path(storage), "--storage")
     choice = DataChoice(
         data, labels, split, patients, groups, allow_conflicts, cache, own=network is not None
     )

@@ -43,8 +43,12 @@ def checked_name(name: str) -> str:
         UsageError: it is empty, has a slash, starts with a dot, or ends like an artifact.
     """
     if not _NAME.fullmatch(name) or ".." in name:
+        path = Path(name)
+        stem = path.name.removesuffix(SUFFIXES.get(kind_of(name) or "", ""))
+        meant = f"; {stem} in a folder is given as {stem} --models {path.parent}"
         raise UsageError(
             f"{name!r} cannot name a model: use letters, digits, '.', '_' and '-', no folder"
+            f"{meant if '/' in name and _NAME.fullmatch(stem) else ''}"
         )
     if _RESERVED.search(name):
         raise UsageError(f"{name!r} cannot name a model: that ending is an artifact's own")

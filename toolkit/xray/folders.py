@@ -160,8 +160,8 @@ def folder_labels(folder: Path) -> LabelMap:
     names = class_folder_names(folder)
     if len(names) < 2:
         raise DataError(
-            f"{folder} has {len(names)} folders of classes: expected train, val, test, each with a "
-            "folder for each class, or those folders alone"
+            f"{folder} has {numbered(len(names), 'folder')} of classes: expected train, val, test, "
+            "each with a folder for each class, or those folders alone"
         )
     for name in names:
         checked_label(name, str(folder))

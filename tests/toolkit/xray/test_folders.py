@@ -175,5 +175,5 @@ def test_folders_of_any_names_are_classes_in_the_order_that_people_count_in(png_
 
 
 def test_one_folder_is_no_classes(png_folder):
-    with pytest.raises(DataError, match="has 1 folders of classes"):
+    with pytest.raises(DataError, match="has 1 folder of classes"):
         folder_labels(png_folder("only/a"))
