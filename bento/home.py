@@ -14,11 +14,9 @@ import click
 
 from toolkit import bentoml_home
 
-_PATHS = ("TOOLKIT_MODELS", "BENTOML_CONFIG", "BENTOML_HOME")
-
 
 def _prepare() -> None:
-    for name in _PATHS:
+    for name in bentoml_home.PATHS:
         path = os.environ.get(name)
         # BentoML puts variables in their place.
         if path and not path.startswith("$"):

@@ -9,6 +9,7 @@ TOOLKIT_TOKEN, what every request but the probes must bear (none).
 import gc
 import os
 import sys
+from types import FrameType
 from typing import Any, NoReturn
 
 # Before bentoml and onnxruntime are imported: they read these then, and nobody is told.
@@ -29,7 +30,22 @@ from bento.worker import lifeline, rollout
 from bento.worker.assembly import Information, Worker
 from bento.worker.log import Log
 from bento.worker.settings import settings
+from toolkit import bentoml_home
 from toolkit.errors import ToolkitError, UsageError
+
+
+def _callers_folder() -> str:
+    """Return the folder that BentoML left to import this service from its own; else where we are.
+
+    Of that folder BentoML tells nobody.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame := frame.f_back if frame else None:
+        if frame.f_globals.get("__name__") == "bentoml._internal.service.loader":
+            folder = frame.f_locals.get("prev_cwd")
+            if folder:
+                return str(folder)
+    return os.getcwd()
 
 
 def _end(error: ToolkitError) -> NoReturn:
@@ -89,6 +105,9 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
     return application
 
 
+_paths = {name: path for name in bentoml_home.PATHS if (path := os.environ.get(name))}
+for _name, _path in _paths.items():
+    os.environ[_name] = os.path.join(_callers_folder(), _path)
 # An exception in the constructor would restart workers for ever; here it ends `bentoml serve`.
 try:
     _settings = settings()

@@ -4,6 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
+PATHS = ("TOOLKIT_MODELS", "BENTOML_CONFIG", "BENTOML_HOME")
+"""The variables that hold a path, which is the caller's wherever BentoML goes."""
 IN_MEMORY = "/dev/shm"  # noqa: S108
 _FOLDERS = ("bentos", "models", "envs", "tmp")
 

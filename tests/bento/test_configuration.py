@@ -105,6 +105,28 @@ def service(configured, await_status, free_port, page):
             yield url
 
 
+LOAD = """
+import os, sys, bentoml
+bentoml.load(sys.argv[1], working_dir=sys.argv[2] or None)
+print(*(os.environ[name] for name in ("TOOLKIT_MODELS", "BENTOML_CONFIG", "BENTOML_HOME")))
+"""
+
+
+@pytest.mark.parametrize("place", [(ROOT, ""), (".", ROOT)], ids=["folder", "working_dir"])
+def test_relative_paths_are_the_callers_where_python_begins_the_service(served, tmp_path, place):
+    (tmp_path / "models").symlink_to(served.folder)
+    (tmp_path / "own.yaml").write_text("services: {}")
+    own = {"TOOLKIT_MODELS": "models", "BENTOML_CONFIG": "own.yaml", "BENTOML_HOME": "home"}
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, *map(str, place)],
+        cwd=tmp_path,
+        env=os.environ | own | {"TOOLKIT_MODEL": served.name},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [str(tmp_path / path) for path in own.values()], done.stderr
+
+
 @pytest.mark.parametrize(
     ("http", "said"),
     [
