@@ -216,6 +216,33 @@ def test_trials_search_the_definitions_own_space_and_the_best_is_trained_with(
     assert record.tuning.parameters == {"width": width}
 
 
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ({"state_dict": "module.", "epoch": 3}, "under 'state_dict', without 'module.' in"),
+        ({"model": "_orig_mod."}, "under 'model', without '_orig_mod.' in their names"),
+        ({"model": "net.", "dtype": "half"}, "without 'net.' in their names, as float32, from flo"),
+        ({"ema": "", "dtype": "double"}, "under 'ema', as float32, from float64"),
+    ],
+)
+def test_weights_of_an_own_network_are_read_as_people_save_them(
+    run, trained, tmp_path, saved, said
+):
+    import torch
+
+    weights = torch.load(trained.checkpoint, weights_only=True)
+    (holder, prefix), *more = saved.items()
+    kind = dict(more).get("dtype", "float")
+    held = {prefix + name: getattr(value, kind)() for name, value in weights.items()}
+    torch.save({holder: held, **dict(more)}, tmp_path / "mine.pt")
+    words = ("--network", trained.path("definition"), "--classes", "cool,warm")
+    found = run("import", tmp_path / "mine.pt", "--name", "there", "--models", tmp_path, *words)
+    assert said in found["notices"][0]
+    there = torch.load(tmp_path / "there.pt", weights_only=True)
+    for name, value in weights.items():
+        assert torch.equal(there[name], getattr(value, kind)().float())
+
+
 def test_weights_trained_elsewhere_become_a_model_with_a_definition(run, trained, tmp_path):
     words = ("--network", trained.path("definition"), "--classes", "cool,warm")
     run("import", trained.checkpoint, "--name", "there", "--models", tmp_path, *words)

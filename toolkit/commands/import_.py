@@ -124,7 +124,7 @@ def _import_own(
     from toolkit.commands.network_option import definition_for
     from toolkit.files import sha256
     from toolkit.model import manifest, records
-    from toolkit.train.checkpoint import load_network
+    from toolkit.train.checkpoint import read_network
 
     if labels is None or len(labels.classes) < 2:
         raise UsageError(
@@ -132,13 +132,17 @@ def _import_own(
         )
     definition, settings = definition_for(network, config, labels)
     shape = records.NetworkRecord(None, None, 0, definition.record(settings))
-    state = load_network(file, shape, len(labels.classes), definition.network).state_dict()
+    network_read, ways = read_network(file, shape, len(labels.classes), definition.network)
+    notices = [f"its weights are read {', '.join(ways)}"] if ways else []
+    for line in notices:
+        console.notice(f"warning: {line}")
     recipe = {"preset": "imported", "file": file.name, "file_sha256": sha256(file)}
     training = records.TrainingRecord("", recipe, None, "unknown", None, {}, {})
     known = manifest.Manifest(files.name, labels, None, None, shape, training)
+    state = network_read.state_dict()
     record = _save(known, state, files, log, console, definition.content)
     console.result(
-        {**_paths(files), "classes": labels.classes},
+        {**_paths(files), "classes": labels.classes, "notices": notices},
         f"{definition.source}, {len(labels.classes)} classes, {_summary(record, files)}",
     )
 

@@ -5,6 +5,7 @@ https://huggingface.co/docs/safetensors: nothing in it can run anything.
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -16,12 +17,14 @@ from toolkit.original.opcodes import quote
 
 _LENGTH_BYTES = 8
 _MAX_HEADER_BYTES = 2**21
-_DTYPES = {
+FLOATS = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+ALL = FLOATS | {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+"""What a network of one's own may count with besides."""
 _Size = Annotated[int, msgspec.Meta(ge=0, le=2**40)]
 
 
@@ -36,12 +39,12 @@ def is_safetensors(content: bytes) -> bool:
     return content[_LENGTH_BYTES : _LENGTH_BYTES + 1] == b"{" and not content.startswith(b"PK")
 
 
-def load(content: bytes) -> dict[str, Tensor]:
+def load(content: bytes, dtypes: Mapping[str, torch.dtype] = FLOATS) -> dict[str, Tensor]:
     """Return the tensors of a file, by name and in the order of the numbers within their names.
 
     Raises:
-        CheckpointError: it is damaged, claims more than it has, or holds other than floating-point
-            numbers; the message names it.
+        CheckpointError: it is damaged, claims more than it has, or holds numbers of none of
+            `dtypes`; the message names it.
     """
     start = _LENGTH_BYTES + int.from_bytes(content[:_LENGTH_BYTES], "little")
     if start > min(len(content), _LENGTH_BYTES + _MAX_HEADER_BYTES):
@@ -57,7 +60,7 @@ def load(content: bytes) -> dict[str, Tensor]:
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise CheckpointError(f"its header is damaged: {quote(error)}") from error
     for name, entry in entries.items():
-        _check(name, entry, len(numbers))
+        _check(name, entry, len(numbers), dtypes)
     # Each tensor lies within the file. If they add up to more than the file, some overlap.
     if sum(end - begin for begin, end in (each.data_offsets for each in entries.values())) > len(
         numbers
@@ -66,11 +69,11 @@ def load(content: bytes) -> dict[str, Tensor]:
     return {name: _tensor(entries[name], numbers) for name in sorted(entries, key=_by_number)}
 
 
-def _check(name: str, entry: _Entry, size: int) -> None:
-    if entry.dtype not in _DTYPES:
+def _check(name: str, entry: _Entry, size: int, dtypes: Mapping[str, torch.dtype]) -> None:
+    if entry.dtype not in dtypes:
         raise CheckpointError(f"{quote(name)} is of {quote(entry.dtype)}, which is not read")
     begin, end = entry.data_offsets
-    needed = math.prod(entry.shape) * _DTYPES[entry.dtype].itemsize
+    needed = math.prod(entry.shape) * dtypes[entry.dtype].itemsize
     if not begin <= end <= size or end - begin != needed:
         raise CheckpointError(
             f"{quote(name)} lies at bytes {begin} to {end} of {size}, and needs {needed}: it is "
@@ -80,7 +83,7 @@ def _check(name: str, entry: _Entry, size: int) -> None:
 
 def _tensor(entry: _Entry, numbers: memoryview) -> Tensor:
     begin, end = entry.data_offsets
-    dtype = _DTYPES[entry.dtype]
+    dtype = ALL[entry.dtype]
     if begin == end:
         return torch.empty(entry.shape, dtype=dtype)
     # A copy: PyTorch warns of memory that is read-only.

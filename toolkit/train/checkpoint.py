@@ -18,6 +18,8 @@ from toolkit.model.records import NetworkRecord
 from toolkit.networks.base import Classifier, Network
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import definition_of
+from toolkit.original import safetensors
+from toolkit.original.unwrapping import held, named_as
 
 
 def save(state: dict[str, Any], path: Path) -> None:
@@ -83,7 +85,56 @@ def load_network(
     Raises:
         CheckpointError: missing, corrupt, or of another shape than the manifest says.
     """
-    state: dict[str, Tensor] = load(path)
+    return _fitted(load(path), path, record, classes, definition)
+
+
+def read_network(
+    path: Path, record: NetworkRecord, classes: int, definition: Network
+) -> tuple[nn.Module, list[str]]:
+    """Return a network of one's own with weights as people save them, and how they were read.
+
+    They may be safetensors, lie in a dict with more, have longer names, or be of 16 or 64 bits.
+
+    Raises:
+        CheckpointError: as `load_network` does.
+    """
+    network = definition.module(classes, **config_of(record))
+    wanted = network.state_dict()
+    root, ways = held(_read(path))
+    if not isinstance(root, dict):
+        raise CheckpointError(f"{path} does not hold a state_dict: save that alone")
+    state, said = named_as(root, wanted)
+    others = {
+        str(value.dtype).removeprefix("torch.")
+        for name, value in state.items()
+        if isinstance(value, Tensor) and name in wanted and value.dtype != wanted[name].dtype
+    }
+    if others:  # load_state_dict converts them
+        said.append(f"as float32, from {' and '.join(sorted(others))}")
+    return _fitted(state, path, record, classes, definition), [*ways, *said]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what a file of weights holds, in either format."""
+    try:
+        content = path.read_bytes()
+        if safetensors.is_safetensors(content):
+            return safetensors.load(content, safetensors.ALL)
+    except OSError:
+        pass  # the other reader says it
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is refused: {error}") from error
+    return load(path)
+
+
+def _fitted(
+    state: dict[str, Any],
+    path: Path,
+    record: NetworkRecord,
+    classes: int,
+    definition: Network | None,
+) -> nn.Module:
+    """Return a network with these weights, in evaluation mode."""
     try:
         network = (definition or StudyNetwork()).module(classes, **config_of(record))
         network.load_state_dict(state)

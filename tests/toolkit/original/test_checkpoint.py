@@ -272,6 +272,8 @@ def weights(good, tmp_path_factory):
          "under 'model_state_dict'"),
         ("{'model': model}", "under 'model'"),
         ("{'model': {'state_dict': w}, 'args': ['a']}", "under 'model', under 'state_dict'"),
+        ("{'ema': under('module.'), 'epoch': 3}", "under 'ema', without 'module.' in their names"),
+        ("{'checkpoint': {'weights': w}}", "under 'checkpoint', under 'weights'"),
         ("model.half()", "as float32, from float16"),
         ("{k: v.double() for k, v in w.items()}", "as float32, from float64"),
         ("{k: v.bfloat16() for k, v in under('module.').items()}",
