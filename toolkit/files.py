@@ -1,5 +1,6 @@
 """Files written whole or not at all, and the hash that identifies them."""
 
+import errno
 import hashlib
 import os
 import secrets
@@ -14,6 +15,7 @@ from pathlib import Path
 from toolkit.errors import UsageError
 
 _LONGEST_OWNER = 200
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def sha256(path: Path) -> str:
@@ -62,9 +64,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UsageError(
-            f"cannot write {named}: {reason}; free some space or choose another folder"
-        ) from error
+        space = "free some space or " if error.errno in _FULL else ""
+        raise UsageError(f"cannot write {named}: {reason}; {space}choose another folder") from error
     finally:
         # Where the folder is a file or the name too long, there is nothing to remove.
         with suppress(OSError):

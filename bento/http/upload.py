@@ -16,7 +16,14 @@ from toolkit.xray.reading import MAX_BYTES
 RAW_TYPES = (b"image/jpeg", b"image/png", b"application/dicom", b"application/octet-stream")
 """Media types of a body that is the file itself."""
 # What else they are called.
-_ALIASES = (b"image/jpg", b"image/pjpeg", b"image/x-png", b"image/dicom", b"image/dcm")
+_ALIASES = (
+    b"image/jpg",
+    b"image/pjpeg",
+    b"image/x-png",
+    b"image/dicom",
+    b"image/dcm",
+    b"binary/octet-stream",
+)
 MAX_BATCH_BYTES = 64_000_000
 """Largest batch, bytes."""
 # Room for the boundaries and headers of a multipart body around the largest file.

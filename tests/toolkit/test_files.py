@@ -58,6 +58,7 @@ def test_a_file_in_the_place_of_the_folder_is_one_clear_line(tmp_path, where):
     with pytest.raises(UsageError) as caught:
         write_bytes(tmp_path / where, b"new")
     assert str(tmp_path / where) in str(caught.value)
+    assert "choose another folder" in str(caught.value) and "space" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert (tmp_path / "file").read_text() == "in the way"
 

@@ -178,7 +178,7 @@ def test_compressed_body_is_told_as_that(client, encoded, xrays):
 
 
 RAW = ["image/png", "image/jpeg", "application/octet-stream", "Image/PNG; charset=utf-8"]
-RAW += ["image/jpg", "image/x-png"]
+RAW += ["image/jpg", "image/x-png", "binary/octet-stream"]
 
 
 @pytest.mark.parametrize("kind", RAW)
