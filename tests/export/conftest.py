@@ -1,7 +1,6 @@
 """What the tests of this folder share: faults to plant, and files that take long to make."""
 
 import shutil
-import sys
 import warnings
 from dataclasses import replace
 
@@ -14,7 +13,6 @@ from export import export
 from export.compare import artifact
 from export.compare.artifact import compare_file
 from export.convert.onnx import specs_of
-from toolkit import cli
 from toolkit.commands import data as generation
 from toolkit.files import replacing
 from toolkit.model.files import ModelFiles
@@ -101,17 +99,3 @@ def torch_formats(small, tmp_path_factory):
     with warnings.catch_warnings(record=True) as told:
         results = {kind: export.export(kind, files, files) for kind in ("torchscript", "pt2")}
     return files, results, told
-
-
-@pytest.fixture
-def toolkit(capsys, monkeypatch):
-    """Return a function that runs the command line in this process: code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run

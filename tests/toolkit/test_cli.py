@@ -1,11 +1,5 @@
-"""The command line: what it prints, where, and how it exits.
+"""The command line: what it prints, where, and how it exits."""
 
-What needs a process of its own (signals, limits, another environment) runs the installed
-`toolkit`; the rest runs the same `main` in this one, without the seconds that PyTorch takes to
-be imported.
-"""
-
-import io
 import json
 import os
 import re
@@ -16,30 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import TOOLKIT, clean_environment, here, installed, json_of, ok, refused
 from PIL import Image
 
-from toolkit import cli
 from toolkit.errors import printable
 
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 TINY = ("--layer-size", 2, "--epochs", 1, "--batch-size", 64)
-
-
-def _environment(**more):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "PYTHONPATH"))}
-    # One thread: two would wait for each other on a busy machine.
-    return clean | {"OMP_NUM_THREADS": "1"} | more
-
-
-def run(*arguments, **environment):
-    """Run `toolkit` in a process of its own."""
-    command, clean = [TOOLKIT, *map(str, arguments)], _environment(**environment)
-    return subprocess.run(command, capture_output=True, text=True, env=clean, timeout=120)
 
 
 @contextmanager
@@ -54,46 +35,6 @@ def full_disk(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
-def here(*arguments, cwd=None):
-    """As `run`, in this process: what would be a traceback there fails the test here."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
-        for name in [each for each in os.environ if each.startswith("TOOLKIT_")]:
-            patch.delenv(name)
-        patch.chdir(cwd or ".")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    return subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue())
-
-
-def ok(*arguments, runner=here, **more):
-    """The JSON object of a command that must succeed, and what it said on stderr."""
-    done = runner(*arguments, "--json", **more)
-    assert done.returncode == 0, done.stderr
-    return json_of(done), done.stderr
-
-
-def json_of(done):
-    """The one JSON object on stdout."""
-    assert done.stdout.count("\n") == 1, done.stdout
-    content = json.loads(done.stdout)
-    assert isinstance(content, dict)
-    return content
-
-
-def refused(*arguments, runner=here, **more):
-    """The one line of a command that must be refused, and the same in JSON."""
-    done = runner(*arguments, "--json", **more)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and done.stderr.rstrip().endswith(errors[0]), done.stderr
-    message = errors[0].removeprefix("error: ")
-    assert json_of(done) == {"error": message}
-    return message
-
-
 def folders(tmp_path):
     """Options for a command that writes."""
     return ("--models", tmp_path / "m", "--logs", tmp_path / "l")
@@ -106,7 +47,7 @@ def _interruptible(arguments, line):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=clean_environment(),
         # A shell's background jobs, and so their children, ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -125,7 +66,7 @@ def _interruptible(arguments, line):
 def xrays(tmp_path_factory):
     """A folder of 60 generated X-rays."""
     folder = tmp_path_factory.mktemp("cli") / "xrays"
-    content, _ = ok("data", "generate", folder, "--count", 60, runner=run)
+    content, _ = ok("data", "generate", folder, "--count", 60, runner=installed)
     assert content["count"] == 60
     return folder
 
@@ -203,7 +144,7 @@ def test_help_takes_under_half_a_second():
     times = []
     for _ in range(7):
         start = time.perf_counter()
-        assert run("--help").returncode == 0
+        assert installed("--help").code == 0
         times.append(time.perf_counter() - start)
     assert sorted(times)[3] < 0.5, times
 
@@ -250,8 +191,8 @@ def test_value_out_of_its_range_is_named(xrays, tmp_path, setting):
 
 
 def test_a_process_of_its_own_says_it_likewise(exported, xray):
-    assert "nonsense" in refused("nonsense", runner=run)
-    content, _ = ok("predict", "tiny", xray, "--models", exported[0], runner=run)
+    assert "nonsense" in refused("nonsense", runner=installed)
+    content, _ = ok("predict", "tiny", xray, "--models", exported[0], runner=installed)
     assert content == ok("predict", "tiny", xray, "--models", exported[0])[0]
 
 
@@ -259,7 +200,7 @@ def test_what_a_terminal_would_obey_is_escaped_wherever_it_comes_from(exported, 
     name = "\x1b[31m\udcff é.png"
     (tmp_path / name).write_bytes(b"no picture")
     done = here("predict", "tiny", tmp_path / name, "--models", exported[0])
-    assert r"\x1b[31m\udcff é.png" in done.stdout and "\x1b" not in done.stdout
+    assert r"\x1b[31m\udcff é.png" in done.out and "\x1b" not in done.out
     message = refused("data", "inspect", tmp_path / "\x1b[2J\n")
     assert message.startswith("no data folder at ") and r"\x1b[2J" in message
     assert printable("a\tb\nc" + "d" * 99, 6) == "a b cd"
@@ -300,8 +241,8 @@ def test_inspect_names_unreadable_files_and_crossing_patients(png_folder):
     assert unreadable["file"] == str(folder / "train" / "0" / "bad.png")
     assert "not a PNG, JPEG or DICOM" in unreadable["error"]
     done = here("data", "inspect", folder)
-    assert done.returncode == 0
-    assert "bad.png" in done.stdout and "more than one part: 7" in done.stdout
+    assert done.code == 0
+    assert "bad.png" in done.out and "more than one part: 7" in done.out
 
 
 def test_inspect_says_how_patients_are_told_apart_and_what_is_left_out(png_folder, tmp_path):
@@ -311,7 +252,7 @@ def test_inspect_says_how_patients_are_told_apart_and_what_is_left_out(png_folde
     assert content["patients"] == 3 and content["crossing_patients"] == ["7"]
     assert "by name: 7_left and 7_right are of one" in content["told_apart"]
     assert content["warnings"] == [] and len(content["left_out"]) == 1
-    text = here("data", "inspect", folder).stdout
+    text = here("data", "inspect", folder).out
     assert "4 X-rays of 3 patients, told apart by name: 7_left" in text
     assert "left out: train/5, not a part or grade: 1 file" in text
     content, _ = ok("data", "inspect", folder, "--patients", r"^(\d+_?\w*)")
@@ -333,7 +274,7 @@ def test_inspect_lists_what_is_there_twice_and_each_unreadable_file_once(png_fol
     assert content["conflicts"] == [[f"{folder}/train/0/1L.png", f"{folder}/train/4/4L.png"]]
     copied = [[f"{folder}/train/2/2L.png", f"{folder}/val/2/5L.png"]]
     assert content["copies_in_other_parts"] == copied
-    text = here("data", "inspect", folder).stdout
+    text = here("data", "inspect", folder).out
     assert "1 X-ray under two grades" in text
     assert "1 X-ray with copies in another part" in text
     assert text.count("6L.png") == 1
@@ -453,16 +394,16 @@ def test_ctrl_c_saves_and_resume_finishes_and_former_files_are_kept(xrays, tmp_p
     assert names() == ["resume.pt"]
 
     done = here(*arguments, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert f"resuming broken after epoch {stopped[2]} of 8" in done.stderr
-    assert f"epoch {int(stopped[2]) + 1}/8" in done.stderr
+    assert done.code == 0, done.err
+    assert f"resuming broken after epoch {stopped[2]} of 8" in done.err
+    assert f"epoch {int(stopped[2]) + 1}/8" in done.err
     assert json_of(done)["epochs"] == 8
     own = ["json", "pt", "scope.pt"]
     assert names() == own
 
     # To the same weights as an unbroken run, which keeps the former files beside its own.
     done = here(*arguments)
-    assert done.returncode == 0 and "the former broken is kept as broken.previous.*" in done.stderr
+    assert done.code == 0 and "the former broken is kept as broken.previous.*" in done.err
     assert names() == sorted([*own, *(f"previous.{each}" for each in own)])
     hashes = {
         json.loads((tmp_path / "m" / name).read_text())["training"]["checkpoint_sha256"]
@@ -487,12 +428,12 @@ def test_what_is_odd_about_the_data_is_said_before_anything_is_trained(xrays, tm
         (folder / "train" / "0" / f"bad{index:02}.png").write_bytes(b"no image")
     arguments = ("train", "--data", folder, *TINY, "--split", "study", *folders(tmp_path))
     done = here(*arguments, "--resume")
-    assert done.returncode == 2 and "nothing to resume" in done.stderr.splitlines()[-1]
-    assert f"{folder / 'train' / '0' / 'bad00.png'}" in done.stderr
-    assert "... and 2 more" in done.stderr
-    assert "skipped 12 files that cannot be read" in done.stderr
-    assert "warning: this is not the study's split: it has 6765 X-rays, here are 60" in done.stderr
-    assert re.search(r"warning: \d+ patients with X-rays in more than one part", done.stderr)
+    assert done.code == 2 and "nothing to resume" in done.err.splitlines()[-1]
+    assert f"{folder / 'train' / '0' / 'bad00.png'}" in done.err
+    assert "... and 2 more" in done.err
+    assert "skipped 12 files that cannot be read" in done.err
+    assert "warning: this is not the study's split: it has 6765 X-rays, here are 60" in done.err
+    assert re.search(r"warning: \d+ patients with X-rays in more than one part", done.err)
 
 
 def test_class_that_is_empty_in_training_is_an_error(png_folder, tmp_path):
@@ -524,9 +465,9 @@ def test_export_ends_with_the_command_that_serves_what_it_wrote(trained, tmp_pat
     out = tmp_path / "a folder"
     export = ("export", "onnx", "tiny", "--allow-dead-input", "--models", trained[0])
     done = here(*export, "--out", out)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     wanted = f"next: TOOLKIT_MODELS='{out}' TOOLKIT_MODEL=tiny bentoml serve"
-    assert done.stdout.splitlines()[-1].endswith(wanted)
+    assert done.out.splitlines()[-1].endswith(wanted)
 
 
 def test_a_temperature_at_the_end_of_its_range_is_a_warning(xrays, tmp_path, monkeypatch):
@@ -603,7 +544,7 @@ def test_predict_answers_every_file_and_exits_2_if_one_failed(exported, xrays, t
     relative = os.path.relpath(good[1], tmp_path)
     files = [good[0], "bad.png", relative, "none.png"]
     done = here("predict", "tiny", *files, "--models", exported[0], "--json", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
+    assert done.code == 2, done.err
     results = json_of(done)["results"]
     assert [each["file"] for each in results] == [str(each) for each in files]
     assert "not a PNG, JPEG or DICOM" in results[1]["error"] and "class" not in results[1]
@@ -615,14 +556,14 @@ def test_predict_answers_every_file_and_exits_2_if_one_failed(exported, xrays, t
         assert each["label"] == ["none", "minimal", "moderate", "severe"][each["class"]]
         assert sum(each["probabilities"]) == pytest.approx(1)
     done = here("predict", "tiny", good[0], "bad.png", "--models", exported[0], cwd=tmp_path)
-    assert done.returncode == 2
-    assert results[0]["label"] in done.stdout and "bad.png  refused: " in done.stdout
+    assert done.code == 2
+    assert results[0]["label"] in done.out and "bad.png  refused: " in done.out
 
 
 def test_predict_needs_no_torch_and_takes_a_file(exported, xray, tmp_path, hidden):
     models = exported[0]
     without = hidden("torch", "onnx", "onnxscript", "tensorboard", "optuna")
-    named, err = ok("predict", "tiny", xray, "--models", models, runner=run, **without)
+    named, err = ok("predict", "tiny", xray, "--models", models, runner=installed, **without)
     assert err == ""
     by_path, err = ok("predict", models / "tiny.pipeline.onnx", xray)
     assert by_path == named and err == ""
@@ -668,11 +609,11 @@ def test_text_output_is_for_reading(exported, xrays, xray):
     assert re.fullmatch(
         rf"{re.escape(str(xray))}  \w+  \((\w+ [\d.]+%  ){{3}}\w+ [\d.]+%\)"
         r"(  unsure)?(  not like the X-rays it knows)?\n",
-        done.stdout,
+        done.out,
     )
     done = here("evaluate", "tiny", "--data", xrays, "--part", "all", "--models", exported[0])
-    assert "--part all takes every X-ray, those that the model was trained on too" in done.stderr
-    assert "60 X-rays" in done.stdout and "balanced accuracy" in done.stdout
+    assert "--part all takes every X-ray, those that the model was trained on too" in done.err
+    assert "60 X-rays" in done.out and "balanced accuracy" in done.out
 
 
 def test_sixteen_bit_and_odd_sizes_are_predicted(exported, tmp_path):
@@ -745,14 +686,15 @@ def test_manifest_of_a_newer_schema_or_without_its_figures_is_one_line(models, x
         assert "has schema version 99, this toolkit reads" in message
 
 
-def test_missing_extra_is_named_with_its_pip_line(xrays, tmp_path, hidden):
-    arguments = ("train", "--data", xrays, *TINY, *folders(tmp_path))
-    for name in ("tensorboard", "torch"):
-        message = refused(*arguments, runner=run, **hidden(name))
-        assert message == f"{name} is not installed: pip install 'toolkit[train]'"
-    for line in (f"evaluate tiny --data {xrays}", "export onnx tiny"):
-        message = refused(*line.split(), runner=run, **{"PYTHONPATH": str(tmp_path / "hidden")})
-        assert message == "torch is not installed: pip install 'toolkit[train]'"
+def test_missing_extra_is_named_with_its_pip_line(xrays, tmp_path, monkeypatch):
+    train = ("train", "--data", xrays, *TINY, *folders(tmp_path))
+    evaluate, export = ("evaluate", "tiny", "--data", xrays), ("export", "onnx", "tiny")
+    for name, lines in (("tensorboard", [train]), ("torch", [train, evaluate, export])):
+        # So Python says that it is not there, though other tests have imported it.
+        monkeypatch.setitem(sys.modules, name, None)
+        for line in lines:
+            message = f"{name} is not installed: pip install 'toolkit[train]'"
+            assert refused(*line) == message
 
 
 def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, monkeypatch):
@@ -761,7 +703,7 @@ def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, 
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.0\n")
     predict = ("predict", "tiny", xray, "--models", exported[0])
-    message = refused(*predict, runner=run, PYTHONPATH=str(tmp_path))
+    message = refused(*predict, runner=installed, PYTHONPATH=str(tmp_path))
     assert "both installed" in message
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in message
     monkeypatch.setattr("toolkit.extras.ONNXRUNTIME_EXTRAS", {})
@@ -794,7 +736,7 @@ def test_a_file_whose_name_is_no_text_is_listed_and_trained_on(png_folder, tmp_p
     os.rename(folder / "train" / "0" / "0L.png", name)
     (folder / "train" / "2" / os.fsdecode(b"\xfe.png")).write_bytes(b"no picture")
     strict = {"PYTHONIOENCODING": "utf-8:strict"}
-    assert r"\udcfe.png" in run("data", "inspect", folder, **strict).stdout
+    assert r"\udcfe.png" in installed("data", "inspect", folder, **strict).out
     arguments = ("train", "--data", folder, *folders(tmp_path), "--epochs", 1, "--layer-size", 1)
-    content, err = ok(*arguments, runner=run, **strict)
+    content, err = ok(*arguments, runner=installed, **strict)
     assert content["epochs"] == 1 and r"\udcfe.png" in err
