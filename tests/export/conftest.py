@@ -2,6 +2,7 @@
 
 import shutil
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -57,10 +58,24 @@ def leg_of(small):
     return compare
 
 
+@pytest.fixture(scope="session")
+def comparing_few(small):
+    """Return a context manager that lets a comparison take few X-rays."""
+
+    @contextmanager
+    def few():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(artifact, "samples", lambda *_: small.inputs)
+            yield
+
+    return few
+
+
 @pytest.fixture
-def few_xrays(small, monkeypatch):
+def few_xrays(comparing_few):
     """Let a comparison take few X-rays: enough where a fault is planted."""
-    monkeypatch.setattr(artifact, "samples", lambda *_: small.inputs)
+    with comparing_few():
+        yield
 
 
 @pytest.fixture
@@ -92,10 +107,10 @@ def graded_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def torch_formats(small, tmp_path_factory):
+def torch_formats(small, comparing_few, tmp_path_factory):
     """The small model with PyTorch's own formats, what their exports came to, and all warnings."""
     folder = shutil.copytree(small.files.folder, tmp_path_factory.mktemp("torch") / "models")
     files = ModelFiles(folder, small.files.name)
-    with warnings.catch_warnings(record=True) as told:
+    with comparing_few(), warnings.catch_warnings(record=True) as told:
         results = {kind: export.export(kind, files, files) for kind in ("torchscript", "pt2")}
     return files, results, told
