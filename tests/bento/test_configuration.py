@@ -109,7 +109,11 @@ def service(configured, await_status, free_port, page):
     ("http", "said"),
     [
         ({}, "error: cannot listen on 127.0.0.1 port {port}: Address already in use"),
-        ({"port": 99_999}, "error: cannot listen on 127.0.0.1 port 99999: "),
+        pytest.param(
+            {"port": 99_999},
+            "error: cannot listen on 127.0.0.1 port 99999: ",
+            marks=pytest.mark.full,
+        ),
         ({"cors": {"enabled": True}}, "error: http.cors is enabled in BentoML's configuration and"),
         ({"cors": {"enabled": True, "access_control_allow_origins": []}}, "error: http.cors is"),
         ({"cors": 5}, "error: BentoML's configuration: Invalid configuration file was given: "),

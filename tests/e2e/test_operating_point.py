@@ -3,12 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import torch
-from command_line import refused, run
+from command_line import ok, refused, run
 
 from toolkit import Client
 from toolkit.errors import ManifestError, ModelRefusedError
@@ -50,14 +51,30 @@ def training(xrays, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(training):
-    """The files of a model with an operating point."""
+def export(training):
+    """The files of a model with an operating point, and what its export said."""
     told = run("train", *training, "--operating-point", "sensitivity=0.9")
     files = ModelFiles(training[training.index("--models") + 1], "two")
     kept = json.loads(files.manifest.read_bytes())["operating_point"]
     assert told["operating_point"] == kept and kept["sensitivity"] >= 0.9
-    run("export", "onnx", "two", "--models", files.folder)
-    return files
+    return files, *ok("export", "onnx", "two", "--models", files.folder)
+
+
+@pytest.fixture(scope="module")
+def exported(export):
+    """The files of that model."""
+    return export[0]
+
+
+def test_export_says_what_it_wrote_and_how_equal_it_is(export):
+    files, content, err = export
+    assert content["passed"] is True and "exporting two" in err
+    assert set(map(Path, content["artifacts"].values())) == {
+        files.path(kind) for kind in ("network", "explainer", "pipeline")
+    }
+    for leg in content["legs"].values():
+        assert leg["argmax_agreement"] == 1.0 and leg["samples"] >= 64
+        assert all(0 <= each["max_abs"] < 1e-3 for each in leg["outputs"].values())
 
 
 @pytest.fixture(scope="module")
