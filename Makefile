@@ -7,6 +7,8 @@ RUNTIME := $(if $(wildcard /proc/driver/nvidia/version),gpu,cpu)
 export BENTOML_DO_NOT_TRACK := true
 export ORT_DISABLE_TELEMETRY := 1
 export NO_MKDOCS_2_WARNING := 1
+# Tests begin hundreds of processes: what they import is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo serve docs check test test-full test-release test-container lock clean
 

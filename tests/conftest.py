@@ -2,8 +2,6 @@
 
 import fcntl
 import hashlib
-import io
-import json
 import os
 import shutil
 import signal
@@ -203,26 +201,6 @@ def png_folder(tmp_path):
         return folder
 
     return write
-
-
-@pytest.fixture(scope="session")
-def run():
-    """Return a function that runs a command in this process, and returns its JSON."""
-
-    def command(*words, code=0):
-        from toolkit import cli
-
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["toolkit", *map(str, words), "--json"])
-            patch.setattr(sys, "stdout", out)
-            patch.setattr(sys, "stderr", err)
-            with pytest.raises(SystemExit) as ended:
-                cli.main()
-        assert ended.value.code == code, err.getvalue()
-        return json.loads(out.getvalue())
-
-    return command
 
 
 @pytest.fixture(scope="session")

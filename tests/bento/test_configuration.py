@@ -131,7 +131,11 @@ def test_relative_paths_are_the_callers_where_python_begins_the_service(served, 
     ("http", "said"),
     [
         ({}, "error: cannot listen on 127.0.0.1 port {port}: Address already in use"),
-        ({"port": 99_999}, "error: cannot listen on 127.0.0.1 port 99999: "),
+        pytest.param(
+            {"port": 99_999},
+            "error: cannot listen on 127.0.0.1 port 99999: ",
+            marks=pytest.mark.full,
+        ),
         ({"cors": {"enabled": True}}, "error: http.cors is enabled in BentoML's configuration and"),
         ({"cors": {"enabled": True, "access_control_allow_origins": []}}, "error: http.cors is"),
         ({"cors": 5}, "error: BentoML's configuration: Invalid configuration file was given: "),

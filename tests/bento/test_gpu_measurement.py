@@ -1,5 +1,6 @@
 """`benchmarks/gpu.py`, with the CPU in the card's place."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ def measured(*options, code=0):
     return table, json.loads("{" + content)
 
 
+@pytest.mark.full
 @pytest.mark.timeout(400)
 def test_one_command_measures_all_that_is_promised_and_says_what_held():
     table, content = measured()
@@ -37,12 +39,14 @@ def test_one_command_measures_all_that_is_promised_and_says_what_held():
     assert "onnxruntime" in content["versions"]
 
 
-def test_step_that_takes_too_long_is_ended_and_not_held():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import steps
-    finally:
-        sys.path.pop(0)
+@pytest.fixture
+def steps(monkeypatch):
+    """The module of the steps."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("steps")
+
+
+def test_step_that_takes_too_long_is_ended_and_not_held(steps):
     first = json.dumps({"name": "a", "figure": 1.0, "unit": "s"})
     code = f"import time; print({first!r}, flush=True); time.sleep(60)"
     found = list(steps.heard("group", [sys.executable, "-c", code], 3))
@@ -52,12 +56,7 @@ def test_step_that_takes_too_long_is_ended_and_not_held():
     assert broken.held is False and "exit code 3" in broken.reason
 
 
-def test_promise_that_is_not_kept_is_seen():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import steps
-    finally:
-        sys.path.pop(0)
+def test_promise_that_is_not_kept_is_seen(steps):
     at = steps.Steps()
     assert at.step("a", 1.0, "s", steps.at_most(2)).held is True
     assert at.step("a", 3.0, "s", steps.at_most(2)).held is False

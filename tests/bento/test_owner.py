@@ -189,9 +189,3 @@ def test_service_with_an_owner_ends_in_order(served, serving, tmp_path, processe
         assert not [each for each in whole if command_of(each)]
     lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
     assert not [each for each in lines if each["event"] == "error"]
-
-
-def test_on_a_cpu_no_process_is_in_between(served, serving, tmp_path, processes_below):
-    with serving(served, tmp_path, TOOLKIT_WORKERS="1") as (process, _, _):
-        owners, workers = parts_of(process.pid, processes_below)
-        assert (owners, len(workers)) == ([], 1)

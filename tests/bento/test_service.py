@@ -160,6 +160,15 @@ def test_no_process_of_the_service_loads_torch(service, client, encoded, xrays, 
     assert not any("libtorch" in maps or "/torch/" in maps for maps in loaded)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc to look into")
+def test_on_a_cpu_no_process_is_in_between(service, processes_below):
+    commands = [
+        Path(f"/proc/{each}/cmdline").read_text() for each in processes_below(service[0].pid)
+    ]
+    assert sum("worker.service" in command for command in commands) == 2
+    assert not any("bento.owner" in command for command in commands)
+
+
 def test_sigterm_ends_it_with_exit_0_and_leaves_no_process(
     served, serving, processes_below, tmp_path
 ):
@@ -195,9 +204,17 @@ def refused(started, tmp_path):
     return refuse
 
 
+# Every fault is refused by what the service opens the model with, in test_session.py.
 @pytest.mark.parametrize(
     "fault",
-    ["no manifest", "newer schema", "one byte", "no verdict", "failed verdict"],
+    [
+        "no manifest",
+        "one byte",
+        *(
+            pytest.param(each, marks=pytest.mark.full)
+            for each in ("newer schema", "no verdict", "failed verdict")
+        ),
+    ],
     indirect=True,
 )
 def test_service_refuses_to_start_in_one_line(copied, refused, fault):

@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -81,6 +79,10 @@ def chosen(objects, labels):
 
 
 def test_every_object_is_valid_and_none_is_unknown(objects):
+    # These take longer to import than all else that is collected here.
+    import jsonschema
+    import kubernetes_validate
+
     for each in objects:
         if schema := UNKNOWN.get(each["kind"]):
             jsonschema.validate(each, json.loads(schema.read_text()))
@@ -92,6 +94,8 @@ def test_every_object_is_valid_and_none_is_unknown(objects):
 
 
 def test_a_misspelt_field_would_be_caught(objects):
+    import kubernetes_validate
+
     deployment = one(objects, "Deployment", "toolkit")
     spec = deployment["spec"] | {"replica": 3}
     with pytest.raises(kubernetes_validate.ValidationError):

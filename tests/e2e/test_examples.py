@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from command_line import run
 
 from toolkit.model import manifest
 
@@ -14,7 +15,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 @pytest.mark.parametrize(
     ("name", "inputs"), [("alexnet", {"grey"}), ("resnet_edges", {"grey", "edges"})]
 )
-def test_an_example_is_trained_exported_and_equal_to_pytorch(run, tmp_path, name, inputs):
+def test_an_example_is_trained_exported_and_equal_to_pytorch(tmp_path, name, inputs):
     """Batch norm, residuals and dropout among it."""
     places = ("--models", tmp_path / "models", "--name", name)
     network = ("--network", EXAMPLES / f"{name}.py", "--config", "width=4")

@@ -3,11 +3,13 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from command_line import ok, refused, run
 
 from toolkit import Client
 from toolkit.errors import ManifestError, ModelRefusedError
@@ -40,7 +42,7 @@ def xrays(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def training(run, xrays, tmp_path_factory):
+def training(xrays, tmp_path_factory):
     """What is trained, and the words for it: a network of one's own, briefly."""
     folder = tmp_path_factory.mktemp("model")
     run("init", folder / "two.py")
@@ -49,14 +51,30 @@ def training(run, xrays, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(run, training):
-    """The files of a model with an operating point."""
+def export(training):
+    """The files of a model with an operating point, and what its export said."""
     told = run("train", *training, "--operating-point", "sensitivity=0.9")
     files = ModelFiles(training[training.index("--models") + 1], "two")
     kept = json.loads(files.manifest.read_bytes())["operating_point"]
     assert told["operating_point"] == kept and kept["sensitivity"] >= 0.9
-    run("export", "onnx", "two", "--models", files.folder)
-    return files
+    return files, *ok("export", "onnx", "two", "--models", files.folder)
+
+
+@pytest.fixture(scope="module")
+def exported(export):
+    """The files of that model."""
+    return export[0]
+
+
+def test_export_says_what_it_wrote_and_how_equal_it_is(export):
+    files, content, err = export
+    assert content["passed"] is True and "exporting two" in err
+    assert set(map(Path, content["artifacts"].values())) == {
+        files.path(kind) for kind in ("network", "explainer", "pipeline")
+    }
+    for leg in content["legs"].values():
+        assert leg["argmax_agreement"] == 1.0 and leg["samples"] >= 64
+        assert all(0 <= each["max_abs"] < 1e-3 for each in leg["outputs"].values())
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +115,7 @@ def test_the_served_decision_is_that_of_pytorchs_probabilities_and_reaches_what_
     assert "operating_point" in schemas["Info"]["required"] and "OperatingPoint" in schemas
 
 
-def test_rows_of_many_files_have_the_decision(run, exported, xrays, expected, tmp_path):
+def test_rows_of_many_files_have_the_decision(exported, xrays, expected, tmp_path):
     import pyarrow.csv
 
     (xrays / "val" / "none.png").write_bytes(b"no image")
@@ -115,7 +133,7 @@ def test_rows_of_many_files_have_the_decision(run, exported, xrays, expected, tm
 
 @pytest.mark.parametrize("kind", ["checkpoint", "pipeline"])
 def test_evaluation_on_val_finds_what_the_operating_point_was_chosen_by(
-    run, exported, record, xrays, kind
+    exported, record, xrays, kind
 ):
     told = run("evaluate", exported.path(kind), "--data", xrays, "--part", "val")
     point, found = record.operating_point, told["operating_point"]
@@ -166,7 +184,7 @@ def test_a_manifest_without_a_verdict_over_it_is_given_no_operating_point(export
 
 
 def test_another_point_is_chosen_without_training_and_served_once_it_is_exported(
-    run, exported, record, xrays, tmp_path
+    exported, record, xrays, tmp_path
 ):
     files = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "two")
     words = ("--data", xrays, "--models", files.folder)
@@ -178,10 +196,10 @@ def test_another_point_is_chosen_without_training_and_served_once_it_is_exported
     assert after == replace(record, operating_point=after.operating_point, **none)
     path = next((xrays / "test").rglob("*.png"))
     asked = ("predict", "two", path, "--models", files.folder)
-    assert "toolkit export onnx two" in run(*asked, code=2)["error"]
+    assert "toolkit export onnx two" in refused(*asked)
 
 
-def test_a_target_beyond_val_is_refused_and_the_model_is_kept(run, training, xrays, tmp_path):
+def test_a_target_beyond_val_is_refused_and_the_model_is_kept(training, xrays, tmp_path):
     folder = shutil.copytree(xrays, tmp_path / "xrays")
     picture = next((folder / "val").rglob("*.png")).read_bytes()
     shutil.rmtree(folder / "val")
@@ -189,7 +207,7 @@ def test_a_target_beyond_val_is_refused_and_the_model_is_kept(run, training, xra
         # One picture in both classes: no threshold comes between.
         write_bytes(folder / f"val/{name}.png", picture)
     words = (*training, "--data", folder, "--models", tmp_path, "--epochs", 1, "--allow-conflicts")
-    error = run("train", *words, "--operating-point", "specificity=0.1", code=2)["error"]
+    error = refused("train", *words, "--operating-point", "specificity=0.1")
     assert "is beyond the part 'val'" in error and "toolkit operating-point two" in error
     assert manifest.load(tmp_path / "two.json").operating_point is None
 
@@ -203,19 +221,17 @@ def test_a_target_beyond_val_is_refused_and_the_model_is_kept(run, training, xra
     ],
 )
 def test_what_cannot_be_asked_for_is_refused_before_anything_is_trained(
-    run, training, tmp_path, words, error
+    training, tmp_path, words, error
 ):
     words = (*training, "--models", tmp_path / "none", *words)
-    assert error in run("train", *words, code=2)["error"]
+    assert error in refused("train", *words)
     assert not (tmp_path / "none").exists()
 
 
-def test_a_part_val_of_one_class_is_refused_before_anything_is_trained(
-    run, training, xrays, tmp_path
-):
+def test_a_part_val_of_one_class_is_refused_before_anything_is_trained(training, xrays, tmp_path):
     one = shutil.copytree(xrays, tmp_path / "xrays")
     shutil.rmtree(one / "val" / "worn")
     words = (*training, "--data", one, "--models", tmp_path / "none")
-    told = run("train", *words, "--operating-point", "sensitivity=0.9", code=2)
-    assert "'val': it has no X-ray of 'worn'" in told["error"]
+    error = refused("train", *words, "--operating-point", "sensitivity=0.9")
+    assert "'val': it has no X-ray of 'worn'" in error
     assert not list((tmp_path / "none").glob("*.pt"))

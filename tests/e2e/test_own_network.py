@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pyarrow.parquet
 import pytest
+from command_line import refused, run
 from PIL import Image
 
 from toolkit.files import sha256
@@ -58,7 +59,7 @@ def table(pictures, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def trained(run, pictures, table, tmp_path_factory):
+def trained(pictures, table, tmp_path_factory):
     """A trained model's files; its definition is no longer where it was."""
     folder = tmp_path_factory.mktemp("own")
     own = shutil.copy(DEFINITION, folder / "own.py")
@@ -71,7 +72,7 @@ def trained(run, pictures, table, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def exported(run, trained):
+def exported(trained):
     run("export", "onnx", "own", "--models", trained.folder)
     return trained
 
@@ -86,7 +87,7 @@ def test_the_manifest_says_whose_network_it_is_and_what_each_input_is_worth(trai
 
 
 def test_the_service_answers_as_pytorch_does_without_torch_and_the_definition(
-    run, exported, pictures, tmp_path, serving
+    exported, pictures, tmp_path, serving
 ):
     served = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "own")
     served.path("definition").unlink()
@@ -118,7 +119,7 @@ RAW = {"content-type": "application/octet-stream"}
 
 @pytest.mark.full
 def test_a_package_serves_it_where_neither_pytorch_nor_the_definition_can_be_imported(
-    run, exported, pictures, tmp_path, serving, monkeypatch
+    exported, pictures, tmp_path, serving, monkeypatch
 ):
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
     packaged = run("package", "own", "--models", exported.folder)
@@ -147,19 +148,19 @@ def test_a_package_serves_it_where_neither_pytorch_nor_the_definition_can_be_imp
 
 @pytest.mark.full
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_lower_precisions_pass_their_gate(run, exported, pictures, precision):
+def test_lower_precisions_pass_their_gate(exported, pictures, precision):
     words = ("--models", exported.folder, "--data", pictures, "--precision", precision)
     assert run("export", "onnx", "own", *words)["passed"]
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("format_name", ["torchscript", "pt2"])
-def test_pytorchs_own_formats_are_equal_too(run, trained, format_name):
+def test_pytorchs_own_formats_are_equal_too(trained, format_name):
     assert run("export", format_name, "own", "--models", trained.folder)["passed"]
 
 
 def test_evaluation_and_many_files_go_by_the_models_own_classes_and_size(
-    run, exported, pictures, table, tmp_path
+    exported, pictures, table, tmp_path
 ):
     words = ("--data", pictures, "--models", exported.folder)
     by_torch = run("evaluate", "own", *words)
@@ -177,7 +178,7 @@ def test_evaluation_and_many_files_go_by_the_models_own_classes_and_size(
     assert "expected_grade" not in pyarrow.parquet.read_schema(out).names
 
 
-def test_an_explanation_is_drawn_of_the_picture_and_its_view(run, exported, pictures, tmp_path):
+def test_an_explanation_is_drawn_of_the_picture_and_its_view(exported, pictures, tmp_path):
     path, out = pictures / "test/cool/test0.png", tmp_path / "heat.png"
     told = run("explain", "own", path, "--out", out, "--models", exported.folder)
     assert told["strongest_nats"].keys() == {"image", "dark"}
@@ -186,13 +187,13 @@ def test_an_explanation_is_drawn_of_the_picture_and_its_view(run, exported, pict
 
 
 @pytest.mark.full
-def test_a_changed_definition_is_refused_by_name_until_it_is_meant(run, exported, tmp_path):
+def test_a_changed_definition_is_refused_by_name_until_it_is_meant(exported, tmp_path):
     files = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "own")
     kept = files.path("definition")
     kept.write_text(kept.read_text() + "# as it was, but for this\n")
     words = ("own", "--models", files.folder)
     for command in (("verify",), ("export", "onnx"), ("benchmark", "--rounds", 1)):
-        assert f"{kept} was changed since" in run(*command, *words, code=2)["error"]
+        assert f"{kept} was changed since" in refused(*command, *words)
     before = manifest.load(files.manifest).network.definition
     run("export", "onnx", *words, "--network", kept)
     after = manifest.load(files.manifest).network.definition
@@ -202,9 +203,7 @@ def test_a_changed_definition_is_refused_by_name_until_it_is_meant(run, exported
 
 
 @pytest.mark.full
-def test_trials_search_the_definitions_own_space_and_the_best_is_trained_with(
-    run, pictures, tmp_path
-):
+def test_trials_search_the_definitions_own_space_and_the_best_is_trained_with(pictures, tmp_path):
     words = ("--network", DEFINITION, "--data", pictures, "--logs", tmp_path / "logs")
     study = run("tune", *words, "--trials", 2, "--max-epochs", 2)
     width = study["best"][0]["width"]
@@ -225,9 +224,7 @@ def test_trials_search_the_definitions_own_space_and_the_best_is_trained_with(
         ({"ema": "", "dtype": "double"}, "under 'ema', as float32, from float64"),
     ],
 )
-def test_weights_of_an_own_network_are_read_as_people_save_them(
-    run, trained, tmp_path, saved, said
-):
+def test_weights_of_an_own_network_are_read_as_people_save_them(trained, tmp_path, saved, said):
     import torch
 
     weights = torch.load(trained.checkpoint, weights_only=True)
@@ -243,14 +240,12 @@ def test_weights_of_an_own_network_are_read_as_people_save_them(
         assert torch.equal(there[name], getattr(value, kind)().float())
 
 
-def test_weights_trained_elsewhere_become_a_model_with_a_definition(run, trained, tmp_path):
+def test_weights_trained_elsewhere_become_a_model_with_a_definition(trained, tmp_path):
     words = ("--network", trained.path("definition"), "--classes", "cool,warm")
     run("import", trained.checkpoint, "--name", "there", "--models", tmp_path, *words)
     there = manifest.load(tmp_path / "there.json")
     assert (
         there.network.definition.sha256 == manifest.load(trained.manifest).network.definition.sha256
     )
-    assert "does not fit" in run(
-        "import", trained.checkpoint, "--name", "wide", "--models", tmp_path, *words,
-        "--config", "width=4", code=2,
-    )["error"]  # fmt: skip
+    wide = ("--name", "wide", "--models", tmp_path, "--config", "width=4")
+    assert "does not fit" in refused("import", trained.checkpoint, *wide, *words)

@@ -1,9 +1,9 @@
 """The model in saved_models is real: it opens, its proof holds, its figures are its own."""
 
-import json
 from pathlib import Path
 
 import pytest
+from command_line import run
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 
@@ -36,18 +36,11 @@ def test_what_is_shipped_holds_no_xray_of_the_data_and_no_folder_of_a_machine():
 
 @pytest.mark.full
 @pytest.mark.timeout(600)
-def test_the_figures_in_the_manifest_are_those_of_the_real_val_part(shared, capsys, monkeypatch):
+def test_the_figures_in_the_manifest_are_those_of_the_real_val_part(shared):
     data = shared / "data/knee"
     if not data.is_dir():
         pytest.skip("no real X-rays here")
-    from toolkit import cli
-
-    argv = ["toolkit", "evaluate", "model_saved", "--data", str(data), "--part", "val"]
-    monkeypatch.setattr("sys.argv", [*argv, "--models", str(MODELS), "--json"])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 0
-    found = json.loads(capsys.readouterr().out)
+    found = run("evaluate", "model_saved", "--data", data, "--part", "val", "--models", MODELS)
     kept = manifest.load(MODELS / "model_saved.json").training.metrics["val"]
     assert found["n"] == kept["n"] == 673
     assert found["confusion_matrix"] == kept["confusion_matrix"]

@@ -1,8 +1,8 @@
 """What the tests of this folder share: faults to plant, and files that take long to make."""
 
 import shutil
-import sys
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,6 @@ from export import export
 from export.compare import artifact
 from export.compare.artifact import compare_file
 from export.convert.onnx import specs_of
-from toolkit import cli
 from toolkit.commands import data as generation
 from toolkit.files import replacing
 from toolkit.model.files import ModelFiles
@@ -59,10 +58,24 @@ def leg_of(small):
     return compare
 
 
+@pytest.fixture(scope="session")
+def comparing_few(small):
+    """Return a context manager that lets a comparison take few X-rays."""
+
+    @contextmanager
+    def few():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(artifact, "samples", lambda *_: small.inputs)
+            yield
+
+    return few
+
+
 @pytest.fixture
-def few_xrays(small, monkeypatch):
+def few_xrays(comparing_few):
     """Let a comparison take few X-rays: enough where a fault is planted."""
-    monkeypatch.setattr(artifact, "samples", lambda *_: small.inputs)
+    with comparing_few():
+        yield
 
 
 @pytest.fixture
@@ -94,24 +107,10 @@ def graded_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def torch_formats(small, tmp_path_factory):
+def torch_formats(small, comparing_few, tmp_path_factory):
     """The small model with PyTorch's own formats, what their exports came to, and all warnings."""
     folder = shutil.copytree(small.files.folder, tmp_path_factory.mktemp("torch") / "models")
     files = ModelFiles(folder, small.files.name)
-    with warnings.catch_warnings(record=True) as told:
+    with comparing_few(), warnings.catch_warnings(record=True) as told:
         results = {kind: export.export(kind, files, files) for kind in ("torchscript", "pt2")}
     return files, results, told
-
-
-@pytest.fixture
-def toolkit(capsys, monkeypatch):
-    """Return a function that runs the command line in this process: code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return ended.value.code, out, err
-
-    return run

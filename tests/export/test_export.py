@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pytest
 import torch
+from command_line import here
 
 from export import export
 from export.compare import artifact
@@ -62,7 +63,7 @@ def test_export_leaves_golden_xrays_with_pytorchs_outputs(small):
 
 
 @pytest.mark.parametrize("kind", ["network", "pipeline"])
-def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, toolkit, copied, kind):
+def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, copied, kind):
     """The earlier, proven artifacts are withdrawn as well, and so are their legs."""
 
     def perturb(array):
@@ -71,7 +72,7 @@ def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, tool
 
     assert copied.path(kind).exists()
     exporters(kind, "outputCombiner.8.bias", perturb)
-    code, out, err = toolkit("export", "onnx", copied.name, "--models", copied.folder, "--json")
+    code, out, err = here("export", "onnx", copied.name, "--models", copied.folder, "--json")
     assert code == 1
     lines = err.strip().splitlines()
     wanted = f"{kind}: logits in batches of 1: 10 of 10 X-rays differ, most of all number "
@@ -89,20 +90,18 @@ def test_failed_export_leaves_no_artifact_and_says_what_differed(exporters, tool
         open_model(copied.folder, copied.name)
 
 
-def test_failed_export_into_a_new_folder_leaves_the_report_alone(
-    exporters, toolkit, copied, tmp_path
-):
+def test_failed_export_into_a_new_folder_leaves_the_report_alone(exporters, copied, tmp_path):
     exporters("network", "outputCombiner.8.bias", lambda array: array + 1)
     before = {path.name: path.read_bytes() for path in copied.folder.iterdir()}
     out = tmp_path / "out"
-    code, _, _ = toolkit("export", "onnx", "small", "--models", copied.folder, "--out", out)
+    code, _, _ = here("export", "onnx", "small", "--models", copied.folder, "--out", out)
     assert code == 1 and _names(out) == REPORT
     assert {path.name: path.read_bytes() for path in copied.folder.iterdir()} == before
 
 
-def test_nan_in_the_graph_fails_the_export(exporters, toolkit, copied):
+def test_nan_in_the_graph_fails_the_export(exporters, copied):
     exporters("pipeline", "outputCombiner.8.bias", lambda array: array * float("nan"))
-    code, out, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    code, out, err = here("export", "onnx", "small", "--models", copied.folder)
     assert (code, out) == (1, "") and "by nan" in err
     assert _names(copied.folder) == [*REPORT, "small.json", "small.pt", "small.scope.pt"]
 
@@ -136,12 +135,12 @@ def linked(copied):
         yield Path(store)
 
 
-def test_export_over_links_writes_what_they_lead_to(exporters, toolkit, copied, linked):
+def test_export_over_links_writes_what_they_lead_to(exporters, copied, linked):
     exporters("network", "outputCombiner.8.bias", lambda array: array + 0)
     stored = _names(linked)
     before = {path: path.read_bytes() for path in linked.iterdir()}
     copied.path("network").write_bytes(b"to be written again")
-    code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    code, _, err = here("export", "onnx", "small", "--models", copied.folder)
     assert code == 0, err
     assert all(copied.path(kind).is_symlink() for kind in export.KINDS["onnx", "fp32"])
     assert copied.path("golden").is_symlink() and _names(linked) == stored
@@ -151,13 +150,11 @@ def test_export_over_links_writes_what_they_lead_to(exporters, toolkit, copied, 
     assert open_model(copied.folder, "small")
 
 
-def test_export_over_a_link_to_a_write_protected_file_changes_nothing(
-    exporters, toolkit, copied, linked
-):
+def test_export_over_a_link_to_a_write_protected_file_changes_nothing(exporters, copied, linked):
     del exporters
     copied.path("pipeline").resolve().chmod(0o444)
     before = {path: path.read_bytes() for path in copied.folder.iterdir()}
-    code, out, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    code, out, err = here("export", "onnx", "small", "--models", copied.folder)
     assert (code, out) == (2, "")
     assert err.splitlines()[-1].endswith(
         "small.pipeline.onnx: it is a link to a write-protected file"
@@ -168,7 +165,7 @@ def test_export_over_a_link_to_a_write_protected_file_changes_nothing(
 
 @pytest.mark.full
 def test_out_takes_files_and_manifest_and_data_is_compared_on(
-    exporters, toolkit, copied, png_folder, tmp_path, monkeypatch
+    exporters, copied, png_folder, tmp_path, monkeypatch
 ):
     del exporters
     monkeypatch.setattr(artifact, "samples", samples)
@@ -176,7 +173,7 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
         copied.path(kind).unlink()
     out = tmp_path / "out"
     data = png_folder("0/1L", "2/1R", "3/2L")
-    code, text, err = toolkit(
+    code, text, err = here(
         "export", "onnx", "small", "--models", copied.folder, "--out", out, "--data", data, "--json"
     )
     assert code == 0, err
@@ -198,13 +195,13 @@ def test_out_takes_files_and_manifest_and_data_is_compared_on(
     assert predictor.predict(read_xray(data / "0" / "1L.png")[None]).probabilities.shape == (1, 4)
 
 
-def test_fault_that_only_real_xrays_show_fails_the_export(exporters, toolkit, copied, monkeypatch):
+def test_fault_that_only_real_xrays_show_fails_the_export(exporters, copied, monkeypatch):
     """`real` is named as the kind where real X-rays differ."""
     inputs = artifact.samples(None)
     marked = Samples(inputs.pixels, ("real",) * len(inputs.kinds))
     monkeypatch.setattr(artifact, "samples", lambda *_: marked)
     exporters("pipeline", "preprocessing.edge_std", lambda array: array * 1.01)
-    code, _, err = toolkit("export", "onnx", "small", "--models", copied.folder)
+    code, _, err = here("export", "onnx", "small", "--models", copied.folder)
     assert code == 1 and "(real)" in err
 
 

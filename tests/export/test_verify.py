@@ -2,15 +2,15 @@
 
 import json
 import resource
-import sys
 from dataclasses import replace
+from functools import partial
 
 import pytest
+from command_line import here
 
 from export import verify as verifying
 from export.compare.report import write_report
 from export.verify import verify
-from toolkit import cli
 from toolkit.errors import CheckFailedError, ManifestError, ModelRefusedError
 from toolkit.model import manifest
 from toolkit.runtime.session import open_model
@@ -34,18 +34,9 @@ def test_verification_passes_and_is_kept_in_manifest_and_report(copied):
 
 
 @pytest.fixture
-def command(copied, monkeypatch, capsys):
+def command(copied):
     """Return a function that runs `toolkit verify` of the model: its exit code and what it says."""
-
-    def run(*arguments):
-        line = ["toolkit", "verify", copied.name, "--models", str(copied.folder)]
-        monkeypatch.setattr(sys, "argv", [*line, *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
+    return partial(here, "verify", copied.name, "--models", copied.folder)
 
 
 @pytest.mark.parametrize("passed", [True, False])

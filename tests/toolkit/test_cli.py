@@ -1,11 +1,5 @@
-"""The command line: what it prints, where, and how it exits.
+"""The command line: what it prints, where, and how it exits."""
 
-What needs a process of its own (signals, limits, another environment) runs the installed
-`toolkit`; the rest runs the same `main` in this one, without the seconds that PyTorch takes to
-be imported.
-"""
-
-import io
 import json
 import os
 import re
@@ -16,30 +10,17 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import TOOLKIT, clean_environment, here, installed, json_of, ok, refused
 from PIL import Image
 
-from toolkit import cli
 from toolkit.errors import printable
 
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 TINY = ("--layer-size", 2, "--epochs", 1, "--batch-size", 64)
-
-
-def _environment(**more):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TOOLKIT_", "PYTHONPATH"))}
-    # One thread: two would wait for each other on a busy machine.
-    return clean | {"OMP_NUM_THREADS": "1"} | more
-
-
-def run(*arguments, **environment):
-    """Run `toolkit` in a process of its own."""
-    command, clean = [TOOLKIT, *map(str, arguments)], _environment(**environment)
-    return subprocess.run(command, capture_output=True, text=True, env=clean, timeout=120)
 
 
 @contextmanager
@@ -54,46 +35,6 @@ def full_disk(limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
-def here(*arguments, cwd=None):
-    """As `run`, in this process: what would be a traceback there fails the test here."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
-        for name in [each for each in os.environ if each.startswith("TOOLKIT_")]:
-            patch.delenv(name)
-        patch.chdir(cwd or ".")
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-    return subprocess.CompletedProcess(arguments, ended.value.code, out.getvalue(), err.getvalue())
-
-
-def ok(*arguments, runner=here, **more):
-    """The JSON object of a command that must succeed, and what it said on stderr."""
-    done = runner(*arguments, "--json", **more)
-    assert done.returncode == 0, done.stderr
-    return json_of(done), done.stderr
-
-
-def json_of(done):
-    """The one JSON object on stdout."""
-    assert done.stdout.count("\n") == 1, done.stdout
-    content = json.loads(done.stdout)
-    assert isinstance(content, dict)
-    return content
-
-
-def refused(*arguments, runner=here, **more):
-    """The one line of a command that must be refused, and the same in JSON."""
-    done = runner(*arguments, "--json", **more)
-    assert done.returncode == 2, done.stderr
-    assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1 and done.stderr.rstrip().endswith(errors[0]), done.stderr
-    message = errors[0].removeprefix("error: ")
-    assert json_of(done) == {"error": message}
-    return message
-
-
 def folders(tmp_path):
     """Options for a command that writes."""
     return ("--models", tmp_path / "m", "--logs", tmp_path / "l")
@@ -106,7 +47,7 @@ def _interruptible(arguments, line):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=clean_environment(),
         # A shell's background jobs, and so their children, ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -125,7 +66,7 @@ def _interruptible(arguments, line):
 def xrays(tmp_path_factory):
     """A folder of 60 generated X-rays."""
     folder = tmp_path_factory.mktemp("cli") / "xrays"
-    content, _ = ok("data", "generate", folder, "--count", 60, runner=run)
+    content, _ = ok("data", "generate", folder, "--count", 60, runner=installed)
     assert content["count"] == 60
     return folder
 
@@ -142,17 +83,15 @@ def trained(xrays, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def exported(trained):
-    """The folder of the model after its export, and what that said."""
-    models = trained[0]
-    content, err = ok("export", "onnx", "tiny", "--allow-dead-input", "--models", models)
-    return models, content, err
+def exported(small_files):
+    """The folder of `small`, a model that was exported."""
+    return small_files.folder
 
 
 @pytest.fixture
-def models(exported, tmp_path):
-    """The exported model in a folder of its own, to be changed."""
-    return Path(shutil.copytree(exported[0], tmp_path / "models"))
+def models(copied):
+    """The same in a folder of its own, to be changed."""
+    return copied.folder
 
 
 @pytest.fixture
@@ -203,7 +142,7 @@ def test_help_takes_under_half_a_second():
     times = []
     for _ in range(7):
         start = time.perf_counter()
-        assert run("--help").returncode == 0
+        assert installed("--help").code == 0
         times.append(time.perf_counter() - start)
     assert sorted(times)[3] < 0.5, times
 
@@ -250,16 +189,16 @@ def test_value_out_of_its_range_is_named(xrays, tmp_path, setting):
 
 
 def test_a_process_of_its_own_says_it_likewise(exported, xray):
-    assert "nonsense" in refused("nonsense", runner=run)
-    content, _ = ok("predict", "tiny", xray, "--models", exported[0], runner=run)
-    assert content == ok("predict", "tiny", xray, "--models", exported[0])[0]
+    assert "nonsense" in refused("nonsense", runner=installed)
+    content, _ = ok("predict", "small", xray, "--models", exported, runner=installed)
+    assert content == ok("predict", "small", xray, "--models", exported)[0]
 
 
 def test_what_a_terminal_would_obey_is_escaped_wherever_it_comes_from(exported, tmp_path):
     name = "\x1b[31m\udcff é.png"
     (tmp_path / name).write_bytes(b"no picture")
-    done = here("predict", "tiny", tmp_path / name, "--models", exported[0])
-    assert r"\x1b[31m\udcff é.png" in done.stdout and "\x1b" not in done.stdout
+    done = here("predict", "small", tmp_path / name, "--models", exported)
+    assert r"\x1b[31m\udcff é.png" in done.out and "\x1b" not in done.out
     message = refused("data", "inspect", tmp_path / "\x1b[2J\n")
     assert message.startswith("no data folder at ") and r"\x1b[2J" in message
     assert printable("a\tb\nc" + "d" * 99, 6) == "a b cd"
@@ -300,8 +239,8 @@ def test_inspect_names_unreadable_files_and_crossing_patients(png_folder):
     assert unreadable["file"] == str(folder / "train" / "0" / "bad.png")
     assert "not a PNG, JPEG or DICOM" in unreadable["error"]
     done = here("data", "inspect", folder)
-    assert done.returncode == 0
-    assert "bad.png" in done.stdout and "more than one part: 7" in done.stdout
+    assert done.code == 0
+    assert "bad.png" in done.out and "more than one part: 7" in done.out
 
 
 def test_inspect_says_how_patients_are_told_apart_and_what_is_left_out(png_folder, tmp_path):
@@ -311,7 +250,7 @@ def test_inspect_says_how_patients_are_told_apart_and_what_is_left_out(png_folde
     assert content["patients"] == 3 and content["crossing_patients"] == ["7"]
     assert "by name: 7_left and 7_right are of one" in content["told_apart"]
     assert content["warnings"] == [] and len(content["left_out"]) == 1
-    text = here("data", "inspect", folder).stdout
+    text = here("data", "inspect", folder).out
     assert "4 X-rays of 3 patients, told apart by name: 7_left" in text
     assert "left out: train/5, not a part or grade: 1 file" in text
     content, _ = ok("data", "inspect", folder, "--patients", r"^(\d+_?\w*)")
@@ -333,7 +272,7 @@ def test_inspect_lists_what_is_there_twice_and_each_unreadable_file_once(png_fol
     assert content["conflicts"] == [[f"{folder}/train/0/1L.png", f"{folder}/train/4/4L.png"]]
     copied = [[f"{folder}/train/2/2L.png", f"{folder}/val/2/5L.png"]]
     assert content["copies_in_other_parts"] == copied
-    text = here("data", "inspect", folder).stdout
+    text = here("data", "inspect", folder).out
     assert "1 X-ray under two grades" in text
     assert "1 X-ray with copies in another part" in text
     assert text.count("6L.png") == 1
@@ -453,16 +392,16 @@ def test_ctrl_c_saves_and_resume_finishes_and_former_files_are_kept(xrays, tmp_p
     assert names() == ["resume.pt"]
 
     done = here(*arguments, "--resume")
-    assert done.returncode == 0, done.stderr
-    assert f"resuming broken after epoch {stopped[2]} of 8" in done.stderr
-    assert f"epoch {int(stopped[2]) + 1}/8" in done.stderr
+    assert done.code == 0, done.err
+    assert f"resuming broken after epoch {stopped[2]} of 8" in done.err
+    assert f"epoch {int(stopped[2]) + 1}/8" in done.err
     assert json_of(done)["epochs"] == 8
     own = ["json", "pt", "scope.pt"]
     assert names() == own
 
     # To the same weights as an unbroken run, which keeps the former files beside its own.
     done = here(*arguments)
-    assert done.returncode == 0 and "the former broken is kept as broken.previous.*" in done.stderr
+    assert done.code == 0 and "the former broken is kept as broken.previous.*" in done.err
     assert names() == sorted([*own, *(f"previous.{each}" for each in own)])
     hashes = {
         json.loads((tmp_path / "m" / name).read_text())["training"]["checkpoint_sha256"]
@@ -472,7 +411,7 @@ def test_ctrl_c_saves_and_resume_finishes_and_former_files_are_kept(xrays, tmp_p
 
 
 def test_ctrl_c_anywhere_else_is_a_line_too(exported, tmp_path):
-    arguments = ["export", "onnx", "tiny", "--allow-dead-input", "--models", exported[0]]
+    arguments = ["export", "onnx", "small", "--models", exported]
     arguments += ["--out", tmp_path / "out", "--json"]
     code, out, err = _interruptible(arguments, "exporting")
     assert code == 130 and "Traceback" not in err, err
@@ -487,33 +426,18 @@ def test_what_is_odd_about_the_data_is_said_before_anything_is_trained(xrays, tm
         (folder / "train" / "0" / f"bad{index:02}.png").write_bytes(b"no image")
     arguments = ("train", "--data", folder, *TINY, "--split", "study", *folders(tmp_path))
     done = here(*arguments, "--resume")
-    assert done.returncode == 2 and "nothing to resume" in done.stderr.splitlines()[-1]
-    assert f"{folder / 'train' / '0' / 'bad00.png'}" in done.stderr
-    assert "... and 2 more" in done.stderr
-    assert "skipped 12 files that cannot be read" in done.stderr
-    assert "warning: this is not the study's split: it has 6765 X-rays, here are 60" in done.stderr
-    assert re.search(r"warning: \d+ patients with X-rays in more than one part", done.stderr)
+    assert done.code == 2 and "nothing to resume" in done.err.splitlines()[-1]
+    assert f"{folder / 'train' / '0' / 'bad00.png'}" in done.err
+    assert "... and 2 more" in done.err
+    assert "skipped 12 files that cannot be read" in done.err
+    assert "warning: this is not the study's split: it has 6765 X-rays, here are 60" in done.err
+    assert re.search(r"warning: \d+ patients with X-rays in more than one part", done.err)
 
 
 def test_class_that_is_empty_in_training_is_an_error(png_folder, tmp_path):
     folder = png_folder("train/0/1L", "train/2/2L", "train/4/3L", "val/3/4L")
     message = refused("train", "--data", folder, *TINY, *folders(tmp_path))
     assert "no X-ray of class moderate in the part 'train'" in message
-
-
-# --- export
-
-
-def test_export_says_what_it_wrote_and_how_equal_it_is(exported):
-    models, content, err = exported
-    assert content["passed"] is True and "exporting tiny" in err
-    paths = [Path(path) for path in content["artifacts"].values()]
-    kinds = ("onnx", "explainer.onnx", "pipeline.onnx")
-    assert {path.name for path in paths} == {f"tiny.{kind}" for kind in kinds}
-    assert all(path.parent == models for path in paths)
-    for leg in content["legs"].values():
-        assert leg["argmax_agreement"] == 1.0 and leg["samples"] >= 64
-        assert all(0 <= each["max_abs"] < 1e-3 for each in leg["outputs"].values())
 
 
 # --- evaluate
@@ -524,9 +448,9 @@ def test_export_ends_with_the_command_that_serves_what_it_wrote(trained, tmp_pat
     out = tmp_path / "a folder"
     export = ("export", "onnx", "tiny", "--allow-dead-input", "--models", trained[0])
     done = here(*export, "--out", out)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     wanted = f"next: TOOLKIT_MODELS='{out}' TOOLKIT_MODEL=tiny bentoml serve"
-    assert done.stdout.splitlines()[-1].endswith(wanted)
+    assert done.out.splitlines()[-1].endswith(wanted)
 
 
 def test_a_temperature_at_the_end_of_its_range_is_a_warning(xrays, tmp_path, monkeypatch):
@@ -539,7 +463,7 @@ def test_a_temperature_at_the_end_of_its_range_is_a_warning(xrays, tmp_path, mon
 
 @pytest.mark.full
 def test_a_benchmark_says_how_far_it_is(exported, tmp_path):
-    line = ("benchmark", "tiny", "--models", exported[0], "--logs", tmp_path)
+    line = ("benchmark", "small", "--models", exported, "--logs", tmp_path)
     content, err = ok(*line, "--rounds", 2, "--threads", 1, "--batch", 1)
     assert content["rows"]
     rounds = re.findall(r"^round (\d) of 2(?:, about \d+ s left)?$", err, re.MULTILINE)
@@ -547,9 +471,8 @@ def test_a_benchmark_says_how_far_it_is(exported, tmp_path):
 
 
 def test_evaluation_has_every_figure_and_torch_and_onnx_agree(exported, xrays):
-    models = exported[0]
     arguments = ("--data", xrays, "--part", "all")
-    content, _ = ok("evaluate", "tiny", *arguments, "--models", models)
+    content, _ = ok("evaluate", "small", *arguments, "--models", exported)
     names = "n accuracy balanced_accuracy quadratic_weighted_kappa recall precision"
     assert {*names.split(), "confusion_matrix", "intervals"} <= set(content)
     matrix = np.array(content["confusion_matrix"])
@@ -559,29 +482,28 @@ def test_evaluation_has_every_figure_and_torch_and_onnx_agree(exported, xrays):
     assert content["recall"] == pytest.approx((np.diag(matrix) / 15).tolist())
     low, high = content["intervals"]["accuracy"]
     assert low <= content["accuracy"] <= high
-    for file in ("tiny.pipeline.onnx", "tiny.pt"):
-        assert ok("evaluate", models / file, *arguments)[0] == content
+    for file in ("small.pipeline.onnx", "small.pt"):
+        assert ok("evaluate", exported / file, *arguments)[0] == content
 
 
 def test_a_lower_precision_that_was_not_proven_is_refused(models, xrays):
-    shutil.copy(models / "tiny.pipeline.onnx", models / "tiny.fp16.pipeline.onnx")
-    message = refused("evaluate", models / "tiny.fp16.pipeline.onnx", "--data", xrays)
+    shutil.copy(models / "small.pipeline.onnx", models / "small.fp16.pipeline.onnx")
+    message = refused("evaluate", models / "small.fp16.pipeline.onnx", "--data", xrays)
     assert "no exported fp16" in message
 
 
-def test_parts_that_the_training_did_not_draw_are_never_taken_for_its_own(exported, png_folder):
+def test_parts_that_the_training_did_not_draw_are_never_taken_for_its_own(trained, png_folder):
     """The model was trained on a split by patient; the parts of other data are not its parts."""
     flat = png_folder(*(f"{grade}/{9000000 + place}L" for grade in (0, 2) for place in range(20)))
-    line = refused("evaluate", "tiny", "--data", flat, "--models", exported[0])
+    line = refused("evaluate", "tiny", "--data", flat, "--models", trained[0])
     assert "not the data that tiny's parts were drawn from: use --part all" in line
 
 
 def test_part_that_is_missing_is_named_and_missing_classes_are_null(exported, png_folder):
-    models = exported[0]
     folder = png_folder("val/0/1L", "val/0/2L", "val/3/3L")
-    message = refused("evaluate", "tiny", "--data", folder, "--models", models)
+    message = refused("evaluate", "small", "--data", folder, "--models", exported)
     assert "the data has no part 'test': it has val" in message
-    content, _ = ok("evaluate", "tiny", "--data", folder, "--part", "val", "--models", models)
+    content, _ = ok("evaluate", "small", "--data", folder, "--part", "val", "--models", exported)
     assert content["n"] == 3
     assert [each is None for each in content["recall"]] == [False, True, False, True]
     defined = [each for each in content["recall"] if each is not None]
@@ -590,7 +512,7 @@ def test_part_that_is_missing_is_named_and_missing_classes_are_null(exported, pn
 
 def test_flat_folder_is_evaluated_as_a_whole(exported, png_folder):
     folder = png_folder("0/1L", "2/2L", "3/3L", "4/4L", "1/5L")
-    content, _ = ok("evaluate", "tiny", "--data", folder, "--part", "all", "--models", exported[0])
+    content, _ = ok("evaluate", "small", "--data", folder, "--part", "all", "--models", exported)
     assert content["n"] == 4, "grade 1 is in no class of the study's labels"
 
 
@@ -602,8 +524,8 @@ def test_predict_answers_every_file_and_exits_2_if_one_failed(exported, xrays, t
     (tmp_path / "bad.png").write_bytes(b"no image")
     relative = os.path.relpath(good[1], tmp_path)
     files = [good[0], "bad.png", relative, "none.png"]
-    done = here("predict", "tiny", *files, "--models", exported[0], "--json", cwd=tmp_path)
-    assert done.returncode == 2, done.stderr
+    done = here("predict", "small", *files, "--models", exported, "--json", cwd=tmp_path)
+    assert done.code == 2, done.err
     results = json_of(done)["results"]
     assert [each["file"] for each in results] == [str(each) for each in files]
     assert "not a PNG, JPEG or DICOM" in results[1]["error"] and "class" not in results[1]
@@ -614,19 +536,18 @@ def test_predict_answers_every_file_and_exits_2_if_one_failed(exported, xrays, t
         assert each["class"] == int(np.argmax(each["probabilities"]))
         assert each["label"] == ["none", "minimal", "moderate", "severe"][each["class"]]
         assert sum(each["probabilities"]) == pytest.approx(1)
-    done = here("predict", "tiny", good[0], "bad.png", "--models", exported[0], cwd=tmp_path)
-    assert done.returncode == 2
-    assert results[0]["label"] in done.stdout and "bad.png  refused: " in done.stdout
+    done = here("predict", "small", good[0], "bad.png", "--models", exported, cwd=tmp_path)
+    assert done.code == 2
+    assert results[0]["label"] in done.out and "bad.png  refused: " in done.out
 
 
 def test_predict_needs_no_torch_and_takes_a_file(exported, xray, tmp_path, hidden):
-    models = exported[0]
     without = hidden("torch", "onnx", "onnxscript", "tensorboard", "optuna")
-    named, err = ok("predict", "tiny", xray, "--models", models, runner=run, **without)
+    named, err = ok("predict", "small", xray, "--models", exported, runner=installed, **without)
     assert err == ""
-    by_path, err = ok("predict", models / "tiny.pipeline.onnx", xray)
+    by_path, err = ok("predict", exported / "small.pipeline.onnx", xray)
     assert by_path == named and err == ""
-    alone = shutil.copy(models / "tiny.pipeline.onnx", tmp_path / "alone.onnx")
+    alone = shutil.copy(exported / "small.pipeline.onnx", tmp_path / "alone.onnx")
     by_file, err = ok("predict", alone, xray)
     (known,) = named["results"]
     # When to abstain, and what is in scope, is in the manifest alone.
@@ -643,8 +564,8 @@ def test_predict_equals_torch(exported, xrays):
 
     torch = pytest.importorskip("torch")
     files = sorted(xrays.rglob("*.png"))[:3]
-    content, _ = ok("predict", "tiny", *files, "--models", exported[0])
-    model = ModelFiles(exported[0], "tiny")
+    content, _ = ok("predict", "small", *files, "--models", exported)
+    model = ModelFiles(exported, "small")
     pipeline = load_pipeline(model, manifest.load(model.manifest))
     pixels = torch.from_numpy(np.stack([read_xray(path) for path in files]))
     with torch.no_grad():
@@ -654,31 +575,31 @@ def test_predict_equals_torch(exported, xrays):
 
 
 def test_predict_refuses_a_file_that_was_changed(models, xray):
-    content = bytearray((models / "tiny.pipeline.onnx").read_bytes())
+    content = bytearray((models / "small.pipeline.onnx").read_bytes())
     content[len(content) // 2] ^= 1
-    (models / "tiny.pipeline.onnx").write_bytes(content)
-    for model in ("tiny", models / "tiny.pipeline.onnx"):
+    (models / "small.pipeline.onnx").write_bytes(content)
+    for model in ("small", models / "small.pipeline.onnx"):
         message = refused("predict", model, xray, "--models", models)
         assert "is not the file that was proven" in message
 
 
 def test_text_output_is_for_reading(exported, xrays, xray):
     """Without --json: the class and its share, one line for each file."""
-    done = here("predict", "tiny", xray, "--models", exported[0])
+    done = here("predict", "small", xray, "--models", exported)
     assert re.fullmatch(
         rf"{re.escape(str(xray))}  \w+  \((\w+ [\d.]+%  ){{3}}\w+ [\d.]+%\)"
         r"(  unsure)?(  not like the X-rays it knows)?\n",
-        done.stdout,
+        done.out,
     )
-    done = here("evaluate", "tiny", "--data", xrays, "--part", "all", "--models", exported[0])
-    assert "--part all takes every X-ray, those that the model was trained on too" in done.stderr
-    assert "60 X-rays" in done.stdout and "balanced accuracy" in done.stdout
+    done = here("evaluate", "small", "--data", xrays, "--part", "all", "--models", exported)
+    assert "--part all takes every X-ray, those that the model was trained on too" in done.err
+    assert "60 X-rays" in done.out and "balanced accuracy" in done.out
 
 
 def test_sixteen_bit_and_odd_sizes_are_predicted(exported, tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (300, 260)).astype(np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
-    content, _ = ok("predict", "tiny", tmp_path / "deep.png", "--models", exported[0])
+    content, _ = ok("predict", "small", tmp_path / "deep.png", "--models", exported)
     assert "class" in content["results"][0]
 
 
@@ -690,7 +611,10 @@ def test_sixteen_bit_and_odd_sizes_are_predicted(exported, tmp_path):
     [
         ("data inspect {tmp}/nowhere", "no data folder at {tmp}/nowhere"),
         ("data inspect {tmp}/empty", "no X-rays in"),
-        ("evaluate tiny --data {tmp}/nowhere --models {models}", "no data folder at {tmp}/nowhere"),
+        (
+            "evaluate small --data {tmp}/nowhere --models {models}",
+            "no data folder at {tmp}/nowhere",
+        ),
         ("train --data {tmp}/nowhere --models {tmp}", "no data folder at {tmp}/nowhere"),
         ("train --data {xrays} --models {tmp} --resume", "nothing to resume"),
         ("train --data {xrays} --models {tmp}/file --logs {tmp} {tiny}", "cannot write"),
@@ -701,11 +625,11 @@ def test_sixteen_bit_and_odd_sizes_are_predicted(exported, tmp_path):
         ("evaluate none --data {xrays} --models {tmp}", "no model here: {tmp}/none.json"),
         ("export onnx none --models {tmp}", "no model here: {tmp}/none.json"),
         ("predict none {xray} --models {tmp}", "no model here: {tmp}/none.json"),
-        ("predict tiny {xray} --models {tmp}/file", "cannot be read as a manifest"),
-        ("evaluate {models}/tiny.onnx --data {xrays}", "takes no X-rays"),
-        ("evaluate {models}/tiny.explainer.onnx --data {xrays}", "takes no X-rays"),
-        ("evaluate {models}/tiny.golden.npz --data {xrays}", "takes no X-rays"),
-        ("benchmark tiny --data {tmp}/bad --logs {tmp} --models {models}", "can be read"),
+        ("predict small {xray} --models {tmp}/file", "cannot be read as a manifest"),
+        ("evaluate {models}/small.onnx --data {xrays}", "takes no X-rays"),
+        ("evaluate {models}/small.explainer.onnx --data {xrays}", "takes no X-rays"),
+        ("evaluate {models}/small.golden.npz --data {xrays}", "takes no X-rays"),
+        ("benchmark small --data {tmp}/bad --logs {tmp} --models {models}", "can be read"),
         (
             "train --data {xrays} --models {tmp} --logs {tmp}/file --epochs 1",
             "cannot write to {tmp}",
@@ -717,22 +641,23 @@ def test_what_is_not_there_or_in_the_way_is_one_line(line, said, exported, xrays
     (tmp_path / "file").write_text("a file where a folder belongs")
     (tmp_path / "bad" / "0").mkdir(parents=True)
     (tmp_path / "bad" / "0" / "1L.png").write_bytes(b"no picture")
-    names = {"models": exported[0], "xrays": xrays, "xray": xray, "tmp": tmp_path}
+    names = {"models": exported, "xrays": xrays, "xray": xray, "tmp": tmp_path}
     names["tiny"] = " ".join(map(str, TINY))
     assert said.format(**names) in refused(*shlex.split(line.format(**names)))
 
 
 def test_corrupt_checkpoint_is_one_line(models, xrays):
-    whole = (models / "tiny.pt").read_bytes()
+    whole = (models / "small.pt").read_bytes()
     for content in (whole[: len(whole) // 2], b"no checkpoint"):
-        (models / "tiny.pt").write_bytes(content)
-        message = refused("evaluate", "tiny", "--data", xrays, "--models", models)
-        assert f"{models / 'tiny.pt'} is not the file of" in message
-    message = refused("export", "onnx", "tiny", "--allow-dead-input", "--models", models)
+        (models / "small.pt").write_bytes(content)
+        message = refused("evaluate", "small", "--data", xrays, "--models", models)
+        assert f"{models / 'small.pt'} is not the file of" in message
+    message = refused("export", "onnx", "small", "--models", models)
     assert "is not the file of" in message
 
 
-def test_manifest_of_a_newer_schema_or_without_its_figures_is_one_line(models, xrays, xray):
+def test_manifest_of_a_newer_schema_or_without_its_figures_is_one_line(trained, xray, tmp_path):
+    xrays, models = xray.parent, shutil.copytree(trained[0], tmp_path / "models")
     path = models / "tiny.json"
     content = json.loads(path.read_text())
     del content["training"]["metrics"]["val"]["accuracy"]
@@ -745,14 +670,15 @@ def test_manifest_of_a_newer_schema_or_without_its_figures_is_one_line(models, x
         assert "has schema version 99, this toolkit reads" in message
 
 
-def test_missing_extra_is_named_with_its_pip_line(xrays, tmp_path, hidden):
-    arguments = ("train", "--data", xrays, *TINY, *folders(tmp_path))
-    for name in ("tensorboard", "torch"):
-        message = refused(*arguments, runner=run, **hidden(name))
-        assert message == f"{name} is not installed: pip install 'toolkit[train]'"
-    for line in (f"evaluate tiny --data {xrays}", "export onnx tiny"):
-        message = refused(*line.split(), runner=run, **{"PYTHONPATH": str(tmp_path / "hidden")})
-        assert message == "torch is not installed: pip install 'toolkit[train]'"
+def test_missing_extra_is_named_with_its_pip_line(xrays, tmp_path, monkeypatch):
+    train = ("train", "--data", xrays, *TINY, *folders(tmp_path))
+    evaluate, export = ("evaluate", "small", "--data", xrays), ("export", "onnx", "small")
+    for name, lines in (("tensorboard", [train]), ("torch", [train, evaluate, export])):
+        # So Python says that it is not there, though other tests have imported it.
+        monkeypatch.setitem(sys.modules, name, None)
+        for line in lines:
+            message = f"{name} is not installed: pip install 'toolkit[train]'"
+            assert refused(*line) == message
 
 
 def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, monkeypatch):
@@ -760,12 +686,12 @@ def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, 
         info = tmp_path / f"{name}-1.31.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.0\n")
-    predict = ("predict", "tiny", xray, "--models", exported[0])
-    message = refused(*predict, runner=run, PYTHONPATH=str(tmp_path))
+    predict = ("predict", "small", xray, "--models", exported)
+    message = refused(*predict, runner=installed, PYTHONPATH=str(tmp_path))
     assert "both installed" in message
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in message
     monkeypatch.setattr("toolkit.extras.ONNXRUNTIME_EXTRAS", {})
-    for arguments in (predict, ("export", "onnx", "tiny", "--models", exported[0])):
+    for arguments in (predict, ("export", "onnx", "small", "--models", exported)):
         message = refused(*arguments)
         assert "onnxruntime is not installed: pip install 'toolkit[cpu]'" in message
 
@@ -777,7 +703,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_file(models, xrays, tmp_path):
     assert not list((tmp_path / "m").glob(".*")) and not list((tmp_path / "m").glob("*.pt"))
     before = {path.name: path.read_bytes() for path in models.iterdir()}
     with full_disk(10_000):
-        export = ("export", "torchscript", "tiny", "--allow-dead-input", "--models", models)
+        export = ("export", "torchscript", "small", "--models", models)
         assert "cannot write" in refused(*export)
     assert {path.name: path.read_bytes() for path in models.iterdir()} == before
     with full_disk(1_000):
@@ -794,7 +720,7 @@ def test_a_file_whose_name_is_no_text_is_listed_and_trained_on(png_folder, tmp_p
     os.rename(folder / "train" / "0" / "0L.png", name)
     (folder / "train" / "2" / os.fsdecode(b"\xfe.png")).write_bytes(b"no picture")
     strict = {"PYTHONIOENCODING": "utf-8:strict"}
-    assert r"\udcfe.png" in run("data", "inspect", folder, **strict).stdout
+    assert r"\udcfe.png" in installed("data", "inspect", folder, **strict).out
     arguments = ("train", "--data", folder, *folders(tmp_path), "--epochs", 1, "--layer-size", 1)
-    content, err = ok(*arguments, runner=run, **strict)
+    content, err = ok(*arguments, runner=installed, **strict)
     assert content["epochs"] == 1 and r"\udcfe.png" in err

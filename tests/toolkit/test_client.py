@@ -5,15 +5,16 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from command_line import TOOLKIT, clean_environment, here, json_of, refused
 from PIL import Image
 
 from toolkit.client import Client, Prediction
@@ -21,7 +22,6 @@ from toolkit.errors import ImageError, ServiceError, ToolkitError, UsageError
 from toolkit.xray.reading import MAX_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 GOOD = {
     "class": 1,
     "label": "minimal",
@@ -470,20 +470,7 @@ def test_a_service_that_goes_away_ends_it_in_one_error(serve, files):
 # --- the command
 
 
-def _environment(**more):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("TOOLKIT_")}
-    return clean | {"OMP_NUM_THREADS": "1"} | more
-
-
-def run(*arguments, **environment):
-    return subprocess.run(
-        [TOOLKIT, "predict", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=_environment(**environment),
-        timeout=120,
-    )
+predict = partial(here, "predict", cwd=ROOT)
 
 
 @pytest.fixture(scope="module")
@@ -515,12 +502,12 @@ def test_a_service_prints_what_the_model_would_print_here(serve, shipped, tmp_pa
     paths[1].write_bytes(b"no image")
     url = serve(shipped).url
     for more in ((), ("--json",)):
-        here, there = run("model_saved", *paths, *more), run(url, *paths, *more)
-        assert there.returncode == here.returncode == 2
-        assert there.stderr == here.stderr == ""
+        ours, theirs = predict("model_saved", *paths, *more), predict(url, *paths, *more)
+        assert theirs.code == ours.code == 2
+        assert theirs.err == ours.err == ""
         if more:
-            here, there = json.loads(here.stdout), json.loads(there.stdout)
-            for known, found in zip(here["results"], there["results"], strict=True):
+            ours, theirs = json_of(ours), json_of(theirs)
+            for known, found in zip(ours["results"], theirs["results"], strict=True):
                 assert list(known) == list(found)
                 if "probabilities" in known:
                     np.testing.assert_allclose(
@@ -529,23 +516,19 @@ def test_a_service_prints_what_the_model_would_print_here(serve, shipped, tmp_pa
                     assert found.pop("expected_grade") == pytest.approx(
                         known.pop("expected_grade"), abs=1e-4
                     )
-            assert there == here
+            assert theirs == ours
         else:
-            assert there.stdout == here.stdout
-    good = run(url, paths[0])
-    assert good.returncode == 0
+            assert theirs.out == ours.out
+    assert predict(url, paths[0]).code == 0
 
 
 def test_a_service_that_cannot_be_used_is_one_line(serve):
     line = f"error: {serve(always(401, b'{}')).url} asks for its token: set TOOLKIT_TOKEN\n"
-    done = run(line.split()[1], "x.png")
-    assert (done.returncode, done.stderr, done.stdout) == (2, line, "")
-    refused = run(line.split()[1], "x.png", TOOLKIT_TOKEN="another")
-    assert (refused.returncode, refused.stdout) == (2, "")
-    assert "refuses the token that it was given: set TOOLKIT_TOKEN" in refused.stderr
-    done = run("http://user:secret@host", "x.png", "--json")
-    assert done.returncode == 2 and "secret" not in done.stderr + done.stdout
-    assert "error" in json.loads(done.stdout)
+    assert predict(line.split()[1], "x.png") == (2, "", line)
+    code, out, err = predict(line.split()[1], "x.png", TOOLKIT_TOKEN="another")
+    assert (code, out) == (2, "")
+    assert "refuses the token that it was given: set TOOLKIT_TOKEN" in err
+    assert "secret" not in refused("predict", "http://user:secret@host", "x.png")
 
 
 def test_answers_of_two_models_are_not_mixed(serve, tmp_path):
@@ -554,8 +537,8 @@ def test_answers_of_two_models_are_not_mixed(serve, tmp_path):
     def script(request):
         return 200, INFO if request.path == "/info" else GOOD | {"model_sha256": "b" * 64}
 
-    done = run(serve(script).url, tmp_path / "a")
-    assert done.returncode == 2 and "serves another model" in done.stderr
+    said = predict(serve(script).url, tmp_path / "a")
+    assert said.code == 2 and "serves another model" in said.err
 
 
 def test_ctrl_c_ends_it_in_one_line(serve, files):
@@ -573,7 +556,7 @@ def test_ctrl_c_ends_it_in_one_line(serve, files):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=_environment(),
+        env=clean_environment(),
         # A shell's background jobs, and so their children, ignore it.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -588,7 +571,7 @@ def test_progress_is_shown_on_a_terminal(serve, files):
         [TOOLKIT, "predict", url, *files, "--json"],
         stdout=subprocess.PIPE,
         stderr=theirs,
-        env=_environment(TERM="xterm", COLUMNS="80"),
+        env=clean_environment(TERM="xterm", COLUMNS="80"),
     )
     os.close(theirs)
     content = json.loads(process.communicate(timeout=60)[0])

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from command_line import refused, run
 
 from toolkit.model import artifacts, manifest
 
@@ -47,7 +48,7 @@ def knees(png_folder, tmp_path):
     return folder
 
 
-def test_inspect_counts_folders_of_any_names(run, png_folder):
+def test_inspect_counts_folders_of_any_names(png_folder):
     folder = png_folder("train/benign/1", "train/malignant/2", "val/benign/3", "train/benign/4")
     shutil.copy(folder / "train/benign/1.png", folder / "train/malignant/5.png")
     found = run("data", "inspect", folder)
@@ -58,7 +59,7 @@ def test_inspect_counts_folders_of_any_names(run, png_folder):
     ]
 
 
-def test_inspect_counts_the_classes_of_either_file_and_what_a_map_drops(run, knees, png_folder):
+def test_inspect_counts_the_classes_of_either_file_and_what_a_map_drops(knees, png_folder):
     table, ordered = knees.parent / "knees.csv", knees.parent / "ordered.toml"
     found = run("data", "inspect", knees, "--labels", table)
     assert found["classes"] == ["0", "2", "3", "4"]
@@ -71,7 +72,7 @@ def test_inspect_counts_the_classes_of_either_file_and_what_a_map_drops(run, kne
     assert found["counts"] == {"all": [1, 0, 0, 1]} and found["dropped"] == 1
 
 
-def test_a_patient_in_two_parts_of_a_table_is_told(run, knees):
+def test_a_patient_in_two_parts_of_a_table_is_told(knees):
     table = knees.parent / "knees.csv"
     table.write_text(table.read_text().replace("0R.png,3,0,train", "0R.png,3,0,val"))
     assert run("data", "inspect", knees, "--labels", table)["crossing_patients"] == ["0"]
@@ -95,39 +96,39 @@ def test_a_patient_in_two_parts_of_a_table_is_told(run, knees):
         ("import a.pt --network n.py --classes a,,b", "--classes: a label is empty"),
     ],
 )
-def test_labels_that_cannot_be_meant_are_one_line(run, knees, line, said):
+def test_labels_that_cannot_be_meant_are_one_line(knees, line, said):
     names = {
         "data": knees,
         "csv": knees.parent / "knees.csv",
         "toml": knees.parent / "ordered.toml",
     }
-    error = run(*(word.format(**names) for word in line.split()), code=2)["error"]
-    assert said in error and "\n" not in error
+    error = refused(*(word.format(**names) for word in line.split()))
+    assert said in error
 
 
-def test_a_folder_whose_name_holds_half_a_character_is_no_class(run, png_folder):
+def test_a_folder_whose_name_holds_half_a_character_is_no_class(png_folder):
     folder = png_folder("train/a/1", "train/\udcff/2")
     for words in ((), ("--labels", "folders")):
-        error = run("data", "inspect", folder, *words, code=2)["error"]
+        error = refused("data", "inspect", folder, *words)
         assert r"the label '\udcff' holds what is no text" in error
 
 
-def test_a_setting_with_half_a_character_is_refused(run, png_folder, tmp_path):
+def test_a_setting_with_half_a_character_is_refused(png_folder, tmp_path):
     folder = png_folder("a/1", "b/2")
     run("init", tmp_path / "own.py")
     words = ("train", "--network", tmp_path / "own.py", "--data", folder)
     for value in ('names=["\\ud800"]', "names=\udcff"):
-        error = run(*words, "--config", value, code=2)["error"]
+        error = refused(*words, "--config", value)
         assert "is no text in UTF-8" in error
     own = tmp_path / "own.py"
     own.write_text(
         own.read_text() + '    def space(self, trial):\n        return {"a": "\\ud800"}\n'
     )
-    error = run("tune", "--network", own, "--data", folder, "--logs", tmp_path, code=2)["error"]
+    error = refused("tune", "--network", own, "--data", folder, "--logs", tmp_path)
     assert "gives a text that is none in UTF-8" in error
 
 
-def test_a_model_keeps_what_its_table_said_and_is_judged_by_it(run, knees, tmp_path):
+def test_a_model_keeps_what_its_table_said_and_is_judged_by_it(knees, tmp_path):
     places = ("--models", tmp_path / "models")
     ordered, table = knees.parent / "ordered.toml", knees.parent / "knees.csv"
     words = ("--data", knees, "--labels", ordered)
@@ -143,13 +144,11 @@ def test_a_model_keeps_what_its_table_said_and_is_judged_by_it(run, knees, tmp_p
         found["n"] == 4
         and found["confusion_matrix"] == (record.training.metrics["test"]["confusion_matrix"])
     )
-    assert (
-        "--labels FILE says which are which"
-        in (run("evaluate", "own", "--data", knees, *places, code=2)["error"])
-    )
+    error = refused("evaluate", "own", "--data", knees, *places)
+    assert "--labels FILE says which are which" in error
     other = tmp_path / "other.toml"
     other.write_text(ORDERED.replace("late", "later"))
-    error = run("evaluate", "own", "--data", knees, "--labels", other, *places, code=2)["error"]
+    error = refused("evaluate", "own", "--data", knees, "--labels", other, *places)
     assert "the model's classes are early, late, and those of --labels early, later" in error
     # The table alone is enough: which of its labels make a class is in the manifest.
     assert run("evaluate", "own", "--data", knees, "--labels", table, *places) == found

@@ -6,14 +6,13 @@ import json
 import os
 import shlex
 import subprocess
-import sys
 import termios
 from pathlib import Path
 
 import pytest
+from command_line import TOOLKIT, here
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 SMALLEST_PIPE = 4096
 UNREAD = 141
 FULL = pytest.mark.full
@@ -120,13 +119,8 @@ def test_a_pipe_that_does_not_block_gets_the_whole_output():
 
 
 def test_another_pipe_that_breaks_is_no_failed_check(monkeypatch, png_folder):
-    from toolkit import cli
-
     def scan(_):
         raise BrokenPipeError(32, "Broken pipe")
 
     monkeypatch.setattr("toolkit.xray.folders.scan", scan)
-    monkeypatch.setattr(sys, "argv", ["toolkit", "data", "inspect", str(png_folder("0/1L"))])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    assert ended.value.code == 2
+    assert here("data", "inspect", png_folder("0/1L")).code == 2

@@ -3,13 +3,13 @@
 import json
 import re
 import shutil
-import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
+from command_line import here
 
-from toolkit import cli
 from toolkit.model import manifest
 from toolkit.model.card import figures
 
@@ -17,20 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def toolkit(monkeypatch, capsys, tmp_path):
-    """Return a function that runs a line of `toolkit`: its exit code, stdout and stderr."""
-    for name in ("TOOLKIT_MODEL", "TOOLKIT_MODELS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
+def toolkit(tmp_path):
+    """Return a function that runs a line of `toolkit` in the folder of the test."""
+    return partial(here, cwd=tmp_path)
 
 
 @pytest.fixture
@@ -88,7 +77,7 @@ def models(tmp_path):
 def test_what_is_meant_by_something_else_is_said(toolkit, models, line, said):
     code, out, err = toolkit(*line.split())
     assert code == 2 and said in err and models.is_dir()
-    assert not Path("typo").exists() and not Path("rows").exists()
+    assert [path.name for path in models.parent.iterdir()] == ["models"]
     assert not out or "--json" in line
 
 

@@ -79,8 +79,9 @@ def _scatterplot_matrix(trials: Sequence[FrozenTrial]) -> Figure:
             columns[name] = [float(trial.user_attrs[name]) for trial in trials]
     columns["score"] = [float(trial.value or 0.0) for trial in trials]
     names = list(columns)
-    figure = Figure(figsize=(2 * len(names), 2 * len(names)), layout="constrained")
-    panels = figure.subplots(len(names), len(names), squeeze=False)
+    figure = Figure(figsize=(2 * len(names), 2 * len(names)))
+    spaces = {"wspace": 0.12, "hspace": 0.12}
+    panels = figure.subplots(len(names), len(names), squeeze=False, gridspec_kw=spaces)
     for i, y in enumerate(names):
         for j, x in enumerate(names):
             panel = panels[i][j]

@@ -6,6 +6,7 @@ from dataclasses import replace
 import onnx
 import pytest
 import torch
+from command_line import here
 from torch import nn
 
 from export.convert import clean_up as cleaning
@@ -141,16 +142,14 @@ def test_cleaning_that_changes_a_logit_is_an_error(pipeline, xrays, monkeypatch)
         clean_up(pipeline, xrays, drop_dead=False)
 
 
-def test_dead_input_on_the_command_line_is_exit_1_unless_allowed(
-    copied, few_xrays, network, toolkit
-):
+def test_dead_input_on_the_command_line_is_exit_1_unless_allowed(copied, few_xrays, network):
     del few_xrays
     decay(network.imagesClassifier)
     save(copied, network)
     arguments = ("export", "torchscript", copied.name, "--models", copied.folder)
-    code, _, err = toolkit(*arguments)
+    code, _, err = here(*arguments)
     assert code == 1 and "the input 'image' has no effect on the output" in err
-    code, _, err = toolkit(*arguments, "--allow-dead-input")
+    code, _, err = here(*arguments, "--allow-dead-input")
     assert code == 0 and "warning: the input 'image' has no effect" in err
-    code, out, _ = toolkit(*arguments, "--drop-dead", "--json")
+    code, out, _ = here(*arguments, "--drop-dead", "--json")
     assert code == 0 and json.loads(out)["health"][0]["kind"] == "dead_input"

@@ -24,12 +24,13 @@ from toolkit.runtime.session import open_model
 
 
 @pytest.fixture(scope="module")
-def halved(small, graded_folder, tmp_path_factory):
+def halved(small, comparing_few, graded_folder, tmp_path_factory):
     """The model with a proven file of half precision, and what its export came to."""
     folder = tmp_path_factory.mktemp("halved") / "models"
     files = ModelFiles(shutil.copytree(small.files.folder, folder), small.files.name)
     options = export.Options(data=graded_folder, precision="fp16")
-    return files, export.export("onnx", files, files, options)
+    with comparing_few():
+        return files, export.export("onnx", files, files, options)
 
 
 @pytest.fixture
@@ -83,9 +84,10 @@ def test_verifying_without_graded_xrays_keeps_the_leg_of_the_file_that_had_them(
 
 
 def test_probabilities_that_are_not_the_softmax_of_the_logits_are_never_proven(
-    half, small, edited, graded_folder
+    half, few_xrays, small, edited, graded_folder
 ):
     """The gate judges logits; what is served are probabilities."""
+    del few_xrays
 
     def negate(graph):
         place, softmax = next(

@@ -11,11 +11,13 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from command_line import installed, refused
 from PIL import Image
 
 from toolkit.batch import paths as listing_paths
 from toolkit.batch import rows
 from toolkit.batch.paths import PathList, scan, split
+from toolkit.batch.run import Plan
 from toolkit.batch.workspace import Workspace
 from toolkit.errors import UsageError
 from toolkit.xray.synthetic import generate
@@ -165,6 +167,18 @@ def held(tmp_path, start, *arguments, part="000000", **options):
     return process, parts
 
 
+@pytest.fixture
+def refusal(monkeypatch, tmp_path):
+    """Return a function: why a run is refused, with shards of 8 or so many; in this process."""
+
+    def refusal(*words, model="model_saved", shard=8):
+        for module in ("paths", "run"):
+            monkeypatch.setattr(f"toolkit.batch.{module}.SHARD", shard)
+        return refused("predict", model, *words, "--models", MODELS, cwd=tmp_path)
+
+    return refusal
+
+
 def kill(process):
     """Kill a run with all its workers."""
     os.killpg(process.pid, signal.SIGKILL)
@@ -241,21 +255,30 @@ def test_a_run_killed_whole_goes_on_to_the_same_rows(xrays, start, run, unbroken
     assert not parts.exists()
 
 
-def test_the_files_are_those_that_were_there_at_first(xrays, start, run, unbroken, tmp_path):
+def test_the_files_are_those_that_were_there_at_first_whatever_has_taken_their_places(
+    xrays, start, run, unbroken, tmp_path
+):
     folder = tmp_path / "copy"
     shutil.copytree(xrays, folder)
     process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
     kill(process)
     assert not (parts / "000008.parquet").exists()
     (tmp_path / "hold").unlink()
-    (folder / "1" / "063.png").unlink()
+    for name in ("059", "061", "063"):
+        (folder / "1" / f"{name}.png").unlink()
+    # None of them holds its reader.
+    os.mkfifo(folder / "1" / "061.png")
+    (folder / "1" / "063.png").mkdir()
     shutil.copy(folder / "0" / "000.png", folder / "0" / "appeared.png")
-    assert run(folder, "--out", "results.parquet")[1] == 0
+    content, code, _ = run(folder, "--out", "results.parquet")
+    assert code == 0 and content["errors"] == {"not_an_image": 2, "unreadable": 3}
     was = {row["path"]: row for row in unbroken.to_pylist()}
     now = rows_of(tmp_path / "results.parquet")
     assert was.keys() == now.keys()
-    assert {path for path in was if was[path] != now[path]} == {"1/063.png"}
-    assert now["1/063.png"]["error"] == "unreadable"
+    changed = {path: now[path]["detail"] for path in was if was[path] != now[path]}
+    assert changed.keys() == {"1/059.png", "1/061.png", "1/063.png"}
+    assert "No such file" in changed["1/059.png"]
+    assert "no regular file" in changed["1/061.png"] and "directory" in changed["1/063.png"]
 
 
 @pytest.mark.full
@@ -297,16 +320,13 @@ def test_rows_are_the_same_in_every_format(xrays, run, unbroken, tmp_path):
     below = [row for row in unbroken.to_pylist() if row["path"].startswith("1/")]
     expected = [row | {"path": row["path"].removeprefix("1/")} for row in below]
     assert {row["error"] for row in expected} == {None, "not_an_image"}
-    for name in ("rows.CSV", "rows.jsonl"):
-        content, code, _ = run(f"{xrays}/1/*", "--out", name)
-        assert code == 0 and content["errors"] == {"not_an_image": 1}
-        assert content["files"] == sum(content["classes"].values()) + 1 == len(expected)
-    lines = (tmp_path / "rows.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in lines] == expected
+    content, code, _ = run(f"{xrays}/1/*", "--out", "rows.CSV")
+    assert code == 0 and content["errors"] == {"not_an_image": 1}
+    assert content["files"] == sum(content["classes"].values()) + 1 == len(expected)
     with (tmp_path / "rows.CSV").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == len(expected)
-    for row, wanted in zip(rows, expected, strict=True):
+        found = list(csv.DictReader(file))
+    assert len(found) == len(expected)
+    for row, wanted in zip(found, expected, strict=True):
         assert list(row) == list(wanted)
         for name, value in wanted.items():
             if isinstance(value, float):
@@ -348,20 +368,16 @@ def test_csv_has_no_text_that_a_spreadsheet_takes_for_a_formula(tmp_path):
     assert [row["path"] for row in table(tmp_path / "rows.parquet").to_pylist()] == texts
 
 
-def test_rows_on_stdout_are_json_lines_and_leave_no_file(xrays, tmp_path):
-    arguments = ["predict", "model_saved", f"{xrays}/0/00*.png", "--out", "-", "--models", MODELS]
-    done = subprocess.run(
-        [sys.executable, "-c", TOOLKIT, "8", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)},
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["path"] for row in rows] == [f"00{n}.png" for n in (0, 2, 4, 6, 8)]
-    assert all(row["label"] for row in rows) and "-: 5 files" in done.stderr
-    assert not list(tmp_path.iterdir())
+def test_rows_on_stdout_are_json_lines_and_leave_no_file(xrays, unbroken, tmp_path):
+    known = {row["path"]: row for row in unbroken.to_pylist()}
+    folder = {"cwd": tmp_path, "TMPDIR": str(tmp_path)}
+    words = ("predict", "model_saved", f"{xrays}/0/00*.png", "--out", "-", "--models", MODELS)
+    said = installed(*words, "--workers", 1, **folder)
+    assert said.code == 0, said.err
+    found = [json.loads(line) for line in said.out.splitlines()]
+    names = [f"00{n}.png" for n in (0, 2, 4, 6, 8)]
+    assert found == [known[f"0/{name}"] | {"path": name} for name in names]
+    assert "-: 5 files" in said.err and not list(tmp_path.iterdir())
 
 
 def test_ctrl_c_ends_in_one_line_and_leaves_what_is_needed_to_go_on(xrays, start, tmp_path):
@@ -577,33 +593,28 @@ def test_one_bit_of_a_part_is_found_or_changes_no_row(tmp_path):
     assert unseen < len(content) / 7 / 2
 
 
-def test_parts_of_another_run_are_not_joined_though_it_was_the_same(xrays, start, run, tmp_path):
-    folder = tmp_path / "copy"
-    shutil.copytree(xrays, folder)
-    process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
-    kill(process)
-    (tmp_path / "hold").unlink()
-    kept = (parts / "000000.parquet").read_bytes()
-    shutil.rmtree(parts)
-    (folder / "0" / "000.png").write_bytes((folder / "0" / "002.png").read_bytes())
-    process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
-    kill(process)
-    (tmp_path / "hold").unlink()
-    (parts / "000000.parquet").write_bytes(kept)
-    assert run(folder, "--out", "results.parquet")[1] == 0
-    rows = rows_of(tmp_path / "results.parquet")
-    assert rows["0/000.png"]["sha256"] == rows["0/002.png"]["sha256"]
+def test_parts_of_another_run_are_not_joined_though_it_was_the_same(tmp_path):
+    names = ("model", "model_sha256", "toolkit", "provider", "folder", "pattern")
+    setup = dict.fromkeys(names, "a") | {"classes": ["a"], "grades": [], "operating_point": None}
+    workspace = Workspace(tmp_path / "results.parquet")
+    plan = Plan(None, "*", setup, workspace)
+    workspace.paths.freeze([b"a"], lambda _: None)
+    for _ in range(2):
+        workspace.begin(setup, 1)
+        plan.drop_unfit(1)
+        assert workspace.pending(1) == [0]
+        plan.write(0, [rows.failed("a", None, "unreadable", "gone")])
+        plan.drop_unfit(1)
+        assert workspace.pending(1) == []
 
 
-def test_a_damaged_plan_or_listing_is_refused_in_one_line(stopped, xrays, run):
-    arguments = (xrays, "--out", "results.parquet")
+def test_a_damaged_plan_or_listing_is_refused_in_one_line(stopped, xrays, refusal):
     for name in ("listing.parquet", "plan.json"):
         path = stopped / name
         path.write_bytes(flipped(path.read_bytes()))
-        content, code, err = run(*arguments, shard=2)
-        what = name.partition(".")[0]
-        assert code == 2 and f"the {what} in {stopped} is missing or damaged" in content["error"]
-        assert "remove that folder" in content["error"] and "Traceback" not in err
+        error, what = refusal(xrays, "--out", "results.parquet", shard=2), path.stem
+        assert f"the {what} in {stopped} is missing or damaged" in error
+        assert "remove that folder" in error
     assert len(list(stopped.glob("0*.parquet"))) == 8
 
 
@@ -649,30 +660,10 @@ def test_one_bit_of_any_byte_of_a_plan_is_found(tmp_path):
         assert json.loads(changed) == whole
 
 
-def test_what_takes_a_files_place_after_the_listing_is_a_row_and_holds_nobody(
-    xrays, start, run, tmp_path
-):
-    folder = tmp_path / "copy"
-    shutil.copytree(xrays, folder)
-    process, parts = held(tmp_path, start, folder, "--out", "results.parquet")
-    kill(process)
-    assert not (parts / "000008.parquet").exists()
-    (tmp_path / "hold").unlink()
-    for name in ("061", "063"):
-        (folder / "1" / f"{name}.png").unlink()
-    os.mkfifo(folder / "1" / "061.png")
-    (folder / "1" / "063.png").mkdir()
-    content, code, _ = run(folder, "--out", "results.parquet")
-    assert code == 0 and content["errors"] == {"not_an_image": 2, "unreadable": 2}
-    rows = rows_of(tmp_path / "results.parquet")
-    assert "no regular file" in rows["1/061.png"]["detail"]
-    assert "directory" in rows["1/063.png"]["detail"]
-
-
 # --- refusals
 
 
-def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, run, tmp_path):
+def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, refusal, tmp_path):
     import onnx
 
     digest = sha256((MODELS / "model_saved.pipeline.onnx").read_bytes()).hexdigest()
@@ -680,38 +671,37 @@ def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, run, tmp_path):
     model.doc_string = "another"
     onnx.save(model, tmp_path / "other.onnx")
     process, parts = held(tmp_path, start, xrays, "--out", "results.parquet")
-    assert "another run is at work" in run(xrays, "--out", "results.parquet")[0]["error"]
+    assert "another run is at work" in refusal(xrays, "--out", "results.parquet")
     kill(process)
     before = {path.name: path.read_bytes() for path in parts.iterdir()}
-    for arguments, options, what in (
-        ((xrays,), {"model": tmp_path / "other.onnx"}, f"model_sha256 was {digest}"),
-        ((xrays / "0",), {}, "folder was"),
-        ((f"{xrays}/*/*.png",), {}, "pattern was **/*, now */*.png"),
-        ((xrays,), {"shard": 16}, "shard was 8, now 16"),
+    for words, options, what in (
+        (xrays, {"model": tmp_path / "other.onnx"}, f"model_sha256 was {digest}"),
+        (xrays / "0", {}, "folder was"),
+        (f"{xrays}/*/*.png", {}, "pattern was **/*, now */*.png"),
+        (xrays, {"shard": 16}, "shard was 8, now 16"),
     ):
-        content, code, _ = run(*arguments, "--out", "results.parquet", **options)
-        assert code == 2 and what in content["error"], content
+        assert what in refusal(words, "--out", "results.parquet", **options)
     assert {path.name: path.read_bytes() for path in parts.iterdir()} == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("words", "message"),
     [
-        (("nowhere", "--out", "r.parquet"), "no folder at nowhere"),
-        (("site/*.png", "--out", "r.parquet"), "no file in"),
-        (("site", "site", "--out", "r.parquet"), "quote the pattern"),
-        (("site", "--out", "site/sitecustomize.py/r.parquet"), "cannot write"),
-        (("site", "--out", "typo/r.parquet"), "there is no folder typo"),
-        (("site", "--workers", "2"), "give --out too"),
-        (("site", "--engine", "ray"), "give --out too"),
-        (("site", "--workers", "0", "--out", "r.parquet"), "--workers"),
+        ("nowhere --out r.parquet", "no folder at nowhere"),
+        ("site/*.png --out r.parquet", "no file in"),
+        ("site site --out r.parquet", "quote the pattern"),
+        ("site --out site/file/r.parquet", "cannot write"),
+        ("site --out typo/r.parquet", "there is no folder typo"),
+        ("site --workers 2", "give --out too"),
+        ("site --engine ray", "give --out too"),
+        ("site --workers 0 --out r.parquet", "--workers"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(run, tmp_path, arguments, message):
-    content, code, err = run(*arguments)
-    assert code == 2 and message in content["error"], content
-    assert len([each for each in err.splitlines() if not each.startswith("peak")]) == 1, err
-    assert {path.name for path in tmp_path.iterdir()} == {"site"}
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(refusal, tmp_path, words, message):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "file").touch()
+    assert message in refusal(*words.split())
+    assert {path.name for path in tmp_path.rglob("*")} == {"site", "file"}
 
 
 # --- listing

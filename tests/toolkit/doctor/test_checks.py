@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import installed, json_of
 
 from toolkit.commands.doctor import doctor
 from toolkit.doctor import checks, cuda, host
@@ -17,7 +17,6 @@ from toolkit.doctor.checks import CUDA, Driver, Probe
 from toolkit.errors import UsageError
 
 ROOT = Path(__file__).resolve().parents[3]
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 CPU = "CPUExecutionProvider"
 NEW, OLD, NONE = Driver(True, "580.95.05"), Driver(True, "570.86.15"), Driver()
 # As ONNX Runtime 1.31 writes it.
@@ -208,19 +207,12 @@ def test_what_onnxruntime_says_of_its_libraries_and_what_it_does_not_say_is_hear
 
 
 def run(*arguments, cwd=ROOT, **environment):
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("TOOLKIT_")}
-    for name in checks.TELEMETRY:
-        clean.pop(name, None)
-    done = subprocess.run(
-        [TOOLKIT, "doctor", *map(str, arguments), "--json"],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env=clean | environment,
-        timeout=120,
-    )
-    assert done.stdout.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
-    return done.returncode, json.loads(done.stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in checks.TELEMETRY:
+            patch.delenv(name, raising=False)
+        said = installed("doctor", *arguments, "--json", cwd=cwd, **environment)
+    assert "Traceback" not in said.err, said.err
+    return said.code, json_of(said)
 
 
 def of(content, check):

@@ -2,12 +2,12 @@
 
 import json
 import shutil
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+from command_line import here
 
-from toolkit import cli
 from toolkit.errors import ManifestError, UsageError
 from toolkit.model import manifest
 from toolkit.model.artifacts import check_equivalence, load_golden
@@ -32,18 +32,9 @@ def models(tmp_path):
 
 
 @pytest.fixture
-def toolkit(monkeypatch, capsys, tmp_path):
-    """Return a function that runs a line of `toolkit`: its exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["toolkit", *map(str, arguments)])
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return ended.value.code, said.out, said.err
-
-    return run
+def toolkit(tmp_path):
+    """Return a function that runs a line of `toolkit` in the folder of the test."""
+    return partial(here, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,13 @@ import struct
 import subprocess
 import sys
 import zipfile
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import installed, ok, refused
 
-from toolkit.cli import main
 from toolkit.errors import CheckpointError
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import load as load_manifest
@@ -736,29 +735,6 @@ def test_whatever_bytes_are_damaged_it_is_a_model_or_refused(tmp_path, good):
 # --- the command
 
 
-def run(arguments, status):
-    """Run the command line in this process; return its JSON and what it said on stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["toolkit", *map(str, arguments), "--json"])
-        with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as caught:
-            main()
-    assert caught.value.code == status, err.getvalue()
-    return json.loads(out.getvalue()), err.getvalue()
-
-
-def ok(*arguments):
-    return run(arguments, 0)
-
-
-def failed(*arguments):
-    content, err = run(arguments, 2)
-    line = err.strip()
-    assert line.startswith("error: ") and "\n" not in line, err
-    assert content == {"error": line.removeprefix("error: ")}
-    return line
-
-
 @pytest.fixture
 def models(tmp_path):
     return tmp_path / "models"
@@ -790,7 +766,7 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
     assert figures["n"] == 40 and "warning" not in err
     part, err = ok("evaluate", "study", "--data", xrays, "--models", models, "--part", "train")
     assert 0 < part["n"] < 40 and "may have been trained on any of them" in err
-    line = failed("evaluate", "study", "--data", xrays / "train", "--models", models)
+    line = refused("evaluate", "study", "--data", xrays / "train", "--models", models)
     assert "--part all" in line and "split is not known" in line
 
     exported, _ = ok("export", "onnx", "study", "--models", models)
@@ -806,11 +782,10 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
 
 def test_the_installed_command_says_in_one_line_what_it_refused(tmp_path, canary):
     torch.save(_calls(canary)["posix.system"], tmp_path / "m.pt")
-    command = [TOOLKIT, "import", tmp_path / "m.pt", "--models", tmp_path / "models"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith(f"error: {tmp_path}/m.pt is refused: it names posix.system")
-    assert done.stderr.count("\n") == 1 and not canary.exists()
+    said = installed("import", tmp_path / "m.pt", "--models", tmp_path / "models")
+    assert said.code == 2 and said.out == ""
+    assert said.err.startswith(f"error: {tmp_path}/m.pt is refused: it names posix.system")
+    assert said.err.count("\n") == 1 and not canary.exists()
     assert not (tmp_path / "models").exists()
 
 
@@ -840,13 +815,13 @@ def test_labels_are_those_that_fit_or_the_import_is_refused(study_file, tmp_path
     path.write_bytes(good)
     content, err = ok("import", path, "--models", models, "--labels", "merge01")
     assert content["classes"][0] == "none or doubtful" and "taken to be" not in err
-    line = failed("import", path, "--models", models, "--labels", "five", "--name", "other")
+    line = refused("import", path, "--models", models, "--labels", "five", "--name", "other")
     assert "4 classes" in line
     five = study_file(tmp_path / "five", classes=5)
     content, _ = ok("import", five, "--models", models, "--name", "five")
     assert content["classes"][1] == "doubtful"
     three = study_file(tmp_path / "three", classes=3)
-    assert "3 classes" in failed("import", three, "--models", models, "--name", "three")
+    assert "3 classes" in refused("import", three, "--models", models, "--name", "three")
     assert {each.name for each in models.iterdir()} == {"five.json", "five.pt", "m.json", "m.pt"}
 
 
@@ -856,12 +831,12 @@ def test_a_refused_import_leaves_everything_as_it_was(tmp_path, canary, models, 
     ok("import", path, "--models", models)
     before = {each.name: each.read_bytes() for each in models.iterdir()}
     torch.save(_calls(canary)["posix.system"], path)
-    assert "posix.system" in failed("import", path, "--models", models)
+    assert "posix.system" in refused("import", path, "--models", models)
     path.write_bytes(good[:-100])
-    assert "damaged" in failed("import", path, "--models", models)
+    assert "damaged" in refused("import", path, "--models", models)
     path.write_bytes(good)
-    assert "cannot name a model" in failed("import", path, "--models", models, "--name", "a/b")
+    assert "cannot name a model" in refused("import", path, "--models", models, "--name", "a/b")
     assert {each.name: each.read_bytes() for each in models.iterdir()} == before
     assert not canary.exists()
-    assert failed("import", tmp_path / "none.pt", "--models", tmp_path / "new")
+    assert refused("import", tmp_path / "none.pt", "--models", tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -2,13 +2,11 @@
 
 import io
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import ok
 from PIL import Image
 
 from toolkit.train.health import denormal
@@ -20,15 +18,9 @@ def run(tmp_path_factory):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     folder = tmp_path_factory.mktemp("run")
-    toolkit = Path(sys.executable).with_name("toolkit")
-    for command in (
-        ["data", "generate", "xrays", "--count", "48"],
-        ["train", "--data", "xrays", "--name", "m", "--epochs", "6", "--layer-size", "4"],
-    ):
-        done = subprocess.run(
-            [toolkit, *command], cwd=folder, capture_output=True, text=True, timeout=200
-        )
-        assert done.returncode == 0, done.stderr
+    ok("data", "generate", folder / "xrays", "--count", 48)
+    words = ("train", "--data", "xrays", "--name", "m", "--epochs", 6, "--layer-size", 4)
+    ok(*words, cwd=folder)
     size = {"images": 0, "histograms": 0, "tensors": 0, "scalars": 0}
     events = EventAccumulator(str(folder / "logs/hyperparameters_tunned/m"), size).Reload()
     return folder, events

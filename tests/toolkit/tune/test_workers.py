@@ -5,30 +5,26 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
 import pytest
+from command_line import TOOLKIT, clean_environment, here, ok, refused
 from optuna.trial import TrialState
 
-from toolkit import cli
 from toolkit.commands.options import JOURNAL
-from toolkit.errors import ToolkitError
 from toolkit.tune.ledger import FAILURE, LOST, counted_trials
 from toolkit.tune.storage import open_storage
 
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 PATIENCE = 120
 
 
 @pytest.fixture(scope="module")
 def xrays(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "xrays"
-    command = [TOOLKIT, "data", "generate", folder, "--count", "48"]
-    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+    ok("data", "generate", folder, "--count", 48)
     return folder
 
 
@@ -41,7 +37,7 @@ def tuning(xrays, folder, *arguments):
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        env=clean_environment(),
         start_new_session=True,
         # Who starts the tests may ignore Ctrl-C, and so would their children.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
@@ -187,54 +183,42 @@ def test_two_commands_on_one_journal_share_the_trials(xrays, tmp_path):
 
 
 def test_no_trial_begins_once_the_time_is_over(xrays, tmp_path):
-    done = tune(xrays, tmp_path, "--trials", 50, "--max-epochs", 1, "--timeout", "0s")
-    assert done.returncode == 0, done.stderr
-    assert "the time is over: the same command goes on" in done.stderr
+    words = ("--trials", 50, "--max-epochs", 1, "--timeout", "0s")
+    said = here("tune", "--data", xrays, *words, cwd=tmp_path)
+    assert said.code == 0, said.err
+    assert "the time is over: the same command goes on" in said.err
     assert trials_of(tmp_path) == []
 
 
-def test_a_study_is_trained_from_and_reported_and_not_gone_on_with_differently(
-    xrays, tmp_path, monkeypatch, capsys
-):
-    assert tune(xrays, tmp_path, "--trials", 2, "--max-epochs", 1).returncode == 0
-
-    def toolkit(*arguments):
-        """Run another command in this process, which has loaded PyTorch already."""
-        return cli.app(list(map(str, arguments)), standalone_mode=False)
-
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ToolkitError, match="epochs was 1, now 2"):
-        toolkit("tune", "--data", xrays, "--trials", 2, "--max-epochs", 2)
-    toolkit("train", "--data", xrays, "--name", "m", "--from-study", "default", "--epochs", "1")
+def test_a_study_is_trained_from_and_reported_and_not_gone_on_with_differently(xrays, tmp_path):
+    study = ("tune", "--data", xrays, "--trials", 2, "--max-epochs")
+    done, _ = ok(*study, 1, cwd=tmp_path)
+    assert done["finished"] == len(done["best"]) == 2 and done["figures"]
+    assert all((tmp_path / path).is_file() for path in done["figures"])
+    assert "epochs was 1, now 2" in refused(*study, 2, cwd=tmp_path)
+    trained = ("train", "--data", xrays, "--from-study", "default")
+    ok(*trained, "--name", "m", "--epochs", 1, cwd=tmp_path)
     record = json.loads((tmp_path / "saved_models" / "m.json").read_text())
     assert record["tuning"]["study"] == "default"
     assert sorted(record["tuning"]["trials"]) == [0, 1]
     sizes = [trial.params["layer_size"] for trial in trials_of(tmp_path)]
     assert record["network"]["layer_size"] == round(sum(sizes) / 2)
-    capsys.readouterr()
-    toolkit("tune", "report", "--json")
-    assert len(json.loads(capsys.readouterr().out)["best"]) == 2
     # What is told does not hang on where its pictures may lie.
     (tmp_path / "file").write_text("")
-    toolkit("tune", "report", "--storage", Path("logs") / JOURNAL, "--logs", "file", "--json")
-    out, err = capsys.readouterr()
-    content = json.loads(out)
-    assert len(content["best"]) == 2 and content["figures"] == []
+    place = ("--storage", Path("logs") / JOURNAL, "--logs", "file")
+    content, err = ok("tune", "report", *place, cwd=tmp_path)
+    assert content == done | {"figures": []}
     assert "there are no pictures: cannot write to file" in err
-    for arguments, message in (
+    for words, message in (
         (("tune", "report", "--study", "nope"), "there are default"),
         (("tune", "report", "--csv", "nope.csv"), "cannot be read"),
         (("tune", "report", "--csv", "a.csv", "--study", "s"), "neither"),
         (("tune", "report", "--storage", "nope"), "no studies at"),
         (("train", "--data", xrays, "--from-study", "nope"), "there are default"),
-        (("train", "--data", xrays, "--from-study", "default", "--top", "3"), "not 3"),
-        (
-            ("train", "--data", xrays, "--from-study", "default", "--preset", "study"),
-            "leave out --preset",
-        ),
+        ((*trained, "--top", 3), "not 3"),
+        ((*trained, "--preset", "study"), "leave out --preset"),
     ):
-        with pytest.raises(ToolkitError, match=message):
-            toolkit(*arguments)
+        assert message in refused(*words, cwd=tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -251,19 +235,8 @@ def test_a_study_is_trained_from_and_reported_and_not_gone_on_with_differently(
         (("--data", "nope"), "no data folder"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_leaves_nothing(
-    xrays, tmp_path, monkeypatch, capsys, arguments, message
-):
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(xrays, tmp_path, arguments, message):
     (tmp_path / "file").write_text("not ours\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["toolkit", "tune", "--data", str(xrays), *arguments])
-    with pytest.raises(SystemExit) as ended:
-        cli.main()
-    out, err = capsys.readouterr()
-    assert ended.value.code == 2
-    assert err.splitlines()[-1].startswith("error: ")
-    assert err.count("error") == 1
-    assert message in err
-    assert out == ""
+    assert message in refused("tune", "--data", xrays, *arguments, cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "not ours\n"
