@@ -70,7 +70,7 @@ def models(tmp_path):
         ("card models/model_saved.json", "is given as model_saved --models models"),
         ("explain ./model_saved a.png", "is given as model_saved --models ."),
         ("predict models a.png", "models is no model in saved_models: give a model's name before"),
-        ("predict model_saved models --models models", "is a folder: give --out FILE too"),
+        ("predict model_saved models --models models", "is a folder: give --out too"),
         ("train --name final --models models --logs logs", "the log of model_saved"),
     ],
 )

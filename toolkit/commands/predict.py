@@ -97,7 +97,7 @@ def _require_model(model: str, models: Path, files: list[str], writes_rows: bool
     elif not model.endswith(".onnx") and Path(model).exists() and model not in names_in(models):
         raise UsageError(f"{model} is no model in {models}: give a model's name before X-rays")
     if not writes_rows and len(files) == 1 and Path(files[0]).is_dir():
-        raise UsageError(f"{files[0]} is a folder: give --out FILE too, for a row for each file")
+        raise UsageError(f"{files[0]} is a folder: give --out too, for a row for each file")
 
 
 def _local(

@@ -690,7 +690,7 @@ def test_a_run_goes_on_with_nothing_but_the_same(xrays, start, refusal, tmp_path
         ("nowhere --out r.parquet", "no folder at nowhere"),
         ("site/*.png --out r.parquet", "no file in"),
         ("site site --out r.parquet", "quote the pattern"),
-        ("site --out site/file/r.parquet", "cannot write"),
+        ("site --out site/file/r.parquet", "there is no folder site/file"),
         ("site --out typo/r.parquet", "there is no folder typo"),
         ("site --workers 2", "give --out too"),
         ("site --engine ray", "give --out too"),
