@@ -160,5 +160,5 @@ def is_text(text: str) -> bool:
 
 
 def numbered(count: int, thing: str) -> str:
-    """Return so many things in words: `1 file`, `2,000 files`."""
-    return f"{count:,} {thing}{'s' * (count != 1)}"
+    """Return so many things in words: `1 file`, `2 files`."""
+    return f"{count} {thing}{'s' * (count != 1)}"

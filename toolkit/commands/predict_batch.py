@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from toolkit.console import Console
-from toolkit.errors import InterruptedRunError, UsageError, numbered
+from toolkit.errors import InterruptedRunError, UsageError
 from toolkit.extras import require
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _plan(console: Console, model: str, models: Path, sources: list[str], out: P
 
 def _text(out: Path, content: dict[str, Any]) -> str:
     files, per_second = content["files"], content["per_second"]
-    lines = [f"{out}: {numbered(files, 'file')}, {per_second:,.1f} X-rays a second"]
+    lines = [f"{out}: {files:,} file{'s' * (files != 1)}, {per_second:,.1f} X-rays a second"]
     lines += [f"  {count:,}  {label}" for label, count in content["classes"].items()]
     lines += [f"  {count:,}  error {code}" for code, count in content["errors"].items()]
     return "\n".join(lines)
