@@ -96,7 +96,7 @@ def export_small_model(files):
     from export.export import export
     from toolkit.files import sha256
     from toolkit.model import manifest, records
-    from toolkit.networks.base import Classifier, parameter_count
+    from toolkit.networks.base import Classifier
     from toolkit.networks.default import StudyNetwork
     from toolkit.networks.study import IntermediarySpaceModel
     from toolkit.train import checkpoint, novelty
@@ -130,7 +130,7 @@ def export_small_model(files):
             patients=0,
             crossing_patients=0,
         ),
-        network=records.NetworkRecord(4, 0.5, parameter_count(network)),
+        network=records.NetworkRecord(4, 0.5, sum(map(torch.numel, network.parameters()))),
         training=records.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
         calibration=records.CalibrationRecord(
             part="val",
@@ -155,6 +155,36 @@ def copied(small_files, tmp_path):
     from toolkit.model.files import ModelFiles
 
     return ModelFiles(shutil.copytree(small_files.folder, tmp_path / "models"), small_files.name)
+
+
+@pytest.fixture(scope="session")
+def unseen_flips():
+    """Return a function that flips a bit of each of some bytes of a manifest, one after the other.
+
+    It returns how many of them nobody saw; after each of those the manifest reads as before.
+    """
+    from toolkit.errors import ManifestError, ModelRefusedError
+    from toolkit.model import manifest
+    from toolkit.model.artifacts import check_equivalence
+
+    def count(files, start, end):
+        record, kept = manifest.load(files.manifest), files.manifest.read_bytes()
+        unseen = 0
+        for place in range(start, end):
+            content = bytearray(kept)
+            content[place] ^= 1
+            files.manifest.write_bytes(content)
+            try:
+                found = manifest.load(files.manifest)
+                check_equivalence(files, found)
+            except (ManifestError, ModelRefusedError):
+                continue
+            # A blank or the last digit of a float can change without changing what is read.
+            assert found == record, kept[place - 20 : place + 20]
+            unseen += 1
+        return unseen
+
+    return count
 
 
 @pytest.fixture(scope="session")

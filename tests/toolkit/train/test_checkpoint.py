@@ -12,7 +12,6 @@ import torch
 from toolkit.errors import CheckpointError, UsageError
 from toolkit.model.files import ModelFiles
 from toolkit.model.records import NetworkRecord
-from toolkit.networks.base import parameter_count
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.checkpoint import load, load_network, load_trained, save
 
@@ -23,7 +22,7 @@ def network(size=2, classes=4):
 
 
 def record(size=2):
-    return NetworkRecord(size, 0.5, parameter_count(network(size)))
+    return NetworkRecord(size, 0.5, sum(map(torch.numel, network(size).parameters())))
 
 
 def refusal(path):
