@@ -1,5 +1,6 @@
 """Fixtures that any test may ask for. Nothing heavy is imported before it is asked for."""
 
+import copy
 import fcntl
 import hashlib
 import os
@@ -217,6 +218,12 @@ def small(small_files):
 
 
 @pytest.fixture
+def network(small):
+    """A copy of the small model's network, which a test may spoil."""
+    return copy.deepcopy(small.pipeline.network).eval()
+
+
+@pytest.fixture
 def png_folder(tmp_path):
     """Return a function that writes one PNG for each path, such as `train/2/9000001L`."""
     from PIL import Image
@@ -246,19 +253,19 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def workers_of():
+def workers_of(processes_below):
     """Return a function that finds the process ids of a running command's workers."""
 
+    def command_of(process):
+        try:
+            return Path(f"/proc/{process}/cmdline").read_text()
+        except OSError:
+            return ""
+
     def find(process):
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == process.pid and "spawn_main" in (folder / "cmdline").read_text():
-                    found.append(int(folder.name))
-            except (OSError, ValueError):
-                continue
-        return found
+        return [
+            each for each in processes_below(process.pid)[1:] if "spawn_main" in command_of(each)
+        ]
 
     return find
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import installed, ok, refused
+from command_line import ok, refused, run_installed
 
 from toolkit.errors import CheckpointError
 from toolkit.model.files import ModelFiles
@@ -780,7 +780,7 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
 
 def test_the_installed_command_says_in_one_line_what_it_refused(tmp_path, canary):
     torch.save(_calls(canary)["posix.system"], tmp_path / "m.pt")
-    said = installed("import", tmp_path / "m.pt", "--models", tmp_path / "models")
+    said = run_installed("import", tmp_path / "m.pt", "--models", tmp_path / "models")
     assert said.code == 2 and said.out == ""
     assert said.err.startswith(f"error: {tmp_path}/m.pt is refused: it names posix.system")
     assert said.err.count("\n") == 1 and not canary.exists()
