@@ -1,10 +1,11 @@
 """What three of the study's faults cost: its recipe, and the same with one of them mended.
 
-    python benchmarks/faults.py --data DIR [--epochs 60] [--seeds 0,1] [--workers 2] \
-        [--precision fp32] [--device auto] [--rows NAME,NAME]
+    python benchmarks/faults.py --data DIR [--epochs 60] [--runs 0,1] [--workers 2] \
+        [--precision fp32] [--device auto] [--rows NAME,NAME] [--cache DIR]
 
-All rows have the study's own way of splitting. Stop it and run it again as you like: finished
-rows are kept in logs/faults/results.jsonl, and a training goes on after its last epoch.
+Every run has the study's own way of splitting, and a seed of its own. Stop it and run it again as
+you like: finished runs are kept in logs/faults/results.jsonl, and a training goes on after its last
+epoch.
 """
 
 from pathlib import Path

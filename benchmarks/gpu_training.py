@@ -146,7 +146,13 @@ def trained(dataset, chosen, device, limit_s, folder):
 
 def kernels(training, most=6):
     """Yield what takes most of a step's time on the device, and its share of it."""
-    rows = plan_epoch(training.recipe, training.indices, training.generator, training.epoch)
+    rows = plan_epoch(
+        training.recipe,
+        training.step.parts.lessons,
+        training.indices,
+        training.generator,
+        training.epoch,
+    )
     row = rows[0].to(training.device)
     on_cpu = training.device.type == "cpu"
     activity = ProfilerActivity.CPU if on_cpu else ProfilerActivity.CUDA

@@ -96,6 +96,13 @@ ConflictsOption = Annotated[
     bool,
     typer.Option("--allow-conflicts", help="Go on though an X-ray is there under two classes."),
 ]
+TeachersOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,...",
+        help="Models to learn from instead of labels, about X-rays of no class too.",
+    ),
+]
 CacheOption = Annotated[
     Path | None,
     typer.Option("--cache", metavar="DIR", help="Keeps decoded X-rays for the next time."),

@@ -22,6 +22,7 @@ from toolkit.commands.options import (
     Preset,
     SplitOption,
     StorageOption,
+    TeachersOption,
 )
 from toolkit.console import (
     LOGS,
@@ -92,6 +93,7 @@ def train(
         ),
     ] = None,
     positive: PositiveOption = None,
+    teachers: TeachersOption = None,
     cache: CacheOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
     models: ModelsOption = MODELS,
@@ -104,7 +106,11 @@ def train(
     from toolkit.commands.data_option import DataChoice, load, warnings_of
     from toolkit.commands.network_option import definition_for
     from toolkit.commands.operating_point import choose_after, require_choice, target_of
+    from toolkit.commands.teachers_option import targets_of
     from toolkit.networks.base import shape_of
+    from toolkit.train.calibration import doubts
+    from toolkit.train.distillation.teachers import doubts as doubts_of
+    from toolkit.train.distillation.teachers import load_teachers
     from toolkit.train.health import training_health
     from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
@@ -139,7 +145,10 @@ def train(
     with sole_training(files, log):
         dataset = load(choice, recipe.preset, shape_of(definition.network), console)
         require_choice(dataset, target)
-        training = Training(dataset, recipe, seed, device_of(device), definition)
+        place = device_of(device)
+        taught = load_teachers(teachers, models, dataset, place)
+        targets = targets_of(taught, dataset, choice, definition, recipe, seed, console)
+        training = Training(dataset, recipe, seed, place, definition, targets)
         if resume:
             training.load(files.resume)
             console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")
@@ -151,7 +160,7 @@ def train(
     findings = training_health(training, manifest)
     for finding in findings:
         console.notice(f"warning: {finding.text}")
-    warnings = _doubts(manifest)
+    warnings = doubts(manifest.calibration) + doubts_of(taught, dataset)
     for warning in warnings:
         console.notice(f"warning: {warning}")
     repeated = faults(recipe, dataset.split) if recipe.preset == "study" else []
@@ -253,20 +262,6 @@ def _run(training: "Training", state: Path, log: "Log") -> None:
             progress.reach(done, f"{note}  loss {epoch.train_loss:.4f}")
 
         training.run(state, on_epoch)
-
-
-def _doubts(manifest: "Manifest") -> list[str]:
-    """Return what is doubtful about a temperature at an end of the range that is searched."""
-    from toolkit.train.calibration import COLDEST, HOTTEST
-
-    known = manifest.calibration
-    if known is None or 1.001 * COLDEST < known.temperature < HOTTEST / 1.001:
-        return []
-    return [
-        f"the temperature {known.temperature:.3g} is at the end of its range, {COLDEST:g} to "
-        f"{HOTTEST:g}: the {known.n} X-rays of {known.part!r} do not tell how sure the model may "
-        "be; give it more of them, or train it otherwise"
-    ]
 
 
 def _text(manifest: "Manifest", files: ModelFiles, folder: Path) -> str:

@@ -68,12 +68,7 @@ def answers_sha256(record: manifest.Manifest) -> str:
     content = asdict(read)
     for name in ("name", "schema_version", "export", "golden"):
         del content[name]
-    manifest.drop_usual(content["labels"])
-    # Former versions had neither.
-    if record.network.definition is None:
-        del content["network"]["definition"]
-    if record.operating_point is None:
-        del content["operating_point"]
+    manifest.drop_unsaid(content)
     if verdict := content["equivalence"]:
         del verdict["answers_sha256"]
         for leg in verdict["legs"].values():

@@ -151,11 +151,19 @@ def _undecidable(manifest: Manifest) -> list[str]:
     return [f"{point.positive!r} is not one of two classes - at `$.operating_point.positive`"]
 
 
-def drop_usual(labels: dict[str, Any]) -> None:
-    """Remove from labels, as plain values, what former versions did not say, where it is so."""
+def drop_unsaid(content: dict[str, Any]) -> None:
+    """Remove from a manifest, as plain values, what former versions could not say, where unsaid."""
+    labels = content["labels"]
     for each in fields(LabelMap):
         if each.default is not MISSING and labels[each.name] == each.default:
             del labels[each.name]
+    for part, name in (
+        (content["network"], "definition"),
+        (content["training"], "distillation"),
+        (content, "operating_point"),
+    ):
+        if part[name] is None:
+            del part[name]
 
 
 def save(manifest: Manifest, path: Path) -> None:
@@ -165,16 +173,10 @@ def save(manifest: Manifest, path: Path) -> None:
         UsageError: the folder cannot be written.
     """
     content = asdict(manifest)
-    # Older manifests have none of these.
-    for part, name, usual in (
-        ("dataset", "patient_pattern", None),
-        ("dataset", "patient_table", False),
-        ("network", "definition", None),
-    ):
-        if content[part] and content[part][name] == usual:
-            del content[part][name]
-    drop_usual(content["labels"])
-    if manifest.operating_point is None:
-        del content["operating_point"]
+    # Older manifests have neither.
+    for name, usual in (("patient_pattern", None), ("patient_table", False)):
+        if content["dataset"] and content["dataset"][name] == usual:
+            del content["dataset"][name]
+    drop_unsaid(content)
     text = json.dumps(content, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())

@@ -97,6 +97,25 @@ class NetworkRecord:
 
 
 @dataclass(frozen=True)
+class DistillationRecord:
+    """What a model learned from, where that were other models' answers.
+
+    Attributes:
+        teachers: by name, the SHA-256 of each one's weights.
+        views: how many of each X-ray they were asked about.
+        unlabelled: how many X-rays without a class were among them.
+        unlabelled_sha256: of their pixels.
+        targets_sha256: of the probabilities that came of it.
+    """
+
+    teachers: dict[str, str]
+    views: int
+    unlabelled: int
+    unlabelled_sha256: str
+    targets_sha256: str
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
     """How the weights came about, and how good they are.
 
@@ -112,6 +131,7 @@ class TrainingRecord:
             imported model.
         permutation: for each input, `image` and `edges`, the accuracy on the validation part
             that is lost when every X-ray gets another one's, -1 to 1; none without that part.
+        distillation: None where it learned from labels.
     """
 
     checkpoint_sha256: str
@@ -122,6 +142,7 @@ class TrainingRecord:
     versions: dict[str, str]
     metrics: dict[str, Any]
     permutation: dict[str, float] = field(default_factory=dict)
+    distillation: DistillationRecord | None = None
 
 
 @dataclass(frozen=True)

@@ -133,3 +133,14 @@ def calibrate(
         abstained=float(1 - kept.mean()),
         wrong_among_kept=float(wrong.mean()),
     )
+
+
+def doubts(known: CalibrationRecord | None) -> list[str]:
+    """Return what is doubtful about a temperature at an end of the range that is searched."""
+    if known is None or 1.001 * COLDEST < known.temperature < HOTTEST / 1.001:
+        return []
+    return [
+        f"the temperature {known.temperature:.3g} is at the end of its range, {COLDEST:g} to "
+        f"{HOTTEST:g}: the {known.n} X-rays of {known.part!r} do not tell how sure the model may "
+        "be; give it more of them, or train it otherwise"
+    ]

@@ -52,6 +52,7 @@ class Dataset:
         conflicts: X-rays with the same pixels in two classes.
         warnings: what the user should know of the split.
         rule: what the user said of how patients are told apart.
+        files: N files that they were read from; none of drawn ones.
     """
 
     pixels: Tensor
@@ -67,6 +68,7 @@ class Dataset:
     conflicts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = field(default=())
     rule: PatientRule = BY_FILES
+    files: tuple[XrayFile, ...] = ()
 
     def counts(self, part: str) -> tuple[int, ...]:
         """Return the number of X-rays of each class in a part."""
@@ -177,6 +179,7 @@ def load_folder(
         conflicts=tuple(f"{paths[a]} and {paths[b]}" for a, b in differing(found, labels)),
         warnings=tuple(notes + copies_warning(parts, found, paths)),
         rule=rule,
+        files=tuple(kept),
     )
 
 

@@ -69,6 +69,7 @@ def judge(
                 for part, each in logits.items()
             },
             permutation=permutation(classifier, dataset),
+            distillation=training.targets.record if training.targets else None,
         ),
         tuning=tuning,
         calibration=calibration,

@@ -18,10 +18,13 @@ from toolkit.networks.loading import STUDY, Definition
 from toolkit.resume import require_same
 from toolkit.train import checkpoint
 from toolkit.train.dataset import Dataset, class_weights
+from toolkit.train.distillation.targets import SoftTargets
 from toolkit.train.evaluation import predict
+from toolkit.train.identity import identity_of
 from toolkit.train.memory import keep_freed
-from toolkit.train.recipes import Recipe, as_dict
+from toolkit.train.recipes import Recipe
 from toolkit.train.steps.capture import steps_on
+from toolkit.train.steps.lessons import LabelledLessons, Lessons
 from toolkit.train.steps.optimiser import Optimiser
 from toolkit.train.steps.plan import plan_epoch
 from toolkit.train.steps.step import Parts, TrainingStep
@@ -66,6 +69,7 @@ class Training:
         seed: of the weights, the order, the augmentation and the dropout.
         device: where it runs.
         definition: of the network.
+        targets: what it learns from instead of the labels, if anything.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Training:
         seed: int,
         device: torch.device,
         definition: Definition = STUDY,
+        targets: SoftTargets | None = None,
     ) -> None:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
@@ -87,6 +92,7 @@ class Training:
         self.seed = seed
         self.device = device
         self.dataset = dataset
+        self.targets = targets
         self.epoch = 0
         # Of the validation part after the last epoch, int64 (N,).
         self.val_predicted: Tensor | None = None
@@ -108,18 +114,12 @@ class Training:
         hidden = self.trained.hidden_weights(dataset.pixels[:1].to(device))
         self.optimiser = Optimiser(self.network, self.heads, recipe, hidden)
         self.generator = torch.Generator().manual_seed(seed)
-        self.indices = dataset.parts["train"]
-        self.pixels = dataset.pixels.to(device)
-        self.labels = dataset.labels.to(device)
-        weights = class_weights(recipe.class_weights, dataset.labels[self.indices], classes)
-        parts = Parts(
-            self.trained,
-            self.average,
-            self.heads,
-            self.pixels,
-            self.labels,
-            None if weights is None else weights.to(device),
-        )
+        self.indices = targets.places if targets else dataset.parts["train"]
+        self.pixels = _pixels(dataset, targets).to(device)
+        labels = dataset.labels[dataset.parts["train"]]
+        weights = class_weights(recipe.class_weights, labels, classes)
+        weights = None if weights is None else weights.to(device)
+        parts = Parts(self.trained, self.average, self.heads, self._lessons(), weights)
         self.step = TrainingStep(parts, self.optimiser, recipe)
         self.make_steps = steps_on(device, self.step)
 
@@ -152,6 +152,13 @@ class Training:
         self.trained.train()
         return [each.shape[1] for each in found]
 
+    def _lessons(self) -> Lessons:
+        labels = self.dataset.labels
+        if self.targets:
+            return self.targets.lessons(self.pixels, labels)
+        mirror = getattr(self.definition.network, "mirror", False)
+        return LabelledLessons(self.pixels, labels.to(self.device), self.recipe, mirror)
+
     def run(self, state_path: Path, on_epoch: Callable[[Epoch], None]) -> None:
         """Train to the last epoch, saving the state to `state_path` after each.
 
@@ -180,7 +187,7 @@ class Training:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         # Only what is saved or resumed needs it, and all pixels are hashed.
-        return _identity(self.dataset, self.recipe, self.seed, self.definition)
+        return identity_of(self.dataset, self.recipe, self.seed, self.definition, self.targets)
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch depends on."""
@@ -240,7 +247,9 @@ class Training:
             raise CheckpointError(f"{path} is corrupt: start without --resume") from error
 
     def _run_epoch(self) -> Epoch:
-        rows = plan_epoch(self.recipe, self.indices, self.generator, self.epoch)
+        rows = plan_epoch(
+            self.recipe, self.step.parts.lessons, self.indices, self.generator, self.epoch
+        )
         lasting = self.recipe.dropout_epochs
         # In the study's network nothing but dropout depends on the mode; others have no such limit.
         self.network.train(lasting is None or self.epoch < lasting)
@@ -254,7 +263,7 @@ class Training:
         self._require_finite(val_loss or 0.0)
         return Epoch(
             epoch=self.epoch,
-            train_accuracy=sums.correct / len(self.indices),
+            train_accuracy=sums.correct / len(self.dataset.parts["train"]),
             train_loss=train_loss,
             val_accuracy=val_accuracy,
             val_loss=val_loss,
@@ -279,17 +288,8 @@ class Training:
         return float(accuracy), float(functional.cross_entropy(logits, labels))
 
 
-def _identity(
-    dataset: Dataset, recipe: Recipe, seed: int, definition: Definition
-) -> dict[str, Any]:
-    """Return all that decides what a training comes to, as plain values."""
-    settings = as_dict(recipe)
-    constants = settings.pop("constants", {})
-    data = dataset.identity()
-    data["parts"] = ", ".join(f"{part} {digest}" for part, digest in data["parts"].items())
-    constants = {name: repr(value) for name, value in constants.items()}
-    own = {"network": definition.sha256} if definition.source else {}
-    return {**settings, **constants, **own, "seed": seed, **data}
+def _pixels(dataset: Dataset, targets: SoftTargets | None) -> Tensor:
+    return torch.cat([dataset.pixels, targets.unlabelled]) if targets else dataset.pixels
 
 
 def _config(recipe: Recipe) -> dict[str, Any]:

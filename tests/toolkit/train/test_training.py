@@ -16,7 +16,6 @@ from toolkit.train.dataset import class_weights, load_folder
 from toolkit.train.evaluation import predict
 from toolkit.train.finish import judge
 from toolkit.train.recipes import recipe
-from toolkit.train.steps.augmentation import draw
 from toolkit.train.steps.plan import lr_factor
 from toolkit.train.training import Training, device_of
 from toolkit.xray.labels import label_map
@@ -185,9 +184,9 @@ def test_the_loss_of_the_last_batch_is_told_beside_the_mean(tiny):
     training = Training(tiny, small("study"), 0, CPU)
     losses, compute = [], training.step.loss
 
-    def spied(batch, draws):
-        loss, logits = compute(batch, draws)
-        losses.append((float(loss.detach()), len(batch)))
+    def spied(batch):
+        loss, logits = compute(batch)
+        losses.append((float(loss.detach()), len(batch.xray)))
         return loss, logits
 
     training.step.loss = spied
@@ -204,7 +203,9 @@ def test_a_loss_for_each_branch_reaches_it_though_nothing_else_does(tiny):
     with torch.no_grad():
         # The joint part listens to neither branch.
         training.network.outputCombiner[2].weight.zero_()
-    loss, _ = training.step.loss(tiny.parts["train"][:8], draw(8, training.generator))
+    lessons = training.step.parts.lessons
+    drawn = lessons.draw(tiny.parts["train"][:8], training.generator)
+    loss, _ = training.step.loss(lessons.look_up(drawn))
     loss.backward()
     for branch in (training.network.imagesClassifier, training.network.edgesClassifier):
         assert float(branch[0].weight.grad.abs().max()) > 0

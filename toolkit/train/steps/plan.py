@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from toolkit.train.recipes import Recipe
-from toolkit.train.steps.augmentation import DRAWS, draw
+from toolkit.train.steps.lessons import Lessons
 
 _RATES = 2
 
@@ -21,26 +21,25 @@ class StepPlan(NamedTuple):
     Attributes:
         rate: what the highest learning rate is multiplied with, float64 ().
         newest: the share of the newest weights in the average, float32 ().
-        batch: which X-rays, int64 (N,).
-        draws: of `toolkit.train.steps.augmentation.draw`, float32 (8, N), or (0, N) without any.
+        lessons: which X-rays, and how they are shown: of `Lessons.draw`, float64 (numbers, N).
     """
 
     rate: Tensor
     newest: Tensor
-    batch: Tensor
-    draws: Tensor
+    lessons: Tensor
 
 
 def plan_epoch(
-    recipe: Recipe, indices: Tensor, generator: torch.Generator, epoch: int
+    recipe: Recipe, lessons: Lessons, indices: Tensor, generator: torch.Generator, epoch: int
 ) -> list[Tensor]:
-    """Return a row for each step of an epoch, float64 (2 + N (1 + draws),), on the CPU.
+    """Return a row for each step of an epoch, float64 (2 + numbers N,), on the CPU.
 
     Args:
         recipe: of the training.
+        lessons: that it has.
         indices: of all its X-rays, int64.
-        generator: of the order and of the augmentation, on the CPU, so that both are the same on
-            every device.
+        generator: of the order and of the lessons, on the CPU, so that both are the same on every
+            device.
         epoch: the current one, from 0.
     """
     order = indices[torch.randperm(len(indices), generator=generator)]
@@ -50,19 +49,14 @@ def plan_epoch(
         progress = (epoch + step / len(batches)) / recipe.epochs
         rates = [lr_factor(recipe, epoch, progress)]
         rates += [_newest_share(recipe, epoch * len(batches) + step + 1)]
-        parts = [torch.tensor(rates, dtype=torch.float64), batch.double()]
-        if recipe.augmentation:
-            parts.append(draw(len(batch), generator).double().flatten())
-        rows.append(torch.cat(parts))
+        drawn = lessons.draw(batch, generator)
+        rows.append(torch.cat([torch.tensor(rates, dtype=torch.float64), drawn.flatten()]))
     return rows
 
 
-def step_plan(row: Tensor, recipe: Recipe) -> StepPlan:
-    """Return what a row of `plan_epoch` says, on its device."""
-    draws = DRAWS if recipe.augmentation else 0
-    count = (len(row) - _RATES) // (1 + draws)
-    batch = row[_RATES : _RATES + count].long()
-    return StepPlan(row[0], row[1].float(), batch, row[_RATES + count :].view(draws, count).float())
+def step_plan(row: Tensor, numbers: int) -> StepPlan:
+    """Return what a row of `plan_epoch` says, on its device, of lessons of so many numbers."""
+    return StepPlan(row[0], row[1].float(), row[_RATES:].view(numbers, -1))
 
 
 def lr_factor(recipe: Recipe, epoch: int, progress: float) -> float:

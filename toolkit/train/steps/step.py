@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from toolkit.networks.base import Classifier
+from toolkit.networks.base import Classifier, device_of
 from toolkit.train.recipes import Recipe
-from toolkit.train.steps.augmentation import augment
+from toolkit.train.steps.lessons import Batch, Lessons
 from toolkit.train.steps.optimiser import Optimiser
 from toolkit.train.steps.plan import step_plan
 
@@ -36,16 +36,14 @@ class Parts:
         classifier: whose network is trained.
         average: of its weights.
         heads: each branch's own opinion, which only training asks for; may be empty.
-        pixels: of all X-rays, uint8 (N, size, size), or with channels.
-        labels: their classes, int64 (N,).
+        lessons: that it goes through.
         class_weights: in the loss, float32 (C,), or None for equal ones.
     """
 
     classifier: Classifier
     average: nn.Module
     heads: nn.ModuleList
-    pixels: Tensor
-    labels: Tensor
+    lessons: Lessons
     class_weights: Tensor | None
 
 
@@ -60,39 +58,31 @@ class TrainingStep:
         self.parts = parts
         self.optimiser = optimiser
         self.recipe = recipe
-        device = parts.pixels.device
+        device = device_of(parts.average)
         self._correct = torch.zeros((), dtype=torch.int64, device=device)
         self._loss = torch.zeros((), dtype=torch.float64, device=device)
         self._last_loss = torch.zeros((), dtype=torch.float64, device=device)
 
     def __call__(self, row: Tensor) -> None:
         """Make the step of a row of `toolkit.train.steps.plan.plan_epoch`, on the device."""
-        plan = step_plan(row, self.recipe)
+        plan = step_plan(row, self.parts.lessons.numbers)
         self.optimiser.scale(plan.rate)
-        loss, logits = self.loss(plan.batch, plan.draws)
+        batch = self.parts.lessons.look_up(plan.lessons)
+        loss, logits = self.loss(batch)
         self.optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimiser.step()
         self._update_average(plan.newest)
-        self._count(loss.detach(), logits.detach(), plan.batch)
+        self._count(loss.detach(), logits.detach(), batch.labels)
 
-    def loss(self, batch: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss, float32 (), and the logits, (N, C), of X-rays as they are trained on.
-
-        Args:
-            batch: which ones, int64 (N,).
-            draws: for their augmentation, where the recipe has one.
-        """
-        parts, recipe = self.parts, self.recipe
-        xray = parts.pixels[batch]
-        if recipe.augmentation:
-            mirror = getattr(parts.classifier.definition, "mirror", False)
-            xray = augment(xray, recipe.augmentation, draws, mirror)
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the loss, float32 (), and the logits, (N, C), of X-rays as they are trained on."""
+        parts, recipe, xray = self.parts, self.recipe, batch.xray
         with torch.autocast(xray.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             logits, branches = self._forward(xray)
-        loss = self._cross_entropy(logits, batch)
+        loss = self._cross_entropy(logits, batch.truth)
         for each in branches:
-            loss = loss + recipe.branch_loss * self._cross_entropy(each, batch)
+            loss = loss + recipe.branch_loss * self._cross_entropy(each, batch.truth)
         if recipe.l2:
             squares = torch._foreach_norm(list(parts.classifier.network.parameters()))
             loss = loss + recipe.l2 * torch.stack(squares).square().sum()
@@ -120,12 +110,11 @@ class TrainingStep:
         correct, loss, last_loss = counts.tolist()
         return Sums(int(correct), loss, last_loss)
 
-    def _cross_entropy(self, logits: Tensor, batch: Tensor) -> Tensor:
+    def _cross_entropy(self, logits: Tensor, truth: Tensor) -> Tensor:
+        if truth.is_floating_point():
+            return functional.cross_entropy(logits.float(), truth)
         return cross_entropy(
-            logits.float(),
-            self.parts.labels[batch],
-            self.parts.class_weights,
-            self.recipe.label_smoothing,
+            logits.float(), truth, self.parts.class_weights, self.recipe.label_smoothing
         )
 
     @torch.no_grad()
@@ -144,9 +133,9 @@ class TrainingStep:
             else:
                 mean.copy_(value)
 
-    def _count(self, loss: Tensor, logits: Tensor, batch: Tensor) -> None:
-        self._correct += (logits.argmax(dim=1) == self.parts.labels[batch]).sum()
-        self._loss += loss * len(batch)
+    def _count(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        self._correct += (logits.argmax(dim=1) == labels).sum()
+        self._loss += loss * len(labels)
         self._last_loss.copy_(loss)
 
 

@@ -12,6 +12,7 @@ from toolkit.networks.folding import features_of
 from toolkit.train.dataset import class_weights
 from toolkit.train.recipes import PRESETS, recipe
 from toolkit.train.steps.augmentation import augment, draw
+from toolkit.train.steps.lessons import LabelledLessons
 from toolkit.train.steps.muon import StackedMuon
 from toolkit.train.steps.plan import lr_factor, plan_epoch, step_plan
 from toolkit.train.steps.step import cross_entropy
@@ -104,15 +105,17 @@ def test_steps_come_to_the_bits_of_a_plain_loop(tiny, preset, changes):
 def test_a_row_says_all_of_its_step_to_the_digit(tiny):
     chosen = recipe("default", **SETTINGS)
     indices = tiny.parts["train"]
-    rows = plan_epoch(chosen, indices, torch.Generator().manual_seed(3), 1)
+    lessons = LabelledLessons(tiny.pixels, tiny.labels, chosen, mirror=True)
+    rows = plan_epoch(chosen, lessons, indices, torch.Generator().manual_seed(3), 1)
     generator = torch.Generator().manual_seed(3)
     order = indices[torch.randperm(len(indices), generator=generator)]
-    plans = [step_plan(row, chosen) for row in rows]
-    assert torch.equal(torch.cat([each.batch for each in plans]), order)
+    plans = [step_plan(row, lessons.numbers) for row in rows]
+    assert torch.equal(torch.cat([plan.lessons[0].long() for plan in plans]), order)
     for step, plan in enumerate(plans):
-        assert torch.equal(plan.draws, draw(len(plan.batch), generator))
+        drawn = draw(plan.lessons.shape[1], generator)
+        assert torch.equal(plan.lessons[1:].float(), drawn)
         assert float(plan.rate) == lr_factor(chosen, 1, (1 + step / len(plans)) / 2)
-    assert {len(each.batch) for each in plans[:-1]} == {7}
+    assert {plan.lessons.shape[1] for plan in plans[:-1]} == {7}
 
 
 def operations(call):
@@ -130,7 +133,8 @@ WAITS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "a
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_step_never_waits_for_its_device(tiny, preset):
     training = Training(tiny, recipe(preset, **SETTINGS), 0, CPU)
-    (row, *_) = plan_epoch(training.recipe, training.indices, training.generator, 0)
+    lessons = training.step.parts.lessons
+    (row, *_) = plan_epoch(training.recipe, lessons, training.indices, training.generator, 0)
     # On a GPU Adam is another; on a CPU PyTorch's Muon stands in for the one below.
     training.step.optimiser = SimpleNamespace(
         scale=lambda _: None, zero_grad=training.network.zero_grad, step=lambda: None

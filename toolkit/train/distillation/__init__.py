@@ -1,0 +1,1 @@
+"""Training by what other models, the teachers, say of X-rays."""
