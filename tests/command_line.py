@@ -50,7 +50,7 @@ def run_installed(*words, cwd=None, **environment):
 
 
 def begin(*words, cwd=None, **environment):
-    """Begin the installed `toolkit`, which hears Ctrl-C though who runs the tests may ignore it."""
+    """Begin the installed `toolkit`; it hears Ctrl-C even where who runs the tests ignores it."""
     return subprocess.Popen(
         [TOOLKIT, *map(str, words)],
         stdout=subprocess.PIPE,

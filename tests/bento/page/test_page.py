@@ -155,7 +155,7 @@ def _complaints(page):
 
 
 def test_files_are_in_the_wheel_and_in_the_bento():
-    """As both are told; what a wheel holds in the end is seen in tests/release."""
+    """The patterns of both take every file; tests/release looks into a real wheel."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = project["tool"]["setuptools"]["package-data"]["bento.page"]
     lines = (ROOT / "bentofile.yaml").read_text().splitlines()
