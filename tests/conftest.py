@@ -4,6 +4,7 @@ import copy
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -221,6 +222,23 @@ def small(small_files):
 def network(small):
     """A copy of the small model's network, which a test may spoil."""
     return copy.deepcopy(small.pipeline.network).eval()
+
+
+@pytest.fixture(scope="session")
+def full_disk():
+    """Return a context manager of a limit in bytes: no file grows beyond it, as on a full disk."""
+
+    @contextmanager
+    def limited(limit):
+        former = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Python ignores the signal that comes with it.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+    return limited
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +19,6 @@ from PIL import Image
 from toolkit.errors import printable
 
 TINY = ("--layer-size", 2, "--epochs", 1, "--batch-size", 64)
-
-
-@contextmanager
-def full_disk(limit):
-    """Let no file grow beyond a limit in bytes, as on a disk that is soon full."""
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores the signal that comes with it.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 def folders(tmp_path):
@@ -688,7 +674,7 @@ def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, 
         assert "onnxruntime is not installed: pip install 'toolkit[cpu]'" in message
 
 
-def test_full_disk_is_one_line_and_leaves_no_half_file(models, xrays, tmp_path):
+def test_full_disk_is_one_line_and_leaves_no_half_file(models, full_disk, xrays, tmp_path):
     with full_disk(4_000):
         message = refused("train", "--data", xrays, *TINY, *folders(tmp_path))
     assert "cannot write" in message
