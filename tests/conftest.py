@@ -271,19 +271,25 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def workers_of(processes_below):
-    """Return a function that finds the process ids of a running command's workers."""
+def command_of():
+    """Return a function: the command line of a process by its id, empty where it is gone."""
 
-    def command_of(process):
+    def find(process):
         try:
             return Path(f"/proc/{process}/cmdline").read_text()
         except OSError:
             return ""
 
+    return find
+
+
+@pytest.fixture(scope="session")
+def workers_of(processes_below, command_of):
+    """Return a function that finds the process ids of a running command's workers."""
+
     def find(process):
-        return [
-            each for each in processes_below(process.pid)[1:] if "spawn_main" in command_of(each)
-        ]
+        below = processes_below(process.pid)[1:]
+        return [each for each in below if "spawn_main" in command_of(each)]
 
     return find
 
