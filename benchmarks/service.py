@@ -1,11 +1,11 @@
 """The service beside its peers, in one run: goodput, latency, overload, slow clients, memory.
 
-All run the shipped model on the same drawn X-rays, JPEG files of about 8 kB, with as many
-processes and as many threads: bare processes that only decode and run it, which is the bound, this
-service, a stock BentoML batch service, LitServe, and FastAPI (`contenders/`). They are measured in
-turn, each alone on the machine but for the clients, which are a process of their own and take
-their share of the same cores. Goodput counts only answers 200 with the right class. Ratios are
-taken within a round; the tables hold medians of rounds.
+All run the shipped model, one row of them in int8, on the same drawn X-rays, JPEG files of about
+8 kB, with as many processes and as many threads: bare processes that only decode and run it, which
+is the bound, this service, a stock BentoML batch service, LitServe, and FastAPI (`contenders/`).
+They are measured in turn, each alone on the machine but for the clients, which are a process of
+their own and take their share of the same cores. Goodput counts only answers 200 with the right
+class, that of fp32. Ratios are taken within a round; the tables hold medians of rounds.
 
     python benchmarks/service.py [--seconds 10] [--rounds 5] [--workers N] [--write]
     python benchmarks/service.py --card h200 [--seconds 5] [--rounds 3] [--workers N]
@@ -47,8 +47,10 @@ CORES = len(os.sched_getaffinity(0))
 CLIENTS = (16, 64, 256)
 CLIMB = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 BIN = Path(sys.executable).parent
+OWN = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "PORT"]
 COMMANDS = {
-    "toolkit": [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", "PORT"],
+    "toolkit": OWN,
+    "toolkit, int8": OWN,
     "FastAPI": [
         *(sys.executable, "-m", "uvicorn", "raw_fastapi:app", "--port", "PORT"),
         *("--workers", "WORKERS", "--log-level", "warning", "--no-access-log"),
@@ -59,8 +61,10 @@ COMMANDS = {
     ],
     "LitServe": [sys.executable, "lit_server.py", "PORT"],
 }
+ENVIRONMENTS = {"toolkit, int8": {"TOOLKIT_PRECISION": "int8"}}
 READY = {
     "toolkit": "/metrics",
+    "toolkit, int8": "/metrics",
     "FastAPI": "/docs",
     "BentoML, stock": "/readyz",
     "LitServe": "/health",
@@ -120,9 +124,10 @@ def serving(name, workers, folder, **environment):
     log = (folder / "log").open("wb")
     process = subprocess.Popen(
         [names.get(each, each) for each in COMMANDS[name]],
-        cwd=ROOT if name == "toolkit" else CONTENDERS,
+        cwd=ROOT if COMMANDS[name] is OWN else CONTENDERS,
         env=os.environ
         | more
+        | ENVIRONMENTS.get(name, {})
         | environment
         | {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "true"},
         stdout=log,
@@ -135,7 +140,7 @@ def serving(name, workers, folder, **environment):
         while True:
             try:
                 text = urlopen(url + READY[name]).read()
-                if name != "toolkit" or f"toolkit_ready {workers}\n".encode() in text:
+                if COMMANDS[name] is not OWN or f"toolkit_ready {workers}\n".encode() in text:
                     break
             except OSError:
                 pass

@@ -8,6 +8,7 @@ imported.
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -35,7 +36,7 @@ def clean_environment(**more):
     return clean | {"OMP_NUM_THREADS": "1"} | more
 
 
-def installed(*words, cwd=None, **environment):
+def run_installed(*words, cwd=None, **environment):
     """Run the installed `toolkit` in a process of its own."""
     done = subprocess.run(
         [TOOLKIT, *map(str, words)],
@@ -48,8 +49,22 @@ def installed(*words, cwd=None, **environment):
     return Said(done.returncode, done.stdout, done.stderr)
 
 
+def begin(*words, cwd=None, **environment):
+    """Begin the installed `toolkit`; it hears Ctrl-C even where who runs the tests ignores it."""
+    return subprocess.Popen(
+        [TOOLKIT, *map(str, words)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env=clean_environment(**environment),
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
 def here(*words, cwd=".", **environment):
-    """As `installed`, in this process: what would be a traceback there fails the test here."""
+    """As `run_installed`, in this process: what would be a traceback there fails the test here."""
     from toolkit import cli
 
     out, err = io.StringIO(), io.StringIO()

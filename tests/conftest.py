@@ -1,8 +1,10 @@
 """Fixtures that any test may ask for. Nothing heavy is imported before it is asked for."""
 
+import copy
 import fcntl
 import hashlib
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -96,7 +98,7 @@ def export_small_model(files):
     from export.export import export
     from toolkit.files import sha256
     from toolkit.model import manifest, records
-    from toolkit.networks.base import Classifier, parameter_count
+    from toolkit.networks.base import Classifier
     from toolkit.networks.default import StudyNetwork
     from toolkit.networks.study import IntermediarySpaceModel
     from toolkit.train import checkpoint, novelty
@@ -130,7 +132,7 @@ def export_small_model(files):
             patients=0,
             crossing_patients=0,
         ),
-        network=records.NetworkRecord(4, 0.5, parameter_count(network)),
+        network=records.NetworkRecord(4, 0.5, sum(map(torch.numel, network.parameters()))),
         training=records.TrainingRecord(sha256(files.checkpoint), {}, 0, "cpu", 0, {}, {}),
         calibration=records.CalibrationRecord(
             part="val",
@@ -155,6 +157,36 @@ def copied(small_files, tmp_path):
     from toolkit.model.files import ModelFiles
 
     return ModelFiles(shutil.copytree(small_files.folder, tmp_path / "models"), small_files.name)
+
+
+@pytest.fixture(scope="session")
+def unseen_flips():
+    """Return a function that flips a bit of each of some bytes of a manifest, one after the other.
+
+    It returns how many of them nobody saw; after each of those the manifest reads as before.
+    """
+    from toolkit.errors import ManifestError, ModelRefusedError
+    from toolkit.model import manifest
+    from toolkit.model.artifacts import check_equivalence
+
+    def count(files, start, end):
+        record, kept = manifest.load(files.manifest), files.manifest.read_bytes()
+        unseen = 0
+        for place in range(start, end):
+            content = bytearray(kept)
+            content[place] ^= 1
+            files.manifest.write_bytes(content)
+            try:
+                found = manifest.load(files.manifest)
+                check_equivalence(files, found)
+            except (ManifestError, ModelRefusedError):
+                continue
+            # A blank or the last digit of a float can change without changing what is read.
+            assert found == record, kept[place - 20 : place + 20]
+            unseen += 1
+        return unseen
+
+    return count
 
 
 @pytest.fixture(scope="session")
@@ -187,6 +219,29 @@ def small(small_files):
 
 
 @pytest.fixture
+def network(small):
+    """A copy of the small model's network, which a test may spoil."""
+    return copy.deepcopy(small.pipeline.network).eval()
+
+
+@pytest.fixture(scope="session")
+def full_disk():
+    """Return a context manager of a limit in bytes: no file grows beyond it, as on a full disk."""
+
+    @contextmanager
+    def limited(limit):
+        former = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # Python ignores the signal that comes with it.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, former)
+
+    return limited
+
+
+@pytest.fixture
 def png_folder(tmp_path):
     """Return a function that writes one PNG for each path, such as `train/2/9000001L`."""
     from PIL import Image
@@ -216,19 +271,25 @@ def free_port():
 
 
 @pytest.fixture(scope="session")
-def workers_of():
+def command_of():
+    """Return a function: the command line of a process by its id, empty where it is gone."""
+
+    def find(process):
+        try:
+            return Path(f"/proc/{process}/cmdline").read_text()
+        except OSError:
+            return ""
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def workers_of(processes_below, command_of):
     """Return a function that finds the process ids of a running command's workers."""
 
     def find(process):
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == process.pid and "spawn_main" in (folder / "cmdline").read_text():
-                    found.append(int(folder.name))
-            except (OSError, ValueError):
-                continue
-        return found
+        below = processes_below(process.pid)[1:]
+        return [each for each in below if "spawn_main" in command_of(each)]
 
     return find
 

@@ -4,21 +4,18 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 import httpx
 import pytest
 from attacker import QUICK, RAW
+from command_line import begin
 
 from toolkit.files import sha256
 from toolkit.xray.synthetic import generate
-
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 
 
 @pytest.fixture
@@ -110,18 +107,6 @@ def test_answers_are_right_whichever_workers_are_killed_or_frozen_at_any_moment(
     assert "Traceback" not in log.read_text()
 
 
-def begun(command, folder, environment):
-    return subprocess.Popen(
-        [TOOLKIT, *map(str, command)],
-        cwd=folder,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
 KILLS = 6
 
 
@@ -135,12 +120,12 @@ def ends_before_its_kill(process, chance, longest, progress):
         await_that(lambda: progress() != before or process.poll() is not None)
         longest /= 4
     try:
-        out, _ = process.communicate(timeout=chance.uniform(0, longest))
+        said = process.communicate(timeout=chance.uniform(0, longest))
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         return False
-    assert process.returncode == 0, out
+    assert process.returncode == 0, said
     return True
 
 
@@ -155,8 +140,8 @@ def names_in(folder):
 def run_to_its_end(process):
     """Wait for a command; return the seconds that it took."""
     start = time.monotonic()
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
+    said = process.communicate(timeout=300)
+    assert process.returncode == 0, said
     return time.monotonic() - start
 
 
@@ -174,11 +159,11 @@ def test_batch_that_is_killed_at_random_moments_has_the_rows_of_an_unbroken_one(
     small += "toolkit.batch.paths.SHARD = toolkit.batch.run.SHARD = 16\n"
     environment, chance = site(small), random.Random(20)
     command = ("predict", small_files.name, "xrays", "--models", small_files.folder, "--out")
-    longest = run_to_its_end(begun((*command, "whole.parquet"), tmp_path, environment))
+    longest = run_to_its_end(begin(*command, "whole.parquet", cwd=tmp_path, **environment))
     parts, broken = tmp_path / "broken.parquet.parts", tmp_path / "broken.parquet"
 
     def again():
-        return begun((*command, broken.name), tmp_path, environment)
+        return begin(*command, broken.name, cwd=tmp_path, **environment)
 
     def progress():
         return len([each for each in names_in(parts) if each[0] == "0"])
@@ -212,12 +197,12 @@ def test_training_that_is_killed_at_random_moments_comes_to_the_same_weights(tmp
     def command(name, *more):
         return ("train", *options, "--name", name, "--models", "m", "--logs", "l", *more)
 
-    longest = run_to_its_end(begun(command("whole"), tmp_path, {}))
+    longest = run_to_its_end(begin(*command("whole"), cwd=tmp_path))
     state, models = tmp_path / "m" / "broken.resume.pt", tmp_path / "m"
 
     def again():
         more = ("--resume",) if state.exists() else ()
-        return begun(command("broken", *more), tmp_path, {})
+        return begin(*command("broken", *more), cwd=tmp_path)
 
     def progress():
         with suppress(FileNotFoundError):

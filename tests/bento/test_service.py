@@ -204,7 +204,7 @@ def refused(started, tmp_path):
     return refuse
 
 
-# Every fault is refused by what the service opens the model with, in test_session.py.
+# test_session.py opens a model with each of these faults, and more, in one process.
 @pytest.mark.parametrize(
     "fault",
     [

@@ -4,20 +4,19 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import optuna
 import pytest
+from command_line import TOOLKIT, ok
 from optuna.trial import TrialState
 
 from toolkit.tune.ledger import counted_trials
 from toolkit.tune.storage import open_storage
 
 pytestmark = pytest.mark.full
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 TRIALS = 10
 PATIENCE = 300
 
@@ -88,8 +87,7 @@ def test_a_killed_worker_and_a_killed_machine_lose_no_trial_and_count_none_twice
     database, workers_of, tmp_path
 ):
     xrays = tmp_path / "xrays"
-    command = [TOOLKIT, "data", "generate", xrays, "--count", "48"]
-    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)
+    ok("data", "generate", xrays, "--count", 48)
     machines = [machine(tmp_path / name, xrays, database) for name in ("one", "two")]
     storage = open_storage(database, make=True)
 

@@ -241,7 +241,8 @@ def test_an_export_stopped_before_it_is_named_leaves_the_former_one_served(
     open_model(copied.folder, copied.name)
 
 
-def test_one_format_in_a_new_folder_claims_no_other(copied, tmp_path):
+def test_one_format_in_a_new_folder_claims_no_other(copied, few_xrays, tmp_path):
+    del few_xrays
     target = ModelFiles(tmp_path / "new", copied.name)
     record = export.export("torchscript", copied, target).record
     assert set(record.export.artifacts) == set(record.equivalence.legs) == {"torchscript"}

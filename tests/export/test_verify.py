@@ -1,7 +1,6 @@
 """`toolkit verify` compares what lies on disk, and what a service answers, with PyTorch."""
 
 import json
-import resource
 from dataclasses import replace
 from functools import partial
 
@@ -40,16 +39,12 @@ def command(copied):
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_the_verdict_is_printed_where_nothing_can_be_written(copied, command, passed):
+def test_the_verdict_is_printed_where_nothing_can_be_written(copied, command, full_disk, passed):
     if not passed:
         copied.path("network").write_bytes(b"changed")
     before = {path: path.read_bytes() for path in copied.folder.iterdir()}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
-    try:
+    with full_disk(0):
         code, out, err = command()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     verdict = "is equal to PyTorch" if passed else "is not equal to PyTorch: network: "
     assert out.startswith(f"{copied.name} {verdict}") and code == (0 if passed else 1)
     assert "there is no report: cannot write" in err

@@ -3,36 +3,22 @@
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import TOOLKIT, clean_environment, here, installed, json_of, ok, refused
+from command_line import begin, here, json_of, ok, refused, run_installed
 from PIL import Image
 
 from toolkit.errors import printable
 
 TINY = ("--layer-size", 2, "--epochs", 1, "--batch-size", 64)
-
-
-@contextmanager
-def full_disk(limit):
-    """Let no file grow beyond a limit in bytes, as on a disk that is soon full."""
-    former = resource.getrlimit(resource.RLIMIT_FSIZE)
-    # Python ignores the signal that comes with it.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, former[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, former)
 
 
 def folders(tmp_path):
@@ -42,15 +28,7 @@ def folders(tmp_path):
 
 def _interruptible(arguments, line):
     """Start `toolkit`, send Ctrl-C after the first line that begins so, and wait for its end."""
-    process = subprocess.Popen(
-        [TOOLKIT, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-        # A shell's background jobs, and so their children, ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = begin(*arguments)
     said = []
     for each in process.stderr:
         said.append(each)
@@ -66,7 +44,7 @@ def _interruptible(arguments, line):
 def xrays(tmp_path_factory):
     """A folder of 60 generated X-rays."""
     folder = tmp_path_factory.mktemp("cli") / "xrays"
-    content, _ = ok("data", "generate", folder, "--count", 60, runner=installed)
+    content, _ = ok("data", "generate", folder, "--count", 60, runner=run_installed)
     assert content["count"] == 60
     return folder
 
@@ -142,7 +120,7 @@ def test_help_takes_under_half_a_second():
     times = []
     for _ in range(7):
         start = time.perf_counter()
-        assert installed("--help").code == 0
+        assert run_installed("--help").code == 0
         times.append(time.perf_counter() - start)
     assert sorted(times)[3] < 0.5, times
 
@@ -189,8 +167,8 @@ def test_value_out_of_its_range_is_named(xrays, tmp_path, setting):
 
 
 def test_a_process_of_its_own_says_it_likewise(exported, xray):
-    assert "nonsense" in refused("nonsense", runner=installed)
-    content, _ = ok("predict", "small", xray, "--models", exported, runner=installed)
+    assert "nonsense" in refused("nonsense", runner=run_installed)
+    content, _ = ok("predict", "small", xray, "--models", exported, runner=run_installed)
     assert content == ok("predict", "small", xray, "--models", exported)[0]
 
 
@@ -543,7 +521,7 @@ def test_predict_answers_every_file_and_exits_2_if_one_failed(exported, xrays, t
 
 def test_predict_needs_no_torch_and_takes_a_file(exported, xray, tmp_path, hidden):
     without = hidden("torch", "onnx", "onnxscript", "tensorboard", "optuna")
-    named, err = ok("predict", "small", xray, "--models", exported, runner=installed, **without)
+    named, err = ok("predict", "small", xray, "--models", exported, runner=run_installed, **without)
     assert err == ""
     by_path, err = ok("predict", exported / "small.pipeline.onnx", xray)
     assert by_path == named and err == ""
@@ -687,7 +665,7 @@ def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, 
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.31.0\n")
     predict = ("predict", "small", xray, "--models", exported)
-    message = refused(*predict, runner=installed, PYTHONPATH=str(tmp_path))
+    message = refused(*predict, runner=run_installed, PYTHONPATH=str(tmp_path))
     assert "both installed" in message
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in message
     monkeypatch.setattr("toolkit.extras.ONNXRUNTIME_EXTRAS", {})
@@ -696,7 +674,7 @@ def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, 
         assert "onnxruntime is not installed: pip install 'toolkit[cpu]'" in message
 
 
-def test_full_disk_is_one_line_and_leaves_no_half_file(models, xrays, tmp_path):
+def test_full_disk_is_one_line_and_leaves_no_half_file(models, full_disk, xrays, tmp_path):
     with full_disk(4_000):
         message = refused("train", "--data", xrays, *TINY, *folders(tmp_path))
     assert "cannot write" in message
@@ -720,7 +698,7 @@ def test_a_file_whose_name_is_no_text_is_listed_and_trained_on(png_folder, tmp_p
     os.rename(folder / "train" / "0" / "0L.png", name)
     (folder / "train" / "2" / os.fsdecode(b"\xfe.png")).write_bytes(b"no picture")
     strict = {"PYTHONIOENCODING": "utf-8:strict"}
-    assert r"\udcfe.png" in installed("data", "inspect", folder, **strict).out
+    assert r"\udcfe.png" in run_installed("data", "inspect", folder, **strict).out
     arguments = ("train", "--data", folder, *folders(tmp_path), "--epochs", 1, "--layer-size", 1)
-    content, err = ok(*arguments, runner=installed, **strict)
+    content, err = ok(*arguments, runner=run_installed, **strict)
     assert content["epochs"] == 1 and r"\udcfe.png" in err

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from command_line import TOOLKIT, clean_environment, here, json_of, refused
+from command_line import TOOLKIT, begin, clean_environment, here, json_of, refused
 from PIL import Image
 
 from toolkit.client import Client, Prediction
@@ -551,15 +551,7 @@ def test_ctrl_c_ends_it_in_one_line(serve, files):
         return 200, GOOD
 
     url = serve(script).url
-    process = subprocess.Popen(
-        [TOOLKIT, "predict", url, *files],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-        # A shell's background jobs, and so their children, ignore it.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    process = begin("predict", url, *files)
     out, err = process.communicate(timeout=20)
     assert (process.returncode, out, err) == (130, "", "error: stopped\n")
 

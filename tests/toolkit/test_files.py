@@ -1,8 +1,6 @@
 import hashlib
 import os
 import signal
-import subprocess
-import sys
 import threading
 
 import pytest
@@ -91,24 +89,12 @@ def test_a_link_stays_one_and_what_is_write_protected_behind_it_stays_as_it_is(t
     assert names(tmp_path) == ["model.json", "store"] and names(tmp_path / "store") == ["hash"]
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path):
+def test_a_full_disk_leaves_the_old_file(full_disk, tmp_path):
     path = tmp_path / "model.json"
     path.write_bytes(b"old")
-    script = f"""
-import resource
-from pathlib import Path
-from toolkit.errors import UsageError
-from toolkit.files import write_bytes
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    write_bytes(Path({str(path)!r}), bytes(5000))
-except UsageError as error:
-    print(error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert str(path) in done.stdout
-    assert "free some space" in done.stdout
+    with full_disk(1000), pytest.raises(UsageError, match="free some space") as refused:
+        write_bytes(path, bytes(5000))
+    assert str(path) in str(refused.value)
     assert path.read_bytes() == b"old"
     assert names(tmp_path) == ["model.json"]
 

@@ -1,22 +1,33 @@
-"""`toolkit predict`: classes of X-ray files, with ONNX Runtime here or from a running service."""
+"""`toolkit predict`: classes of X-ray files, with ONNX Runtime here or from a running service.
+
+Of a few files they are printed; of millions, with `--out`, they are rows of one file.
+"""
 
 import re
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import typer
 
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
-from toolkit.errors import ImageError, ServiceError, UsageError
+from toolkit.errors import ImageError, InterruptedRunError, ServiceError, UsageError
+from toolkit.extras import require
 from toolkit.model.files import SUFFIXES, kind_of, names_in
 
 if TYPE_CHECKING:
+    from toolkit.batch.run import Plan
     from toolkit.client import Client, Prediction
     from toolkit.runtime.session import Predictor
 
 # A wrong address should not take as long to notice as a busy service may take to answer.
 _FIRST_ANSWER_S = 10.0
+_STDOUT = Path("-")
 
 
 def predict(
@@ -55,9 +66,7 @@ def predict(
     console = Console(as_json)
     _require_model(model, models, files, out is not None)
     if out:
-        from toolkit.commands.predict_batch import predict_batch
-
-        return predict_batch(console, model, models, files, out, engine, workers)
+        return _write_rows(console, model, models, files, out, engine, workers)
     if workers or engine != "local":
         raise UsageError("--engine and --workers are of runs that write a file: give --out too")
     from toolkit.client import is_address
@@ -179,3 +188,86 @@ def _line(result: dict[str, Any], classes: list[str]) -> str:
     foreign = "" if result.get("in_scope", True) else "  not like the X-rays it knows"
     decision = f"  decision: {result['decision']}" if "decision" in result else ""
     return f"{result['file']}  {result['label']}  ({shares}){decision}{unsure}{foreign}"
+
+
+def _write_rows(
+    console: Console,
+    model: str,
+    models: Path,
+    sources: list[str],
+    out: Path,
+    engine: str,
+    workers: int | None,
+) -> int:
+    """Write a row for each file of a folder or pattern to `out`, or go on with doing so.
+
+    Raises:
+        UsageError: several sources, a file of another kind or in no folder, or as
+            `toolkit.batch.run.finish` does, with its other errors.
+    """
+    require("pyarrow", "batch")
+    from toolkit.batch import cluster, run
+
+    with _destination(out, console.as_json) as file:
+        plan = _plan(console, model, models, sources, file)
+        content = run.finish(plan, {"local": run.local, "ray": cluster.ray}[engine], workers)
+    if out == _STDOUT:
+        console.notice(_counts(out, content))
+        return 0
+    named = {name: plan.setup[name] for name in ("model", "model_sha256", "provider", "toolkit")}
+    console.result({"out": str(out), **named, "engine": engine, **content}, _counts(out, content))
+    return 0
+
+
+@contextmanager
+def _destination(out: Path, as_json: bool) -> Iterator[Path]:
+    """Yield the file to write; what was written for stdout goes there."""
+    if out != _STDOUT:
+        yield out
+        return
+    if as_json:
+        raise UsageError("--out - prints rows and --json one object: give one of the two")
+    with TemporaryDirectory(prefix="toolkit-") as folder:
+        file = Path(folder) / "rows.jsonl"
+        try:
+            yield file
+        except InterruptedRunError:
+            raise InterruptedRunError("stopped: rows for stdout are not kept") from None
+        with file.open("rb") as lines:
+            shutil.copyfileobj(lines, sys.stdout.buffer)
+
+
+def _plan(console: Console, model: str, models: Path, sources: list[str], out: Path) -> "Plan":
+    from toolkit.batch import run
+    from toolkit.batch.paths import split
+    from toolkit.batch.rows import format_of
+    from toolkit.batch.worker import Job
+    from toolkit.batch.workspace import Workspace
+    from toolkit.files import require_parent
+    from toolkit.runtime.providers import PROVIDERS
+
+    format_of(out)
+    require_parent(out)
+    if len(sources) != 1:
+        raise UsageError(
+            f"--out takes one folder or one pattern, not {len(sources)} files: quote the pattern"
+        )
+    folder, pattern = split(sources[0])
+    folder = folder.resolve()
+    if model.endswith(".onnx"):
+        model = str(Path(model).resolve())
+    predictor, proven = Job(model, models, None, folder).open()
+    if not proven:
+        console.notice(f"warning: {model} has no manifest beside it, so no proof was checked")
+    provider = {provider: name for name, provider in PROVIDERS.items()}[predictor.provider]
+    job = Job(model, models.resolve(), predictor.sha256, folder, provider)
+    setup = run.setup(predictor, folder, pattern)
+    return run.Plan(job, pattern, setup, Workspace(out.absolute()))
+
+
+def _counts(out: Path, content: dict[str, Any]) -> str:
+    files, per_second = content["files"], content["per_second"]
+    lines = [f"{out}: {files:,} file{'s' * (files != 1)}, {per_second:,.1f} X-rays a second"]
+    lines += [f"  {count:,}  {label}" for label, count in content["classes"].items()]
+    lines += [f"  {count:,}  error {code}" for code, count in content["errors"].items()]
+    return "\n".join(lines)

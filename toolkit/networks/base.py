@@ -203,11 +203,6 @@ def initialise(network: nn.Module) -> None:
     nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="linear")
 
 
-def parameter_count(network: nn.Module) -> int:
-    """Return the number of trained numbers in `network`."""
-    return sum(each.numel() for each in network.parameters())
-
-
 def device_of(module: nn.Module) -> torch.device:
     """Return where a module's weights lie."""
     found = next((each.device for each in module.parameters()), None)

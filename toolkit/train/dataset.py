@@ -127,6 +127,7 @@ def load_folder(
     cache: Path | None = None,
     shape: tuple[int, ...] = (SIZE, SIZE),
     table: LabelTable | None = None,
+    part: str | None = None,
 ) -> Dataset:
     """Read a folder of graded X-rays; a file that is refused is left out and named.
 
@@ -139,13 +140,17 @@ def load_folder(
         cache: folder of decoded pixels, as `toolkit.xray.bulk.read_files` takes it.
         shape: of one X-ray: (size, size), or (size, size, 3) in colour.
         table: which file is of which class, where a table says so.
+        part: the only one to read, where the folder has parts; None for all.
 
     Raises:
         DataError: no X-ray can be used, or `published` is asked of a flat folder.
         UsageError: the table and the rule both say who is who.
     """
-    found_files = scan(folder, label_map, table)
-    files = [each for each in found_files if class_of(each, label_map) is not None]
+    files = [
+        file
+        for file in scan(folder, label_map, table)
+        if class_of(file, label_map) is not None and part in (None, file.part)
+    ]
     if split is None:
         split = "published" if any(file.part for file in files) else "patient"
     kept: list[XrayFile] = []

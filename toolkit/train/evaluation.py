@@ -16,7 +16,7 @@ from toolkit.model.metrics import Evaluation, evaluate
 from toolkit.networks.base import Classifier, device_of
 from toolkit.train.dataset import Dataset, load_folder
 from toolkit.xray.annotations.sources import NOTHING, Annotations
-from toolkit.xray.folders import scan
+from toolkit.xray.folders import class_of, scan
 
 ALL = "all"
 _BATCH = 128
@@ -164,8 +164,12 @@ def load_as_trained(
     known, seed = record.dataset, record.training.seed or 0
     labels, table = said.labels_for(record.labels, folder), said.table
     shape = record.network.xray_shape
+    files = scan(folder, labels, table)
+    there = {file.part for file in files if class_of(file, labels) is not None}
     load = partial(load_folder, folder, labels, cache=cache, shape=shape, table=table)
-    has_parts = any(file.part for file in scan(folder, labels, table))
+    # Where parts are folders, no other part needs to be read.
+    load_part = partial(load, "published", part=part if part in there else None)
+    has_parts = any(there)
     not_its_own = DataError(
         f"{folder} is not the data that {record.name}'s parts were drawn from: use --part all"
     )
@@ -178,19 +182,21 @@ def load_as_trained(
                 f"{record.name} was imported, so its split is not known, and {folder} has no "
                 "folders train, val and test: use --part all"
             )
-        dataset = load(None)
+        dataset = load_part()
         note = f"{record.name} was imported, so its split is not known: {by_folder}"
         return replace(dataset, warnings=(note,))
     if known.split == "published" and not has_parts:
         raise not_its_own
+    if known.split == "published":
+        return replace(load_part(rule=said.rule(known.patient_pattern)), warnings=())
     dataset = load(known.split, seed, said.rule(known.patient_pattern))
     here = {name: dataset.part_sha256(name) for name in dataset.parts}
-    if known.split == "published" or here == known.part_sha256:
+    if here == known.part_sha256:
         return replace(dataset, warnings=())
     if not has_parts:
         raise not_its_own
     note = f"this is not the data that the model's split was drawn from: {by_folder}"
-    return replace(load("published"), warnings=(note,))
+    return replace(load_part(), warnings=(note,))
 
 
 def part_indices(dataset: Dataset, part: str) -> Tensor:

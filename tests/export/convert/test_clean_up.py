@@ -18,18 +18,10 @@ from export.export import DeadInput, Options, export
 from toolkit.errors import EquivalenceError, HealthError
 from toolkit.files import sha256
 from toolkit.model import manifest
-from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train import checkpoint
 from toolkit.train.health import denormal
 
 PARTS = {"image": "imagesClassifier", "edges": "edgesClassifier"}
-
-
-@pytest.fixture
-def network(small):
-    copy = IntermediarySpaceModel(4, 0.5, 4)
-    copy.load_state_dict(small.pipeline.network.state_dict())
-    return copy.eval()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from command_line import installed, refused
+from command_line import refused, run_installed
 from PIL import Image
 
 from toolkit.batch import paths as listing_paths
@@ -372,11 +372,11 @@ def test_rows_on_stdout_are_json_lines_and_leave_no_file(xrays, unbroken, tmp_pa
     known = {row["path"]: row for row in unbroken.to_pylist()}
     folder = {"cwd": tmp_path, "TMPDIR": str(tmp_path)}
     words = ("predict", "model_saved", f"{xrays}/0/00*.png", "--out", "-", "--models", MODELS)
-    said = installed(*words, "--workers", 1, **folder)
+    said = run_installed(*words, "--workers", 1, **folder)
     assert said.code == 0, said.err
     found = [json.loads(line) for line in said.out.splitlines()]
     names = [f"00{n}.png" for n in (0, 2, 4, 6, 8)]
-    assert found == [known[f"0/{name}"] | {"path": name} for name in names]
+    assert_same_rows(found, [known[f"0/{name}"] | {"path": name} for name in names])
     assert "-: 5 files" in said.err and not list(tmp_path.iterdir())
 
 
@@ -810,7 +810,7 @@ def test_memory_does_not_grow_with_the_number_of_files(run, tmp_path):
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_ray_gives_the_same_rows_though_its_workers_are_killed(
-    xrays, start, unbroken, tmp_path, monkeypatch
+    xrays, start, unbroken, processes_below, command_of, tmp_path, monkeypatch
 ):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -818,8 +818,9 @@ def test_ray_gives_the_same_rows_though_its_workers_are_killed(
     shutil.copytree(xrays, folder)
     (folder / "0" / "050.png").write_bytes(b"poison")
     process, parts = held(tmp_path, start, folder, "--out", "results.parquet", "--engine", "ray")
-    actors = [pid for pid, line in processes_under(process) if "_Actor" in line]
-    ports = {address for pid, _ in processes_under(process) for address in listening(pid)}
+    below = processes_below(process.pid)
+    actors = [pid for pid in below if "_Actor" in command_of(pid)]
+    ports = {address for pid in below for address in listening(pid)}
     assert actors and ports
     for pid in actors:
         os.kill(pid, signal.SIGKILL)
@@ -840,39 +841,23 @@ def test_ray_gives_the_same_rows_though_its_workers_are_killed(
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_what_ray_began_is_gone_on_with_by_this_machine_alone(
-    xrays, start, run, unbroken, tmp_path, monkeypatch
+    xrays, start, run, unbroken, processes_below, tmp_path, monkeypatch
 ):
     pytest.importorskip("ray")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     process, parts = held(tmp_path, start, xrays, "--out", "results.parquet", "--engine", "ray")
-    began = processes_under(process)
+    began = processes_below(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert "error: stopped with " in err and "Traceback" not in err
-    for pid, _ in began:
+    for pid in began:
         while Path(f"/proc/{pid}").exists():
             assert Path(f"/proc/{pid}/stat").read_text()
     (tmp_path / "hold").unlink()
     assert run(xrays, "--out", "results.parquet")[0]["resumed"] > 0
     assert table(tmp_path / "results.parquet").equals(unbroken, check_metadata=True)
     assert not parts.exists()
-
-
-def processes_under(process):
-    """Process ids and command lines of all that a process began, and those began."""
-    children, lines = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            lines[int(folder.name)] = (folder / "cmdline").read_text()
-        except (OSError, ValueError):
-            continue
-        children.setdefault(parent, []).append(int(folder.name))
-    found = [process.pid]
-    for pid in found:
-        found += children.get(pid, [])
-    return [(pid, lines[pid]) for pid in found]
 
 
 def listening(pid):

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import installed, json_of
+from command_line import json_of, run_installed
 
 from toolkit.commands.doctor import doctor
 from toolkit.doctor import checks, cuda, host
@@ -210,7 +210,7 @@ def run(*arguments, cwd=ROOT, **environment):
     with pytest.MonkeyPatch.context() as patch:
         for name in checks.TELEMETRY:
             patch.delenv(name, raising=False)
-        said = installed("doctor", *arguments, "--json", cwd=cwd, **environment)
+        said = run_installed("doctor", *arguments, "--json", cwd=cwd, **environment)
     assert "Traceback" not in said.err, said.err
     return said.code, json_of(said)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import ManifestError, ModelRefusedError
+from toolkit.errors import ModelRefusedError
 from toolkit.model import manifest
 from toolkit.model.answer import meaning_of
 from toolkit.model.artifacts import check_equivalence
@@ -25,25 +25,11 @@ def shipped(tmp_path):
 
 
 @pytest.mark.parametrize("part", ["labels", "preprocessing", "calibration", "scope", "network"])
-def test_one_flipped_bit_in_what_answers_depend_on_is_refused(copied, part):
-    record = manifest.load(copied.manifest)
+def test_one_flipped_bit_in_what_answers_depend_on_is_refused(copied, unseen_flips, part):
     kept = copied.manifest.read_bytes()
     start = kept.index(f'\n  "{part}"'.encode()) + len(part) + 6
     end = kept.find(b"\n  }", start) if kept[start:].lstrip(b": ")[:1] == b"{" else start + 4
-    served = []
-    for place in range(start, end):
-        content = bytearray(kept)
-        content[place] ^= 1
-        copied.manifest.write_bytes(content)
-        try:
-            found = manifest.load(copied.manifest)
-            check_equivalence(copied, found)
-        except (ManifestError, ModelRefusedError):
-            continue
-        # A blank or the last digit of a float can change without changing what is read.
-        assert found == record
-        served.append(place)
-    assert len(served) < (end - start) / 20
+    assert unseen_flips(copied, start, end) < (end - start) / 20
 
 
 def test_a_changed_manifest_is_refused_with_what_mends_it(copied):

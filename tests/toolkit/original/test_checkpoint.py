@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from command_line import installed, ok, refused
+from command_line import ok, refused, run_installed
 
 from toolkit.errors import CheckpointError
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import load as load_manifest
 from toolkit.model.records import NetworkRecord
-from toolkit.networks.base import parameter_count
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.original.checkpoint import read_original
 from toolkit.original.opcodes import MAX_OPCODES
@@ -189,7 +188,7 @@ def test_the_imported_network_gives_the_logits_of_the_original(
     assert all(torch.equal(found.state[name], original[name]) for name in original)
     network = IntermediarySpaceModel(size, found.dropout, classes).eval()
     network.load_state_dict(found.state)
-    assert parameter_count(network) == sum(each.numel() for each in original.values())
+    assert sum(map(torch.numel, found.state.values())) == sum(map(torch.numel, original.values()))
     with torch.no_grad():
         assert torch.equal(network(image, edges), logits)
 
@@ -751,7 +750,8 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
     assert content["notices"] == [] and "4 classes, taken to be none, minimal" in err
     record = load_manifest(models / "study.json")
     assert record.preprocessing == STUDY_EDGES and record.dataset is None
-    assert record.network == NetworkRecord(4, 0.5, parameter_count(IntermediarySpaceModel(4)))
+    parameters = sum(map(torch.numel, IntermediarySpaceModel(4).parameters()))
+    assert record.network == NetworkRecord(4, 0.5, parameters)
     assert (record.training.seed, record.training.epochs) == (None, None)
     assert record.training.recipe["file"] == "model.pt"
     files = ModelFiles(models, "study")
@@ -782,7 +782,7 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
 
 def test_the_installed_command_says_in_one_line_what_it_refused(tmp_path, canary):
     torch.save(_calls(canary)["posix.system"], tmp_path / "m.pt")
-    said = installed("import", tmp_path / "m.pt", "--models", tmp_path / "models")
+    said = run_installed("import", tmp_path / "m.pt", "--models", tmp_path / "models")
     assert said.code == 2 and said.out == ""
     assert said.err.startswith(f"error: {tmp_path}/m.pt is refused: it names posix.system")
     assert said.err.count("\n") == 1 and not canary.exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from command_line import here
 
 from toolkit.errors import ManifestError, ModelRefusedError, PackagingError, UsageError
 from toolkit.files import sha256
@@ -20,7 +21,6 @@ from toolkit.package import provenance
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = ModelFiles(ROOT / "saved_models", "model_saved")
-TOOLKIT = Path(sys.executable).with_name("toolkit")
 LOCK = ROOT / "bento/image/requirements-gpu.txt"
 
 
@@ -161,16 +161,11 @@ def test_a_model_without_a_passed_proof_is_refused_in_one_line(model, tmp_path):
     record = json.loads(model.manifest.read_text())
     record["equivalence"]["legs"]["pipeline"]["passed"] = False
     model.manifest.write_text(json.dumps(record))
-    done = subprocess.run(
-        [TOOLKIT, "package", model.name, "--models", model.folder],
-        cwd=ROOT,
-        env=os.environ | {"BENTOML_HOME": str(tmp_path / "home")},
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: knee.v2 was found not equal to PyTorch")
-    assert done.stderr.count("\n") == 1
+    words = ("package", model.name, "--models", model.folder)
+    code, out, err = here(*words, cwd=ROOT, BENTOML_HOME=str(tmp_path / "home"))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: knee.v2 was found not equal to PyTorch")
+    assert err.count("\n") == 1
     with pytest.raises(ManifestError):
         bentos.build(ModelFiles(model.folder, "none"), ROOT, tmp_path / "home")
 

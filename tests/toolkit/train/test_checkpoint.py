@@ -1,8 +1,6 @@
 import io
 import pickle
 import random
-import subprocess
-import sys
 import zipfile
 from types import SimpleNamespace
 
@@ -12,7 +10,6 @@ import torch
 from toolkit.errors import CheckpointError, UsageError
 from toolkit.model.files import ModelFiles
 from toolkit.model.records import NetworkRecord
-from toolkit.networks.base import parameter_count
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.checkpoint import load, load_network, load_trained, save
 
@@ -23,7 +20,7 @@ def network(size=2, classes=4):
 
 
 def record(size=2):
-    return NetworkRecord(size, 0.5, parameter_count(network(size)))
+    return NetworkRecord(size, 0.5, sum(map(torch.numel, network(size).parameters())))
 
 
 def refusal(path):
@@ -154,26 +151,14 @@ def test_a_manifest_of_another_network_is_refused_in_one_line(tmp_path, size, cl
         load_network(tmp_path / "m.pt", NetworkRecord(size, dropout, 1), classes)
 
 
-def test_a_full_disk_is_one_clear_line_and_leaves_the_old_checkpoint(tmp_path):
+def test_a_full_disk_is_one_clear_line_and_leaves_the_old_checkpoint(full_disk, tmp_path):
     path = tmp_path / "m.pt"
     save({"weight": torch.ones(3)}, path)
     before = path.read_bytes()
-    script = f"""
-import resource
-from pathlib import Path
-import torch
-from toolkit.train.checkpoint import save
-from toolkit.errors import UsageError
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    save({{"weight": torch.ones(1_000_000)}}, Path({str(path)!r}))
-except UsageError as error:
-    print("refused:", error)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"refused: cannot write {path}")
-    assert done.stdout.count("\n") == 1
+    with full_disk(100_000), pytest.raises(UsageError) as refused:
+        save({"weight": torch.ones(1_000_000)}, path)
+    assert str(refused.value).startswith(f"cannot write {path}")
+    assert "\n" not in str(refused.value)
     assert path.read_bytes() == before
     assert [each.name for each in tmp_path.iterdir()] == ["m.pt"]
 

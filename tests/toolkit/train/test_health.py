@@ -6,19 +6,11 @@ import pytest
 import torch
 
 from export.convert.clean_up import flush_denormals
-from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.health import health
 
 PARTS = pytest.mark.parametrize(
     ("part", "name"), [("imagesClassifier", "image"), ("edgesClassifier", "edges")]
 )
-
-
-@pytest.fixture
-def network(small):
-    copy = IntermediarySpaceModel(4, 0.5, 4)
-    copy.load_state_dict(small.pipeline.network.state_dict())
-    return copy.eval()
 
 
 def found(small, network, record=None):

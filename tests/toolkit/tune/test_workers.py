@@ -4,14 +4,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import optuna
 import pytest
-from command_line import TOOLKIT, clean_environment, here, ok, refused
+from command_line import Said, begin, here, ok, refused
 from optuna.trial import TrialState
 
 from toolkit.commands.options import JOURNAL
@@ -31,17 +30,7 @@ def xrays(tmp_path_factory):
 @contextmanager
 def tuning(xrays, folder, *arguments):
     """Start the command in a group of processes of its own; whatever is left of it is ended."""
-    process = subprocess.Popen(
-        [TOOLKIT, "tune", "--data", xrays, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env=clean_environment(),
-        start_new_session=True,
-        # Who starts the tests may ignore Ctrl-C, and so would their children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    process = begin("tune", "--data", xrays, *arguments, cwd=folder)
     try:
         yield process
     finally:
@@ -54,7 +43,7 @@ def tune(xrays, folder, *arguments):
     """Run the command to its end."""
     with tuning(xrays, folder, *arguments) as process:
         out, err = process.communicate(timeout=240)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+    return Said(process.returncode, out, err)
 
 
 def trials_of(folder, name="default"):
@@ -125,20 +114,20 @@ def test_killed_with_its_workers_it_goes_on_where_it_stopped(xrays, tmp_path):
     before = trials_of(tmp_path)
     assert states(before) == [TrialState.COMPLETE, TrialState.RUNNING]
     done = tune(xrays, tmp_path, *arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    assert "going on with default: 1 of 3 trials done" in done.stderr
-    assert "trial 1 was lost with its worker" in done.stderr
+    assert done.code == 0, done.err
+    assert "going on with default: 1 of 3 trials done" in done.err
+    assert "trial 1 was lost with its worker" in done.err
     after = trials_of(tmp_path)
     assert after[0].value == before[0].value
     assert states(counted_trials(after)) == [TrialState.COMPLETE] * 3
-    assert json.loads(done.stdout)["finished"] == 3
+    assert json.loads(done.out)["finished"] == 3
 
 
 @pytest.fixture(scope="module")
 def unbroken(xrays, tmp_path_factory):
     """Two trials that nothing disturbed: their parameters and scores."""
     folder = tmp_path_factory.mktemp("unbroken")
-    assert tune(xrays, folder, "--trials", 2, "--max-epochs", 4).returncode == 0
+    assert tune(xrays, folder, "--trials", 2, "--max-epochs", 4).code == 0
     return outcomes(folder)
 
 
@@ -162,7 +151,7 @@ def test_interrupted_it_says_so_leaves_no_process_and_comes_to_the_unbroken_scor
     assert "Traceback" not in err
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert not running(tmp_path)
-    assert tune(xrays, tmp_path, *arguments).returncode == 0
+    assert tune(xrays, tmp_path, *arguments).code == 0
     assert outcomes(tmp_path) == unbroken
     assert [state for _, _, state in unbroken] == [TrialState.COMPLETE] * 2
 

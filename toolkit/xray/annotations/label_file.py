@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from toolkit.errors import DataError, printable
+from toolkit.xray.annotations.tables import read_text
 from toolkit.xray.folders import class_folder_names
 from toolkit.xray.labels import GRADES, KELLGREN_LAWRENCE, LabelMap, checked_label
 
@@ -94,11 +95,7 @@ def read_label_file(path: Path) -> LabelFile:
     Raises:
         DataError: it cannot be read, or says what cannot be meant; the message names the line.
     """
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"cannot read --labels {path}: {reason}") from None
+    text = read_text(path, "--labels")
     source = _Source(path, tuple(text.splitlines()))
     try:
         document = msgspec.convert(tomllib.loads(text), Document)

@@ -23,6 +23,20 @@ class Row:
     values: dict[str, str]
 
 
+def read_text(path: Path, option: str) -> str:
+    """Return the text of a file that an option of the command line named.
+
+    Raises:
+        DataError: it cannot be read, or is not UTF-8 text.
+    """
+    try:
+        # A spreadsheet's mark at the beginning is not part of the first column's name.
+        return path.read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"cannot read {option} {path}: {reason}") from None
+
+
 def read_rows(path: Path, option: str, needed: Sequence[str], more: Sequence[str]) -> list[Row]:
     """Return the rows of a table; empty lines and other columns are passed over.
 
@@ -39,12 +53,7 @@ def read_rows(path: Path, option: str, needed: Sequence[str], more: Sequence[str
         DataError: it cannot be read, lacks a column or has one twice, or a row has more values
             than there are names.
     """
-    try:
-        # A spreadsheet's mark at the beginning is not part of the first column's name.
-        text = path.read_bytes().decode("utf-8-sig")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"cannot read {option} {path}: {reason}") from None
+    text = read_text(path, option)
     first = next(iter(text.splitlines()), "")
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count))
     try:
