@@ -144,13 +144,14 @@ def drawn(rounds, path):
     for place, name in enumerate(names):
         shares = [100 * share(rounds, name, each) for each in CLIENTS]
         where = [index + (place - (len(names) - 1) / 2) * width for index in range(len(CLIENTS))]
-        colour = "#1b5e9b" if name == OURS else f"{0.5 + 0.13 * place:.2f}"
+        grey = 0.4 + 0.5 * place / len(names)
+        colour = {OURS: "#1b5e9b", f"{OURS}, int8": "#7fa8cf"}.get(name, f"{grey:.2f}")
         bars = axes.bar(where, shares, 0.92 * width, label=name, color=colour)
         axes.bar_label(bars, fmt="%.0f", fontsize=8)
     axes.axhline(100, color="black", linewidth=0.8)
     axes.set_xticks(range(len(CLIENTS)), [f"{each} clients" for each in CLIENTS])
     axes.set_ylabel("right answers a second,\n% of bare processes")
-    axes.set_ylim(0, 115)
+    axes.set_ylim(0, 135)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, ncols=len(names), loc="upper center", bbox_to_anchor=(0.5, 1.15))
     figure.savefig(path, metadata={"Date": None})
