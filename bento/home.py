@@ -16,11 +16,7 @@ from toolkit import bentoml_home
 
 
 def _prepare() -> None:
-    for name in bentoml_home.PATHS:
-        path = os.environ.get(name)
-        # BentoML puts variables in their place.
-        if path and not path.startswith("$"):
-            os.environ[name] = os.path.abspath(path)
+    bentoml_home.anchor_paths(os.getcwd())
     try:
         tempfile.gettempdir()
     except OSError:

@@ -105,9 +105,7 @@ def _application(whole: Asgi, interface: Interface) -> Asgi:
     return application
 
 
-_paths = {name: path for name in bentoml_home.PATHS if (path := os.environ.get(name))}
-for _name, _path in _paths.items():
-    os.environ[_name] = os.path.join(_callers_folder(), _path)
+bentoml_home.anchor_paths(_callers_folder())
 # An exception in the constructor would restart workers for ever; here it ends `bentoml serve`.
 try:
     _settings = settings()

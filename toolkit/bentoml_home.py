@@ -4,10 +4,18 @@ import os
 import tempfile
 from pathlib import Path
 
-PATHS = ("TOOLKIT_MODELS", "BENTOML_CONFIG", "BENTOML_HOME")
-"""The variables that hold a path, which is the caller's wherever BentoML goes."""
+_PATHS = ("TOOLKIT_MODELS", "BENTOML_CONFIG", "BENTOML_HOME")
 IN_MEMORY = "/dev/shm"  # noqa: S108
 _FOLDERS = ("bentos", "models", "envs", "tmp")
+
+
+def anchor_paths(folder: str) -> None:
+    """Make absolute what the environment names by a path: relative ones are from a folder."""
+    for name in _PATHS:
+        path = os.environ.get(name)
+        # BentoML puts variables in their place.
+        if path and not path.startswith("$"):
+            os.environ[name] = os.path.abspath(os.path.join(folder, path))
 
 
 def default() -> Path:
