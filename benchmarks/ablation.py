@@ -146,13 +146,13 @@ def printed(found, rows, epochs, runs, precision):
             np.concatenate([one[name] for one in each]) for name in ("truth", "said", "patients")
         )
         both = np.array([truth, said])
-        accuracy, kappa, severe = figures(*both)
-        cells = [f"{accuracy:.1f}", f"{kappa:.3f}", f"{severe:.1f}"]
+        here = figures(*both)
+        cells = [f"{here[0]:.1f}", f"{here[1]:.3f}", f"{here[2]:.1f}"]
         if base is None:
-            base = both
+            base, first = both, here
         else:
             least, most = differences(both, base, patients)
-            more = figures(*both) - figures(*base)
+            more = here - first
             for place, digits in ((0, 1), (1, 3)):
                 value, low, high = (f"{of[place]:+.{digits}f}" for of in (more, least, most))
                 cells.append(f"{value} ({low} to {high})")

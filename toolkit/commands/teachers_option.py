@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from toolkit.commands.data_option import DataChoice
 from toolkit.console import Console
 from toolkit.errors import numbered
+from toolkit.networks.base import may_mirror
 from toolkit.networks.loading import Definition
 from toolkit.progress import Progress
 from toolkit.train.dataset import Dataset
@@ -44,7 +45,7 @@ def targets_of(
         f"learning from {numbered(len(teachers), 'teacher')} instead of labels, also about "
         f"{numbered(len(unlabelled), 'X-ray')} of no class"
     )
-    mirror = getattr(definition.network, "mirror", False)
+    mirror = may_mirror(definition.network)
     count = len(dataset.parts["train"]) + len(unlabelled)
     with Progress("views", views_of(recipe.augmentation) * count) as progress:
         return make_targets(

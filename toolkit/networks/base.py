@@ -189,6 +189,11 @@ def shape_of(definition: Network) -> tuple[int, ...]:
     return xray_shape(definition.size, getattr(definition, "channels", 1))
 
 
+def may_mirror(definition: Network) -> bool:
+    """Return whether a mirrored X-ray is as good as another one."""
+    return bool(getattr(definition, "mirror", False))
+
+
 def initialise(network: nn.Module) -> None:
     """Draw weights that keep the activations' variance from layer to layer, and no biases.
 

@@ -29,8 +29,12 @@ _PERMUTATIONS = 10
 def predict(classifier: Classifier, pixels: Tensor) -> Tensor:
     """Return the logits, float32 (N, C) on the CPU, of X-rays, uint8 (N, size, size)."""
     classifier.eval()
-    batches = torch.split(pixels, _GPU_BATCH if pixels.is_cuda else _BATCH)
-    return torch.cat([classifier.logits(xray) for xray in batches]).cpu()
+    return torch.cat([classifier.logits(xray) for xray in batches(pixels)]).cpu()
+
+
+def batches(values: Tensor) -> tuple[Tensor, ...]:
+    """Return rows in as many at once as suit the device that they are on."""
+    return torch.split(values, _GPU_BATCH if values.is_cuda else _BATCH)
 
 
 def logits_of(classifier: Classifier, dataset: Dataset, part: str) -> NDArray[np.float32]:
@@ -185,9 +189,9 @@ def load_as_trained(
         dataset = load_part()
         note = f"{record.name} was imported, so its split is not known: {by_folder}"
         return replace(dataset, warnings=(note,))
-    if known.split == "published" and not has_parts:
-        raise not_its_own
     if known.split == "published":
+        if not has_parts:
+            raise not_its_own
         return replace(load_part(rule=said.rule(known.patient_pattern)), warnings=())
     dataset = load(known.split, seed, said.rule(known.patient_pattern))
     here = {name: dataset.part_sha256(name) for name in dataset.parts}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
-from toolkit.networks.base import Classifier, initialise
+from toolkit.networks.base import Classifier, initialise, may_mirror
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import STUDY, Definition
 from toolkit.resume import require_same
@@ -156,7 +156,7 @@ class Training:
         labels = self.dataset.labels
         if self.targets:
             return self.targets.lessons(self.pixels, labels)
-        mirror = getattr(self.definition.network, "mirror", False)
+        mirror = may_mirror(self.definition.network)
         return LabelledLessons(self.pixels, labels.to(self.device), self.recipe, mirror)
 
     def run(self, state_path: Path, on_epoch: Callable[[Epoch], None]) -> None:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from toolkit.model.records import DistillationRecord
-from toolkit.networks.base import Classifier
+from toolkit.networks.base import Classifier, device_of, may_mirror
 from toolkit.train.dataset import Dataset
 from toolkit.train.distillation.teachers import Teacher
+from toolkit.train.evaluation import batches
 from toolkit.train.steps.augmentation import augment, draw
 from toolkit.train.steps.lessons import TaughtLessons
 
@@ -19,7 +20,6 @@ VIEWS = 20
 """Of each X-ray, where the recipe augments."""
 # Either way, of the range that the augmentation draws from.
 _NUDGE = 0.35
-_BATCH = {"cpu": 64, "cuda": 1024}
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ def make_targets(
     draws = torch.stack([draw(count, generator).T * bool(strength) for _ in range(views)])
     probabilities = torch.zeros(views, count, classes)
     classifiers = [teacher.classifier for teacher in teachers]
-    mirror = mirror and all(getattr(each.definition, "mirror", False) for each in classifiers)
-    shown = pixels[places]
+    mirror = mirror and all(may_mirror(each.definition) for each in classifiers)
+    shown = pixels[places].to(device_of(classifiers[0]))
     for view in range(views):
         found = _mean_probabilities(classifiers, shown, draws[view][places], strength, mirror)
         probabilities[view, places] = found
@@ -137,11 +137,8 @@ def _mean_probabilities(
     mirror: bool,
 ) -> Tensor:
     """Return the mean over all teachers and variants of the views, float32 (N, C), on the CPU."""
-    device = next(classifiers[0].parameters()).device
-    size = _BATCH[device.type]
     rows = []
-    for xray, drawn in zip(torch.split(pixels, size), torch.split(draws, size), strict=True):
-        xray, drawn = xray.to(device), drawn.to(device)
+    for xray, drawn in zip(batches(pixels), batches(draws.to(pixels.device)), strict=True):
         variants = [augment(xray, strength, each.T, mirror) for each in _variants(drawn, mirror)]
         found = [
             classifier.logits(variant).double().softmax(dim=1)

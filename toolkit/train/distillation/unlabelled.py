@@ -14,8 +14,6 @@ from toolkit.xray.bulk import read_files
 from toolkit.xray.copies import picture_key
 from toolkit.xray.folders import class_of, scan
 
-TRAIN = "train"
-
 
 def read_unlabelled(
     folder: Path, dataset: Dataset, cache: Path | None = None, table: LabelTable | None = None
@@ -38,13 +36,13 @@ def read_unlabelled(
     ]
     count = len(dataset.files)
     owners = identify_patients([*dataset.files, *files], folder, dataset.rule).keys
-    kept = [i for part, places in dataset.parts.items() if part != TRAIN for i in places.tolist()]
+    kept = [i for part, places in dataset.parts.items() if part != "train" for i in places.tolist()]
     patients = {owners[place] for place in kept}
     pictures = {picture_key(dataset.pixels[place].numpy()) for place in kept}
     wanted = [
         file
         for file, owner in zip(files, owners[count:], strict=True)
-        if file.part in (None, TRAIN) and owner not in patients
+        if file.part in (None, "train") and owner not in patients
     ]
     shape = tuple(dataset.pixels.shape[1:])
     found = [
