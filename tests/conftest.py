@@ -354,15 +354,17 @@ def serving(started):
 def _await_status(url, status, process, log):
     """Wait until /readyz answers with a status; of any worker."""
     end = time.monotonic() + DEADLINE_S
+    last = ""
     while True:
         assert process.poll() is None, log.read_text()
-        assert time.monotonic() < end, log.read_text()
+        assert time.monotonic() < end, f"{last}; its log:\n{log.read_text()}"
         try:
             answer = httpx.get(f"{url}/readyz", timeout=2)
             if answer.status_code == status:
                 return
-        except httpx.HTTPError:
-            pass
+            last = f"{answer.status_code} {answer.text}"
+        except httpx.HTTPError as error:
+            last = repr(error)
         time.sleep(0.05)
 
 

@@ -9,8 +9,8 @@ they refuse at once, and so would nearly always have the fewest.
 
 import asyncio
 import socket
-from contextlib import suppress
 from select import select
+from ssl import SSLError
 from time import monotonic
 from typing import Any
 
@@ -116,6 +116,11 @@ class Acceptor:
 
     async def _connected(self, connection: socket.socket, protocol: Any) -> None:
         ssl = self._server.config.ssl
-        # A failed handshake is the client's affair.
-        with suppress(OSError):
+        try:
             await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=ssl)
+        except (SSLError, ConnectionError, TimeoutError):
+            # A failed handshake is the client's affair.
+            pass
+        except OSError as error:
+            message = "a connection could not be taken"
+            self._loop.call_exception_handler({"message": message, "exception": error})

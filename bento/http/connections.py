@@ -52,7 +52,16 @@ def protect(
     config.loaded_app = application
     config.ws_protocol_class = None
     config.http_protocol_class = _protocol(config.http_protocol_class)
-    return asyncio.get_running_loop().create_task(_watch(server, metrics, beat))
+    task = asyncio.get_running_loop().create_task(_watch(server, metrics, beat))
+    task.add_done_callback(_tell_end)
+    return task
+
+
+def _tell_end(task: "asyncio.Task[None]") -> None:
+    """Say why the watching ended early: the worker gives no sign of life then, and is replaced."""
+    if not task.cancelled() and (error := task.exception()):
+        message = "connections are no longer watched"
+        task.get_loop().call_exception_handler({"message": message, "exception": error})
 
 
 async def _watch(server: Any, metrics: Metrics, beat: Callable[[], None]) -> None:

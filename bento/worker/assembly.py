@@ -1,5 +1,6 @@
 """The parts of a worker, put together from the settings and the model's manifest."""
 
+import asyncio
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -123,6 +124,7 @@ class Worker:
     async def start(self) -> None:
         """Start the threads, and wait until the model is open or cannot be opened."""
         self.log.start()
+        asyncio.get_running_loop().set_exception_handler(self.log.unhandled)
         await self.model.start()
 
     def stop(self) -> None:

@@ -7,6 +7,8 @@ import json
 import os
 import sys
 import threading
+import traceback
+from asyncio import AbstractEventLoop
 from collections import deque
 from datetime import UTC, datetime
 from time import time
@@ -45,6 +47,15 @@ class Log:
         """Write one object; values are plain ones."""
         # Made text by the thread, many at once.
         self._lines.append({"time": time(), "level": level, "event": event} | values)
+
+    def unhandled(self, _: AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Write an error that nobody awaits; an event loop's exception handler.
+
+        BentoML turns off the logger that asyncio would tell.
+        """
+        error = context.get("exception")
+        values = {"traceback": "".join(traceback.format_exception(error))} if error else {}
+        self.line("error", "error", message=context["message"], **values)
 
     def _work(self) -> None:
         while not self._ended.wait(_PERIOD_S):

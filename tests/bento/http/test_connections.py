@@ -1,6 +1,8 @@
 """What one connection may do to a worker: the real service, and uvicorn in this process."""
 
 import asyncio
+import errno
+import io
 import json
 import os
 import re
@@ -18,6 +20,7 @@ from bento.http.exchange import Call
 from bento.http.reply import Reply
 from bento.http.upload import Memory
 from bento.worker.counters import Metrics, share
+from bento.worker.log import Log
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\n"
 PNG = {"content-type": "image/png"}
@@ -169,6 +172,32 @@ def test_connection_that_cannot_be_checked_keeps_none_from_being_taken(listener)
         assert isinstance(said[0]["exception"], AttributeError)
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+def test_connection_that_cannot_be_taken_is_told_of(listener, monkeypatch):
+    log = io.StringIO()
+    lines = Log(log)
+
+    async def run():
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop.set_exception_handler(lambda *error: (lines.unhandled(*error), told.set()))
+
+        async def refuse(*_, **__):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+
+        async with _uvicorn(listener, Metrics((), ()), []):
+            await _asked(listener)
+            with monkeypatch.context() as lacking, socket.create_connection(listener.getsockname()):
+                lacking.setattr(loop, "connect_accepted_socket", refuse)
+                await told.wait()
+            await _asked(listener)
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    lines.start()
+    lines.stop()
+    said = json.loads(log.getvalue())
+    assert said["message"] == "a connection could not be taken"
+    assert "FileExistsError" in said["traceback"]
 
 
 @pytest.mark.parametrize("is_read", [False, True])
