@@ -15,9 +15,10 @@ from attacker import ASK, assert_none_is_left, is_running, tcp_ports_of, unix_pa
 NOBODY = 65534
 
 
-@pytest.fixture
-def service(served, serving, tmp_path):
-    with serving(served, tmp_path, TOOLKIT_WORKERS="1") as found:
+@pytest.fixture(scope="module")
+def service(served, serving, tmp_path_factory):
+    """A service that the last of the tests that ask for it ends."""
+    with serving(served, tmp_path_factory.mktemp("home"), TOOLKIT_WORKERS="1") as found:
         yield found
 
 
@@ -38,19 +39,24 @@ def test_no_other_user_can_ask_the_arbiter_for_anything(service):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no /proc to look into")
-def test_arbiter_listens_on_the_services_port_and_in_a_folder_of_its_own(service):
-    process, url, _ = service
+def test_arbiter_listens_in_a_folder_of_its_own_and_ends_at_sigterm_with_exit_0_and_all_it_began(
+    service, processes_below
+):
+    process, url, log = service
+    tree = processes_below(process.pid)
     assert tcp_ports_of(process.pid) == {int(url.rpartition(":")[2])}
     paths = unix_paths_of(process.pid)
     (folder,) = {path.parent for path in paths}
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert folder.stat().st_uid == os.getuid()
     process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 0
+    assert process.wait(30) == 0, log.read_text()
+    assert_none_is_left(tree)
     assert not folder.exists()
+    assert "Traceback" not in log.read_text()
 
 
-@pytest.mark.parametrize("when", ["at work", "just begun"])
+@pytest.mark.parametrize("when", ["at work", pytest.param("just begun", marks=pytest.mark.full)])
 def test_workers_end_when_their_parent_is_killed(
     served, started, await_status, processes_below, tmp_path, when
 ):

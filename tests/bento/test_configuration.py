@@ -130,13 +130,21 @@ def test_relative_paths_are_the_callers_where_python_begins_the_service(served, 
 @pytest.mark.parametrize(
     ("http", "said"),
     [
-        ({}, "error: cannot listen on 127.0.0.1 port {port}: Address already in use"),
+        pytest.param(
+            {},
+            "error: cannot listen on 127.0.0.1 port {port}: Address already in use",
+            marks=pytest.mark.full,
+        ),
         pytest.param(
             {"port": 99_999},
             "error: cannot listen on 127.0.0.1 port 99999: ",
             marks=pytest.mark.full,
         ),
-        ({"cors": {"enabled": True}}, "error: http.cors is enabled in BentoML's configuration and"),
+        pytest.param(
+            {"cors": {"enabled": True}},
+            "error: http.cors is enabled in BentoML's configuration and",
+            marks=pytest.mark.full,
+        ),
         ({"cors": {"enabled": True, "access_control_allow_origins": []}}, "error: http.cors is"),
         ({"cors": 5}, "error: BentoML's configuration: Invalid configuration file was given: "),
     ],
@@ -177,6 +185,7 @@ def test_refusals_can_be_read_by_the_site_too_and_all_else_is_as_ever(service, p
     assert httpx.options(f"{service}/predict").status_code in (401, 405)
 
 
+@pytest.mark.full
 @pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 def test_script_of_the_site_that_is_named_is_answered_in_a_browser_and_of_no_other(
     service, page, encoded, xrays

@@ -102,23 +102,6 @@ def test_slow_bodies_keep_nobody_waiting_and_connections_are_spread_evenly(
         assert b"connection: close" in answer and b"x-request-id: " in answer
 
 
-def test_head_that_never_ends_and_no_http_at_all_are_refused_with_a_problem(
-    served, serving, tmp_path
-):
-    with serving(served, tmp_path, TOOLKIT_WORKERS="1") as (_, url, _):
-        for content, status in (
-            (b"GET / HTTP/1.1\r\nX: ", b"431"),
-            (b"\x16\x03\x01 no\r\n", b"400"),
-        ):
-            with socket.create_connection(_address(url), timeout=60) as connection:
-                connection.sendall(content)
-                if status == b"431":
-                    connection.sendall(bytes(b"y" * 70_000))
-                answer = connection.recv(10_000)
-            assert answer.startswith(b"HTTP/1.1 " + status + b" "), answer[:100]
-            assert b"application/problem+json" in answer and b"x-request-id: " in answer
-
-
 @pytest.mark.full
 def test_killed_worker_is_back_within_10_seconds_and_the_others_go_on(
     served, serving, processes_below, encoded, xrays, tmp_path
@@ -218,6 +201,7 @@ def test_every_worker_counts_into_the_same_metrics_and_writes_json_lines(
     assert all(40 <= workers.count(each) <= 120 for each in set(workers)) and len(set(workers)) == 2
 
 
+@pytest.mark.full
 def test_connections_are_spread_evenly_though_a_worker_is_late(
     served, serving, processes_below, tmp_path
 ):

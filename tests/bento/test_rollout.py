@@ -57,14 +57,8 @@ def await_that(condition, log):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        never_unsure,
-        pytest.param(gone, marks=pytest.mark.full),
-        pytest.param(half_replaced, marks=pytest.mark.full),
-    ],
-)
+@pytest.mark.full
+@pytest.mark.parametrize("change", [never_unsure, gone, half_replaced])
 def test_worker_that_finds_other_files_does_not_answer_and_readyz_shows_it(
     service, copied, processes_below, encoded, xrays, change
 ):

@@ -5,7 +5,6 @@ import select
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import httpx
@@ -169,20 +168,6 @@ def test_on_a_cpu_no_process_is_in_between(service, processes_below):
     assert not any("bento.owner" in command for command in commands)
 
 
-def test_sigterm_ends_it_with_exit_0_and_leaves_no_process(
-    served, serving, processes_below, tmp_path
-):
-    with serving(served, tmp_path, TOOLKIT_WORKERS="1") as (process, _, log):
-        tree = processes_below(process.pid)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0, log.read_text()
-        end = time.monotonic() + 10
-        while any(Path(f"/proc/{each}").exists() for each in tree) and time.monotonic() < end:
-            time.sleep(0.05)
-        assert not [each for each in tree if Path(f"/proc/{each}").exists()]
-        assert "Traceback" not in log.read_text()
-
-
 @pytest.fixture
 def refused(started, tmp_path):
     """Return a function: the one line on stderr of a service that must not start."""
@@ -208,11 +193,10 @@ def refused(started, tmp_path):
 @pytest.mark.parametrize(
     "fault",
     [
-        "no manifest",
         "one byte",
         *(
             pytest.param(each, marks=pytest.mark.full)
-            for each in ("newer schema", "no verdict", "failed verdict")
+            for each in ("no manifest", "newer schema", "no verdict", "failed verdict")
         ),
     ],
     indirect=True,
@@ -238,10 +222,13 @@ def test_service_refuses_a_port_in_use(served, refused):
     assert f"cannot listen on 127.0.0.1 port {port}: Address already in use" in line
 
 
+@pytest.mark.full
 def test_service_refuses_a_port_that_is_none(served, refused):
     assert "cannot listen on 127.0.0.1 port 99999" in refused(served, 99999)
 
 
+# test_session.py asks for it in one process.
+@pytest.mark.full
 @pytest.mark.skipif(
     Path("/proc/driver/nvidia/version").exists(), reason="this machine may have CUDA"
 )

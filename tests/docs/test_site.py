@@ -72,6 +72,7 @@ def command_names(command, path="toolkit"):
         yield from command_names(each, f"{path} {name}")
 
 
+@pytest.mark.full
 def test_nothing_is_fetched_from_elsewhere(site, pages):
     fetched = {each for page in pages.values() for each in page.fetched}
     assert len(pages) > 15 and fetched
@@ -80,6 +81,7 @@ def test_nothing_is_fetched_from_elsewhere(site, pages):
         assert not re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", sheet.read_text())
 
 
+@pytest.mark.full
 def test_every_command_is_in_the_reference_with_every_option(site, pages):
     names = set(command_names(get_command(app)))
     assert {"toolkit train", "toolkit tune report", "toolkit data generate"} <= names
@@ -95,6 +97,7 @@ def test_every_command_is_in_the_reference_with_every_option(site, pages):
     assert f"One of {', '.join(f'<code>{each}</code>' for each in names)}." in text
 
 
+@pytest.mark.full
 def test_every_error_is_in_the_reference(pages):
     names = {
         name
@@ -106,6 +109,7 @@ def test_every_error_is_in_the_reference(pages):
     assert {f"toolkit.errors.{name}" for name in names} <= anchors
 
 
+@pytest.mark.full
 def test_every_route_is_in_the_reference(site):
     from bento.http.openapi import document
     from toolkit.model.answer import Meaning
@@ -130,6 +134,7 @@ def test_every_variable_that_the_code_reads_is_in_the_reference():
     assert read <= set(re.findall(r"`(TOOLKIT_[A-Z]+)`", page))
 
 
+@pytest.mark.full
 def test_every_public_name_is_in_the_reference(pages):
     anchors = pages["reference/client.html"].anchors
     assert {f"toolkit.{name}" for name in toolkit.__all__ if name != "__version__"} <= anchors

@@ -51,13 +51,25 @@ def training(xrays, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def export(training):
-    """The files of a model with an operating point, and what its export said."""
+def trained(training):
+    """The files of a model with an operating point."""
     told = run("train", *training, "--operating-point", "sensitivity=0.9")
     files = ModelFiles(training[training.index("--models") + 1], "two")
     kept = json.loads(files.manifest.read_bytes())["operating_point"]
     assert told["operating_point"] == kept and kept["sensitivity"] >= 0.9
-    return files, *ok("export", "onnx", "two", "--models", files.folder)
+    return files
+
+
+@pytest.fixture(scope="module")
+def record(trained):
+    return manifest.load(trained.manifest)
+
+
+@pytest.fixture(scope="module")
+def export(trained, tmp_path_factory):
+    """That model with its ONNX files, in a folder of its own, and what its export said."""
+    folder = shutil.copytree(trained.folder, tmp_path_factory.mktemp("exported") / "models")
+    return ModelFiles(folder, "two"), *ok("export", "onnx", "two", "--models", folder)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +78,7 @@ def exported(export):
     return export[0]
 
 
+@pytest.mark.full
 def test_export_says_what_it_wrote_and_how_equal_it_is(export):
     files, content, err = export
     assert content["passed"] is True and "exporting two" in err
@@ -78,11 +91,6 @@ def test_export_says_what_it_wrote_and_how_equal_it_is(export):
 
 
 @pytest.fixture(scope="module")
-def record(exported):
-    return manifest.load(exported.manifest)
-
-
-@pytest.fixture(scope="module")
 def expected(exported, record, xrays):
     """{file of val: the decision by PyTorch's calibrated probabilities}."""
     paths = sorted((xrays / "val").rglob("*.png"))
@@ -92,6 +100,7 @@ def expected(exported, record, xrays):
     return {path: CLASSES[each] for path, each in zip(paths, worn.astype(int), strict=True)}
 
 
+@pytest.mark.full
 def test_the_served_decision_is_that_of_pytorchs_probabilities_and_reaches_what_is_said(
     exported, record, expected, tmp_path, serving
 ):
@@ -115,6 +124,7 @@ def test_the_served_decision_is_that_of_pytorchs_probabilities_and_reaches_what_
     assert "operating_point" in schemas["Info"]["required"] and "OperatingPoint" in schemas
 
 
+@pytest.mark.full
 def test_rows_of_many_files_have_the_decision(exported, xrays, expected, tmp_path):
     import pyarrow.csv
 
@@ -131,11 +141,19 @@ def test_rows_of_many_files_have_the_decision(exported, xrays, expected, tmp_pat
     }
 
 
-@pytest.mark.parametrize("kind", ["checkpoint", "pipeline"])
-def test_evaluation_on_val_finds_what_the_operating_point_was_chosen_by(
-    exported, record, xrays, kind
-):
-    told = run("evaluate", exported.path(kind), "--data", xrays, "--part", "val")
+STATES = ["trained", pytest.param("exported", marks=pytest.mark.full)]
+
+
+@pytest.fixture(params=STATES)
+def files(request):
+    """The model's files as training left them, and with what was exported."""
+    return request.getfixturevalue(request.param)
+
+
+def test_evaluation_on_val_finds_what_the_operating_point_was_chosen_by(files, record, xrays):
+    exported = files.path("pipeline")
+    model = exported if exported.exists() else files.checkpoint
+    told = run("evaluate", model, "--data", xrays, "--part", "val")
     point, found = record.operating_point, told["operating_point"]
     assert found["positive"] == "worn" and told["positive_class"] == 1
     for name in ("sensitivity", "specificity"):
@@ -155,6 +173,7 @@ def test_the_card_says_where_it_lies_and_what_it_reached(record):
     assert "| sensitivity for worn |" in card and "| AUROC | 95 % interval |" in card
 
 
+@pytest.mark.full
 def test_one_flipped_bit_in_the_operating_point_is_refused(exported, unseen_flips, tmp_path):
     copied = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "two")
     kept = copied.manifest.read_bytes()
@@ -163,6 +182,7 @@ def test_one_flipped_bit_in_the_operating_point_is_refused(exported, unseen_flip
     assert unseen_flips(copied, start, end) < end - start
 
 
+@pytest.mark.full
 def test_a_manifest_without_a_verdict_over_it_is_given_no_operating_point(exported, tmp_path):
     copied = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "two")
     content = json.loads(copied.manifest.read_bytes())
@@ -174,9 +194,9 @@ def test_a_manifest_without_a_verdict_over_it_is_given_no_operating_point(export
 
 
 def test_another_point_is_chosen_without_training_and_served_once_it_is_exported(
-    exported, record, xrays, tmp_path
+    files, record, xrays, tmp_path
 ):
-    files = ModelFiles(shutil.copytree(exported.folder, tmp_path / "models"), "two")
+    files = ModelFiles(shutil.copytree(files.folder, tmp_path / "models"), "two")
     words = ("--data", xrays, "--models", files.folder)
     told = run("operating-point", "two", "specificity=0.8", *words, "--positive", "sound")
     after = manifest.load(files.manifest)

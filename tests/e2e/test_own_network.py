@@ -86,6 +86,7 @@ def test_the_manifest_says_whose_network_it_is_and_what_each_input_is_worth(trai
     assert trained.path("definition").read_bytes() == DEFINITION.read_bytes()
 
 
+@pytest.mark.full
 def test_the_service_answers_as_pytorch_does_without_torch_and_the_definition(
     exported, pictures, tmp_path, serving
 ):
@@ -159,6 +160,7 @@ def test_pytorchs_own_formats_are_equal_too(trained, format_name):
     assert run("export", format_name, "own", "--models", trained.folder)["passed"]
 
 
+@pytest.mark.full
 def test_evaluation_and_many_files_go_by_the_models_own_classes_and_size(
     exported, pictures, table, tmp_path
 ):
@@ -178,6 +180,7 @@ def test_evaluation_and_many_files_go_by_the_models_own_classes_and_size(
     assert "expected_grade" not in pyarrow.parquet.read_schema(out).names
 
 
+@pytest.mark.full
 def test_an_explanation_is_drawn_of_the_picture_and_its_view(exported, pictures, tmp_path):
     path, out = pictures / "test/cool/test0.png", tmp_path / "heat.png"
     told = run("explain", "own", path, "--out", out, "--models", exported.folder)

@@ -685,7 +685,7 @@ def test_full_disk_is_one_line_and_leaves_no_half_file(models, full_disk, xrays,
         assert "cannot write" in refused(*export)
     assert {path.name: path.read_bytes() for path in models.iterdir()} == before
     with full_disk(1_000):
-        message = refused("data", "generate", tmp_path / "drawn")
+        message = refused("data", "generate", tmp_path / "drawn", "--count", 9)
     assert "cannot write" in message and "free some space" in message
 
 

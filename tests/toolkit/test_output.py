@@ -41,7 +41,7 @@ def shell(tmp_path):
         ("--help", 0, "Usage: toolkit", ""),
         pytest.param("data generate drawn --count 9", 0, "9 X-rays in drawn", "", marks=FULL),
         pytest.param("data generate drawn --count 9 --json", 0, '"count": 9', "", marks=FULL),
-        ("nonsense", 2, "", "error: No such command"),
+        pytest.param("nonsense", 2, "", "error: No such command", marks=FULL),
         ("nonsense --json", 2, '{"error": "No such command', "error: No such command"),
         ("tune --timeout soon", 2, "", "error: --timeout 'soon'"),
     ],

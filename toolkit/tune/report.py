@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.importance import get_param_importances
 from optuna.study import Study
 from optuna.trial import FixedTrial, FrozenTrial, TrialState, create_trial
 
@@ -90,6 +89,9 @@ def parameters_of(trials: Sequence[FrozenTrial]) -> list[str]:
 def _importances(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     if len({_value(trial) for trial in trials}) < 2:
         return {}
+    # It brings scikit-learn along, which takes seconds and nothing else here needs.
+    from optuna.importance import get_param_importances
+
     return get_param_importances(study_of(trials))
 
 

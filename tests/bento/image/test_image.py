@@ -108,6 +108,7 @@ def test_the_health_check_says_yes_only_to_a_service_that_is_ready(monkeypatch, 
     assert health.main() == 1
 
 
+@pytest.mark.full
 def test_the_health_check_asks_the_port_that_bentoml_port_gives_the_service(
     monkeypatch, free_port, tmp_path
 ):

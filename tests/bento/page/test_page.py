@@ -49,36 +49,57 @@ def browser():
         browser.close()
 
 
+def _opened(browser, **settings):
+    """A tab with storage of its own, which lists what it complains of."""
+    page = browser.new_context(**settings).new_page()
+    page.set_default_timeout(60_000)
+    page.complaints = []
+    page.on("pageerror", lambda error: page.complaints.append(error.message))
+    page.on("console", lambda said: page.complaints.append(said.text))
+    return page
+
+
+def _shoot(page, request):
+    """Keep what is shown as a screenshot in the folder TOOLKIT_ARTIFACTS, if it is set."""
+    if SHOTS:
+        name = request.node.name.removeprefix("test_")
+        page.screenshot(path=Path(SHOTS, f"{name}.png"), full_page=True)
+
+
 @pytest.fixture
 def tab(browser, request):
-    """Return a function that opens a tab with storage of its own, and lists what it complains of.
-
-    What it shows at the end is kept as a screenshot in the folder TOOLKIT_ARTIFACTS, if it is set.
-    """
+    """Return a function that opens a tab with storage of its own."""
     tabs = []
 
     def new(url, script="", **settings):
-        page = browser.new_context(**settings).new_page()
+        page = _opened(browser, **settings)
         tabs.append(page)
-        page.set_default_timeout(60_000)
-        page.complaints = []
-        page.on("pageerror", lambda error: page.complaints.append(error.message))
-        page.on("console", lambda said: page.complaints.append(said.text))
         page.add_init_script(script)
         page.goto(url)
         return page
 
     yield new
     for page in tabs:
-        if SHOTS:
-            name = request.node.name.removeprefix("test_")
-            page.screenshot(path=Path(SHOTS, f"{name}.png"), full_page=True)
+        _shoot(page, request)
         page.context.close()
 
 
+@pytest.fixture(scope="module")
+def kept_tab(browser):
+    """One tab for the tests that ask for nothing of their own."""
+    page = _opened(browser)
+    yield page
+    page.context.close()
+
+
 @pytest.fixture
-def page(tab, shipped_service):
-    return tab(f"{shipped_service}/app")
+def page(kept_tab, shipped_service, request):
+    """The page, loaded anew."""
+    kept_tab.goto(f"{shipped_service}/app")
+    kept_tab.complaints.clear()
+    yield kept_tab
+    _shoot(kept_tab, request)
+    kept_tab.unroute_all()
 
 
 @pytest.fixture
@@ -293,7 +314,9 @@ def test_a_picture_is_kept_no_longer_than_it_takes_to_show_it(tab, shipped_servi
     assert page.evaluate("open_.size") == 0
 
 
-def test_the_keyboard_alone_is_enough(page, knees, explained):
+def test_the_keyboard_alone_is_enough(tab, shipped_service, knees, explained):
+    page = tab(f"{shipped_service}/app")
+
     def tab_to(name):
         for _ in range(12):
             page.keyboard.press("Tab")
@@ -416,9 +439,8 @@ def test_a_decision_and_its_rule_are_shown_and_kept_unless_the_answer_means_noth
     ids=["named", "not counted"],
 )
 def test_the_scale_is_that_of_the_models_own_grades(
-    tab, shipped_service, knees, found, said, ticks, place
+    page, shipped_service, knees, found, said, ticks, place
 ):
-    page = tab("about:blank")
     info = httpx.get(f"{shipped_service}/info").json() | {"classes": ["low", "high"]} | found
     page.route("**/info", lambda route: route.fulfill(json=info))
     answer = {"class": 0, "label": "low", "probabilities": [0.75, 0.25], "expected_grade": 2}
@@ -432,8 +454,7 @@ def test_the_scale_is_that_of_the_models_own_grades(
     assert page.title() == "Classify an X-ray" and "knee" not in page.inner_text("header")
 
 
-def test_classes_that_are_no_grades_have_no_scale(tab, shipped_service, knees):
-    page = tab("about:blank")
+def test_classes_that_are_no_grades_have_no_scale(page, shipped_service, knees):
     info = httpx.get(f"{shipped_service}/info").json()
     info |= {"classes": ["cat", "dog"], "grades": [], "scale": ""}
     page.route("**/info", lambda route: route.fulfill(json=info))

@@ -127,11 +127,19 @@ def test_probabilities_are_tempered_and_logits_are_not(small):
     np.testing.assert_allclose(probabilities, expected, atol=1e-6)
 
 
+def test_what_is_exported_is_in_evaluation_mode_whatever_it_was_made_of(small):
+    network = Pipeline(small.pipeline)
+    try:
+        assert not any(module.training for module in Pipeline(network.train().fast()).modules())
+    finally:
+        network.eval()
+
+
+@pytest.mark.full
 def test_live_dropout_is_never_exported(small, tmp_path):
     """Also of a module in training mode."""
     network = Pipeline(small.pipeline)
     try:
-        assert not any(module.training for module in Pipeline(network.train().fast()).modules())
         export_onnx("network", network.train(), small.record, tmp_path / "training.onnx")
     finally:
         network.eval()

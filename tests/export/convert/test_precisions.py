@@ -130,6 +130,7 @@ def bytewise(small, graded, tmp_path_factory):
     return path
 
 
+@pytest.mark.full
 def test_int8_computes_the_inner_convolutions_in_integers(small, graded, bytewise):
     model = onnx.load(bytewise)
     assert ("precision", "int8") in [(entry.key, entry.value) for entry in model.metadata_props]
@@ -148,6 +149,7 @@ def test_int8_computes_the_inner_convolutions_in_integers(small, graded, bytewis
     assert abs((found["novelty"] - expected["novelty"]).mean()) < 0.005
 
 
+@pytest.mark.full
 def test_no_sum_of_two_products_leaves_16_bits(bytewise, graded):
     """Where there is no VNNI, processors add them up in 16 bits, and would cut them off."""
     model = onnx.load(bytewise)

@@ -3,7 +3,6 @@ import math
 
 import numpy as np
 import pytest
-import sklearn.metrics as oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +23,7 @@ def xrays(n, seed=0, classes=CLASSES, right=0.6):
 
 @given(pairs)
 @settings(max_examples=60, deadline=None)
-def test_figures_match_scikit_learn_wherever_they_are_defined(cases):
+def test_figures_match_scikit_learn_wherever_they_are_defined(oracle, cases):
     true, predicted = map(list, zip(*cases, strict=True))
     result = evaluate(true, predicted, CLASSES, resamples=5)
     every = list(range(CLASSES))
@@ -56,7 +55,7 @@ def test_figures_match_scikit_learn_wherever_they_are_defined(cases):
         assert result.quadratic_weighted_kappa == pytest.approx(expected)
 
 
-def test_balanced_accuracy_is_scikit_learns_on_a_full_set():
+def test_balanced_accuracy_is_scikit_learns_on_a_full_set(oracle):
     true, predicted = xrays(500)
     result = evaluate(true, predicted, CLASSES)
     assert result.balanced_accuracy == pytest.approx(
@@ -84,7 +83,7 @@ def test_an_absent_class_is_null_and_left_out_of_the_balanced_accuracy():
 
 
 @pytest.mark.parametrize("positive", [0, 1])
-def test_of_two_classes_sensitivity_is_the_recall_of_the_one_that_is_sought(positive):
+def test_of_two_classes_sensitivity_is_the_recall_of_the_one_that_is_sought(oracle, positive):
     true, predicted = xrays(80, classes=2)
     found = evaluate(true, predicted, 2, positive_class=positive)
     assert found.sensitivity == oracle.recall_score(true, predicted, pos_label=positive)
@@ -107,7 +106,7 @@ def test_one_class_of_one_can_be_evaluated():
     assert evaluate([0, 0], [0, 0], 1).accuracy == 1.0
 
 
-def test_intervals_match_a_bootstrap_that_draws_xrays_one_by_one():
+def test_intervals_match_a_bootstrap_that_draws_xrays_one_by_one(oracle):
     true, predicted = xrays(250, seed=3)
     random = np.random.default_rng(1)
     drawn = {"accuracy": [], "balanced_accuracy": [], "quadratic_weighted_kappa": []}

@@ -12,12 +12,22 @@ from PIL import Image
 
 from toolkit.errors import DataError, UsageError
 from toolkit.tune import report
-from toolkit.tune.figures import draw
 from toolkit.tune.ledger import FAILURE, open_ledger
 from toolkit.tune.space import SPACE
 from toolkit.tune.storage import open_storage
 
 PICTURES = {"history", "slices", "parallel_coordinates", "scatterplot_matrix", "importances"}
+
+
+RESAMPLES = 40
+
+
+@pytest.fixture
+def draw():
+    """The function that draws pictures; what it draws with takes a second to import."""
+    from toolkit.tune.figures import draw
+
+    return draw
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +68,7 @@ def test_a_table_holds_what_the_log_says(logged, shared):
     assert [each["trial"] for each in summary["best"][:2]] == [40, 32]
     assert len(summary["best"]) == 10
     assert sum(summary["importances"].values()) == pytest.approx(1)
-    lines = report.text(logged, report.importance_intervals(logged)).splitlines()
+    lines = report.text(logged, report.importance_intervals(logged, RESAMPLES)).splitlines()
     assert lines[1].split()[:2] == ["40", "0.4857"]
     assert re.match(r"importance .*: reg_lambda \d+% \(\d+% to \d+%\), ", lines[-1])
 
@@ -86,18 +96,19 @@ def test_of_scores_that_nothing_decides_every_importance_is_uncertain():
 
 def test_the_interval_of_the_parameter_that_decides_lies_above_all_others():
     study = scored(lambda parameters, _: parameters["dropout_main"])
-    intervals = report.importance_intervals(study)
+    intervals = report.importance_intervals(study, RESAMPLES)
     lowest = intervals.pop("dropout_main")[0]
     assert all(lowest > high for _, high in intervals.values())
     assert report.importances(study)["dropout_main"] > lowest
 
 
 def test_intervals_are_the_same_each_time(logged):
-    assert report.importance_intervals(logged, 20) == report.importance_intervals(logged, 20)
-    assert report.importance_intervals(logged, 20) != report.importance_intervals(logged, 20, 1)
+    first = report.importance_intervals(logged, 5)
+    assert report.importance_intervals(logged, 5) == first
+    assert report.importance_intervals(logged, 5, 1) != first
 
 
-def test_every_picture_of_the_study_is_drawn(logged, tmp_path):
+def test_every_picture_of_the_study_is_drawn(draw, logged, tmp_path):
     paths = draw(logged, tmp_path / "figures")
     assert {path.stem for path in paths} == PICTURES
     for path in paths:
@@ -108,7 +119,7 @@ def test_every_picture_of_the_study_is_drawn(logged, tmp_path):
 
 
 @pytest.mark.full
-def test_the_parallel_coordinates_show_the_best_half(logged, tmp_path, monkeypatch):
+def test_the_parallel_coordinates_show_the_best_half(draw, logged, tmp_path, monkeypatch):
     from optuna.visualization import matplotlib as pictures
 
     shown = []
@@ -121,16 +132,27 @@ def test_the_parallel_coordinates_show_the_best_half(logged, tmp_path, monkeypat
     assert sorted((each.value for each in shown[0].trials), reverse=True) == scores[:25]
 
 
-@pytest.mark.parametrize("scores", [[0.3], [0.3, 0.3, 0.3], [0.3, -math.inf]])
-def test_what_cannot_be_told_is_left_out(scores, tmp_path):
+NO_IMPORTANCE = [[0.3], [0.3, 0.3, 0.3], [0.3, -math.inf]]
+
+
+@pytest.mark.parametrize("scores", NO_IMPORTANCE)
+def test_what_cannot_be_told_is_left_out(scores):
     study = report.study_of([trial(score) for score in scores])
     assert report.importances(study) == report.importance_intervals(study) == {}
-    assert {path.stem for path in draw(study, tmp_path)} == PICTURES - {"importances"}
     assert "importance" not in report.text(study, report.importance_intervals(study))
     assert report.summary(study)["finished"] == len(scores)
 
 
-def test_no_finished_trial_draws_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "scores",
+    [pytest.param(each, marks=[pytest.mark.full] * (len(each) > 1)) for each in NO_IMPORTANCE],
+)
+def test_what_cannot_be_told_is_not_drawn(draw, scores, tmp_path):
+    study = report.study_of([trial(score) for score in scores])
+    assert {path.stem for path in draw(study, tmp_path)} == PICTURES - {"importances"}
+
+
+def test_no_finished_trial_draws_nothing(draw, tmp_path):
     assert draw(report.study_of([]), tmp_path) == []
     assert list(tmp_path.iterdir()) == []
 

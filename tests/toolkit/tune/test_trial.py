@@ -91,26 +91,27 @@ def test_a_trial_stops_when_it_overfits(ledger, tmp_path, tiny, monkeypatch):
     assert overfits([0.5, 0.6, 0.7, 0.6, 0.7, 0.8], [0.5] * 6)
 
 
-@pytest.mark.parametrize(
-    ("error", "reason"),
-    [
-        (TrainingError("the loss is nan"), "diverged"),
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out of memory"),
-        (MemoryError(), "out of memory"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
-    ],
-)
-def test_a_failed_trial_is_recorded_and_the_study_goes_on(
-    ledger, tmp_path, tiny, monkeypatch, error, reason
-):
-    def advance(_self):
-        raise error
+FAILURES = [
+    (TrainingError("the loss is nan"), "diverged"),
+    (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+    (MemoryError(), "out of memory"),
+    (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+]
 
-    with monkeypatch.context() as planted:
-        planted.setattr(Training, "advance", advance)
-        trial = run(ledger, tmp_path, tiny)
-    assert trial.state == TrialState.FAIL
-    assert trial.user_attrs[FAILURE] == reason
+
+def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path, tiny, monkeypatch):
+    storage = open_storage(str(tmp_path / "study.journal"), make=True)
+    ledger = open_ledger(storage, "s", {}, len(FAILURES) + 1, 0)
+    for error, reason in FAILURES:
+
+        def advance(_self, error=error):
+            raise error
+
+        with monkeypatch.context() as planted:
+            planted.setattr(Training, "advance", advance)
+            trial = run(ledger, tmp_path, tiny)
+        assert trial.state == TrialState.FAIL
+        assert trial.user_attrs[FAILURE] == reason
     assert run(ledger, tmp_path, tiny).state == TrialState.COMPLETE
 
 

@@ -171,14 +171,39 @@ def test_two_commands_on_one_journal_share_the_trials(xrays, tmp_path):
     assert len({trial.user_attrs["worker"] for trial in counted_trials(trials)}) == 2
 
 
-def test_no_trial_begins_once_the_time_is_over(xrays, tmp_path):
+@pytest.fixture(scope="module")
+def begun(xrays, tmp_path_factory):
+    """A folder with the study `default`, which had no time for a trial, and what it said."""
+    folder = tmp_path_factory.mktemp("begun")
     words = ("--trials", 50, "--max-epochs", 1, "--timeout", "0s")
-    said = here("tune", "--data", xrays, *words, cwd=tmp_path)
+    return folder, here("tune", "--data", xrays, *words, cwd=folder)
+
+
+def test_no_trial_begins_once_the_time_is_over(begun):
+    folder, said = begun
     assert said.code == 0, said.err
     assert "the time is over: the same command goes on" in said.err
-    assert trials_of(tmp_path) == []
+    assert trials_of(folder) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("tune --trials 50 --max-epochs 2", "epochs was 1, now 2"),
+        ("tune report --study nope", "there are default"),
+        ("tune report --csv nope.csv", "cannot be read"),
+        ("tune report --csv a.csv --study s", "neither"),
+        ("tune report --storage nope", "no studies at"),
+        ("train --from-study nope", "there are default"),
+        ("train --from-study default --top 3", "not 3"),
+    ],
+)
+def test_what_the_studies_there_do_not_give_is_refused(begun, xrays, words, message):
+    data = () if "report" in words else ("--data", xrays)
+    assert message in refused(*words.split(), *data, cwd=begun[0])
+
+
+@pytest.mark.full
 def test_a_study_is_trained_from_and_reported_and_not_gone_on_with_differently(xrays, tmp_path):
     study = ("tune", "--data", xrays, "--trials", 2, "--max-epochs")
     done, _ = ok(*study, 1, cwd=tmp_path)
@@ -198,16 +223,8 @@ def test_a_study_is_trained_from_and_reported_and_not_gone_on_with_differently(x
     content, err = ok("tune", "report", *place, cwd=tmp_path)
     assert content == done | {"figures": []}
     assert "there are no pictures: cannot write to file" in err
-    for words, message in (
-        (("tune", "report", "--study", "nope"), "there are default"),
-        (("tune", "report", "--csv", "nope.csv"), "cannot be read"),
-        (("tune", "report", "--csv", "a.csv", "--study", "s"), "neither"),
-        (("tune", "report", "--storage", "nope"), "no studies at"),
-        (("train", "--data", xrays, "--from-study", "nope"), "there are default"),
-        ((*trained, "--top", 3), "not 3"),
-        ((*trained, "--preset", "study"), "leave out --preset"),
-    ):
-        assert message in refused(*words, cwd=tmp_path)
+    assert "not 3" in refused(*trained, "--top", 3, cwd=tmp_path)
+    assert "leave out --preset" in refused(*trained, "--preset", "study", cwd=tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from sklearn.feature_selection import f_classif
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from toolkit.errors import UsageError
 from toolkit.xray.synthetic import GeneratedXray, generate
 
 ALL_GRADES = (0, 1, 2, 3, 4)
+COUNT = 400
+HALF = COUNT // 2
 
 
 @pytest.fixture(scope="module")
 def many() -> list[GeneratedXray]:
-    return generate(800, seed=5)
+    return generate(COUNT, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +80,7 @@ def test_xrays_are_grey_bytes_with_range_and_no_two_alike(many):
 def test_every_patient_has_both_knees(many):
     names = [xray.name for xray in many]
     assert all(re.fullmatch(r"9\d{6}[LR]", name) for name in names)
-    assert len(set(names)) == 800
+    assert len(set(names)) == COUNT
     for left, right in zip(names[::2], names[1::2], strict=True):
         assert (left[-1], right[-1]) == ("L", "R")
         assert left[:7] == right[:7]
@@ -102,7 +100,7 @@ def test_outer_side_of_a_right_knee_is_on_the_left():
     assert left[low, -45:-25].mean() > left[low, 25:45].mean() + 5
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 102, 103])
+@pytest.mark.parametrize("count", [1, 2, 7, 22, 23])
 @pytest.mark.parametrize("grades", [(0, 2, 3, 4), ALL_GRADES, (4,)])
 def test_classes_occur_equally_often(count, grades):
     counts = Counter(xray.grade for xray in generate(count, seed=11, grades=grades))
@@ -114,8 +112,8 @@ def test_grade_does_not_follow_from_order_side_or_the_other_knee(many):
     grades = np.array([xray.grade for xray in many])
     left, right = grades[::2], grades[1::2]
     assert 0.17 < np.mean(left == right) < 0.33
-    for part in (left, grades[:400]):
-        assert all(abs(np.sum(part == grade) - 100) < 30 for grade in (0, 2, 3, 4))
+    for part in (left, grades[:HALF]):
+        assert all(abs(np.sum(part == grade) - HALF / 4) < 20 for grade in (0, 2, 3, 4))
 
 
 def test_joint_space_narrows_with_the_grade(all_grades):
@@ -132,6 +130,8 @@ def test_osteophytes_grow_with_the_grade(all_grades):
 
 def test_brightness_contrast_and_noise_are_independent_of_the_grade(many):
     """Away from the joint, where no sign of the grade is drawn."""
+    from sklearn.feature_selection import f_classif
+
     pixels, grades = stacked(many)
     away = pixels[:, :50].astype(float)
     noise = np.abs(np.diff(away, axis=2)).mean(axis=(1, 2))
@@ -142,11 +142,15 @@ def test_brightness_contrast_and_noise_are_independent_of_the_grade(many):
 
 @pytest.mark.parametrize("bins", [32, 64, 256])
 def test_grey_histogram_does_not_tell_the_class(many, bins):
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     histograms = np.stack([np.histogram(x.pixels, bins, (0, 256))[0] for x in many]) / 224**2
     grades = np.array([xray.grade for xray in many])
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    linear.fit(histograms[:400], grades[:400])
-    score = linear.score(histograms[400:], grades[400:])
+    linear.fit(histograms[:HALF], grades[:HALF])
+    score = linear.score(histograms[HALF:], grades[HALF:])
     assert score < 0.40
 
 

@@ -53,11 +53,13 @@ def loud(name, seed):
 
 
 @torch.no_grad()
-def test_a_target_is_the_mean_answer_to_the_view_moved_and_mirrored(few):
+def test_a_target_is_the_mean_answer_to_the_view_moved_and_mirrored(few, monkeypatch):
+    views = 4
+    monkeypatch.setattr("toolkit.train.distillation.targets.VIEWS", views)
     taught = [loud("first", 1), loud("second", 2)]
     found = make_targets(taught, few, few.pixels[-2:].flip(1), 0.5, True, 3)
     pixels = torch.cat([few.pixels, few.pixels[-2:].flip(1)])
-    for view, place in ((0, int(few.parts["train"][0])), (VIEWS - 1, len(pixels) - 1)):
+    for view, place in ((0, int(few.parts["train"][0])), (views - 1, len(pixels) - 1)):
         answers = []
         for way, mirrored in ((-0.35, False), (0.35, True)):
             drawn = found.draws[view, place].clone()
@@ -73,7 +75,9 @@ def test_a_target_is_the_mean_answer_to_the_view_moved_and_mirrored(few):
 
 
 @torch.no_grad()
-def test_no_view_is_mirrored_where_a_teacher_does_not_take_it(few):
+def test_no_view_is_mirrored_where_a_teacher_does_not_take_it(few, monkeypatch):
+    monkeypatch.setattr("toolkit.train.distillation.targets.VIEWS", 4)
+
     class OneSided(StudyNetwork):
         mirror = False
 
