@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,12 @@ def test_help_is_had_without_importing_anything_heavy():
     assert heavy.strip() == "[]" and len(helps) == len(HELP), done.stdout + done.stderr
     for line, text in zip(HELP, helps, strict=True):
         assert ("--json" in text) == (line not in ("", "data")), line
+
+
+def test_version_is_that_of_what_is_installed_also_as_a_module():
+    command = [sys.executable, "-m", "toolkit", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == version("toolkit") == run_installed("--version").out.strip()
 
 
 @pytest.mark.full

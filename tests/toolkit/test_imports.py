@@ -37,7 +37,7 @@ ROOMS = {
     "bento": RUNTIME,
 }
 # Commands and the public face put the rooms together, and import what they need as they run.
-ROOF = {"toolkit/commands", "toolkit/cli.py", "toolkit/__init__.py"}
+ROOF = {"toolkit/commands", "toolkit/cli.py", "toolkit/__init__.py", "toolkit/__main__.py"}
 
 
 def sources():
