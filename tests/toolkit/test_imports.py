@@ -47,7 +47,7 @@ def sources():
 
 
 def on_the_roof(path):
-    return path.as_posix() in ROOF or path.parent.as_posix() in ROOF
+    return any(part.as_posix() in ROOF for part in (path, *path.parents))
 
 
 def room_of(path):

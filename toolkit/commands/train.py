@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.commands.options import (
+from toolkit.commands.options.common import (
     JOURNAL,
     CacheOption,
     ConfigOption,
@@ -103,10 +103,10 @@ def train(
     """Train a network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
     require("tensorboard", "train")
-    from toolkit.commands.data_option import DataChoice, load, warnings_of
-    from toolkit.commands.network_option import definition_for
     from toolkit.commands.operating_point import choose_after, require_choice, target_of
-    from toolkit.commands.teachers_option import targets_of
+    from toolkit.commands.options.data import DataChoice, load, warnings_of
+    from toolkit.commands.options.network import definition_for
+    from toolkit.commands.options.teachers import targets_of
     from toolkit.networks.base import shape_of
     from toolkit.train.calibration import doubts
     from toolkit.train.distillation.teachers import doubts as doubts_of
