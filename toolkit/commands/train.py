@@ -109,6 +109,7 @@ def train(
     from toolkit.commands.options.teachers import targets_of
     from toolkit.networks.base import shape_of
     from toolkit.train.calibration import doubts
+    from toolkit.train.checkpoint import require_state
     from toolkit.train.distillation.teachers import doubts as doubts_of
     from toolkit.train.distillation.teachers import load_teachers
     from toolkit.train.health import training_health
@@ -143,6 +144,8 @@ def train(
     )
     log = log_folder(logs, name)
     with sole_training(files, log):
+        if resume:
+            require_state(files.resume)
         dataset = load(choice, recipe.preset, shape_of(definition.network), console)
         require_choice(dataset, target)
         place = device_of(device)
