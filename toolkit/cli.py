@@ -6,7 +6,7 @@ import json
 import os
 import select
 import sys
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.exceptions import TyperException
@@ -31,6 +31,7 @@ from toolkit.commands import (
     verify,
 )
 from toolkit.errors import InterruptedRunError, ToolkitError, printable
+from toolkit.extras import versions
 
 INTERRUPTED = InterruptedRunError.exit_code
 _STDOUT, _STDERR = 1, 2
@@ -44,6 +45,24 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        print(versions("toolkit").get("toolkit", "unknown"))
+        raise typer.Exit
+
+
+_VERSION = typer.Option(
+    "--version", callback=_tell_version, is_eager=True, help="Print the version and exit."
+)
+
+
+@app.callback()
+def _root(_: Annotated[bool, _VERSION] = False) -> None:
+    pass
+
+
 app.command("train")(train.train)
 app.add_typer(tune.app, name="tune")
 app.command("import")(import_.import_)

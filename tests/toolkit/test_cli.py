@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,12 @@ def test_help_is_had_without_importing_anything_heavy():
     assert heavy.strip() == "[]" and len(helps) == len(HELP), done.stdout + done.stderr
     for line, text in zip(HELP, helps, strict=True):
         assert ("--json" in text) == (line not in ("", "data")), line
+
+
+def test_version_is_that_of_what_is_installed_also_as_a_module():
+    command = [sys.executable, "-m", "toolkit", "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == version("toolkit") == run_installed("--version").out.strip()
 
 
 @pytest.mark.full
@@ -403,8 +410,8 @@ def test_what_is_odd_about_the_data_is_said_before_anything_is_trained(xrays, tm
     for index in range(12):
         (folder / "train" / "0" / f"bad{index:02}.png").write_bytes(b"no image")
     arguments = ("train", "--data", folder, *TINY, "--split", "study", *folders(tmp_path))
-    done = here(*arguments, "--resume")
-    assert done.code == 2 and "nothing to resume" in done.err.splitlines()[-1]
+    done = here(*arguments, "--teachers", "none")
+    assert done.code == 2 and "no model here" in done.err.splitlines()[-1]
     assert f"{folder / 'train' / '0' / 'bad00.png'}" in done.err
     assert "... and 2 more" in done.err
     assert "skipped 12 files that cannot be read" in done.err
@@ -594,7 +601,7 @@ def test_sixteen_bit_and_odd_sizes_are_predicted(exported, tmp_path):
             "no data folder at {tmp}/nowhere",
         ),
         ("train --data {tmp}/nowhere --models {tmp}", "no data folder at {tmp}/nowhere"),
-        ("train --data {xrays} --models {tmp} --resume", "nothing to resume"),
+        ("train --data {tmp}/nowhere --models {tmp} --resume", "nothing to resume"),
         ("train --data {xrays} --models {tmp}/file --logs {tmp} {tiny}", "cannot write"),
         ("train --data {xrays} --models {tmp} --name a/b", "'a/b' cannot name a model"),
         ("evaluate a/b --data {xrays}", "'a/b' cannot name a model"),

@@ -37,7 +37,7 @@ ROOMS = {
     "bento": RUNTIME,
 }
 # Commands and the public face put the rooms together, and import what they need as they run.
-ROOF = {"toolkit/commands", "toolkit/cli.py", "toolkit/__init__.py"}
+ROOF = {"toolkit/commands", "toolkit/cli.py", "toolkit/__init__.py", "toolkit/__main__.py"}
 
 
 def sources():
@@ -47,7 +47,7 @@ def sources():
 
 
 def on_the_roof(path):
-    return path.as_posix() in ROOF or path.parent.as_posix() in ROOF
+    return any(part.as_posix() in ROOF for part in (path, *path.parents))
 
 
 def room_of(path):

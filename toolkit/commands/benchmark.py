@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.commands.options import AgainOption, GroupsOption, ModelLabelsOption
+from toolkit.commands.options.common import AgainOption, GroupsOption, ModelLabelsOption
 from toolkit.console import (
     LOGS,
     MODELS,

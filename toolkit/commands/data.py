@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.commands.options import LABELS_HELP, GroupsOption, PatientsOption
+from toolkit.commands.options.common import LABELS_HELP, GroupsOption, PatientsOption
 from toolkit.console import Console, JsonOption
 from toolkit.errors import DataError, ImageError, numbered
 from toolkit.xray.labels import GRADES

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.commands.options import Image
+from toolkit.commands.options.common import Image
 from toolkit.console import LOGS, MODELS, Console, JsonOption, LogsOption
 from toolkit.doctor import checks, host
 from toolkit.doctor.checks import Diagnosis, Status

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.commands.options import CacheOption, GroupsOption, ModelLabelsOption
+from toolkit.commands.options.common import CacheOption, GroupsOption, ModelLabelsOption
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError, numbered
 from toolkit.extras import require

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from toolkit.commands.options import AgainOption, GroupsOption, ModelLabelsOption
+from toolkit.commands.options.common import AgainOption, GroupsOption, ModelLabelsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime

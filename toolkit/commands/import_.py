@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import ConfigOption, NetworkOption
+from toolkit.commands.options.common import ConfigOption, NetworkOption
 from toolkit.console import LOGS, MODELS, Console, JsonOption, LogsOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require
@@ -121,7 +121,7 @@ def _import_own(
     console: Console,
 ) -> None:
     """Make a model of a state_dict and the definition of its network."""
-    from toolkit.commands.network_option import definition_for
+    from toolkit.commands.options.network import definition_for
     from toolkit.files import sha256
     from toolkit.model import manifest, records
     from toolkit.train.checkpoint import read_network

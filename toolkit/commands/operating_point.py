@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import CacheOption, GroupsOption, ModelLabelsOption, PositiveOption
+from toolkit.commands.options.common import (
+    CacheOption,
+    GroupsOption,
+    ModelLabelsOption,
+    PositiveOption,
+)
 from toolkit.console import MODELS, Console, JsonOption, ModelsOption
 from toolkit.errors import DataError, UsageError
 from toolkit.extras import require

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from toolkit.commands.options import Backend, Image
+from toolkit.commands.options.common import Backend, Image
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import UsageError
 from toolkit.extras import require

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from toolkit.commands.options import (
+from toolkit.commands.options.common import (
     JOURNAL,
     CacheOption,
     ConfigOption,
@@ -103,12 +103,13 @@ def train(
     """Train a network; writes NAME.pt and NAME.json, and TensorBoard logs as it goes."""
     require("torch", "train")
     require("tensorboard", "train")
-    from toolkit.commands.data_option import DataChoice, load, warnings_of
-    from toolkit.commands.network_option import definition_for
     from toolkit.commands.operating_point import choose_after, require_choice, target_of
-    from toolkit.commands.teachers_option import targets_of
+    from toolkit.commands.options.data import DataChoice, load, warnings_of
+    from toolkit.commands.options.network import definition_for
+    from toolkit.commands.options.teachers import targets_of
     from toolkit.networks.base import shape_of
     from toolkit.train.calibration import doubts
+    from toolkit.train.checkpoint import require_state
     from toolkit.train.distillation.teachers import doubts as doubts_of
     from toolkit.train.distillation.teachers import load_teachers
     from toolkit.train.health import training_health
@@ -143,6 +144,8 @@ def train(
     )
     log = log_folder(logs, name)
     with sole_training(files, log):
+        if resume:
+            require_state(files.resume)
         dataset = load(choice, recipe.preset, shape_of(definition.network), console)
         require_choice(dataset, target)
         place = device_of(device)

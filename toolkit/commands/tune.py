@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import (
+from toolkit.commands.options.common import (
     JOURNAL,
     TUNING,
     CacheOption,
@@ -90,8 +90,8 @@ def tune(
     deadline = None if timeout is None else time.time() + _seconds(timeout)
     for module in ("torch", "optuna", "tensorboard", "matplotlib"):
         require(module, "train")
-    from toolkit.commands.data_option import DataChoice, load
-    from toolkit.commands.network_option import definition_to_tune
+    from toolkit.commands.options.data import DataChoice, load
+    from toolkit.commands.options.network import definition_to_tune
     from toolkit.files import require_parent, require_writable
     from toolkit.model.files import checked_name
     from toolkit.networks.base import shape_of

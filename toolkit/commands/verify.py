@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options import AgainOption, GroupsOption, ModelLabelsOption
+from toolkit.commands.options.common import AgainOption, GroupsOption, ModelLabelsOption
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import CheckFailedError, EquivalenceError, UsageError, numbered
 from toolkit.extras import require, require_onnxruntime

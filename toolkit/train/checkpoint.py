@@ -35,6 +35,19 @@ def save(state: dict[str, Any], path: Path) -> None:
     write_bytes(path, content.getvalue())
 
 
+def require_state(path: Path) -> None:
+    """Refuse to go on where no training has left its state.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"nothing to resume at {path}: start without --resume (a finished training leaves no "
+            "such file)"
+        )
+
+
 def load(path: Path) -> dict[str, Any]:
     """Read what `save` wrote; nothing but tensors and plain values is ever constructed.
 

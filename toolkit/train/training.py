@@ -213,11 +213,7 @@ class Training:
             CheckpointError: there is nothing to resume, or it is corrupt.
             UsageError: it was another training: other settings, seed or data.
         """
-        if not path.exists():
-            raise CheckpointError(
-                f"nothing to resume at {path}: start without --resume (a finished training "
-                "leaves no such file)"
-            )
+        checkpoint.require_state(path)
         state = checkpoint.load(path)
         try:
             what = f"the training of {path}"

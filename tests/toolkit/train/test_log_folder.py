@@ -114,7 +114,7 @@ def test_a_training_replaces_the_log_at_its_end_alone(tmp_path, tiny, write, mon
     """Neither a training that cannot start, nor one that is stopped, costs the model's curves."""
     settings = {"name": "m", "layer_size": 2, "epochs": 1, "batch_size": 16, "device": "cpu"}
     run = partial(train, **settings, logs=tmp_path / "logs")
-    monkeypatch.setattr("toolkit.commands.data_option.load", lambda *_: tiny)
+    monkeypatch.setattr("toolkit.commands.options.data.load", lambda *_: tiny)
     write("", "first")
     with pytest.raises(UsageError, match="cannot write"):
         run(models=Path("/proc/nowhere"))

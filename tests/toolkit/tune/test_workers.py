@@ -13,7 +13,7 @@ import pytest
 from command_line import Said, begin, here, ok, refused
 from optuna.trial import TrialState
 
-from toolkit.commands.options import JOURNAL
+from toolkit.commands.options.common import JOURNAL
 from toolkit.tune.ledger import FAILURE, LOST, counted_trials
 from toolkit.tune.storage import open_storage
 

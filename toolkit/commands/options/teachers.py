@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from toolkit.commands.data_option import DataChoice
+from toolkit.commands.options.data import DataChoice
 from toolkit.console import Console
 from toolkit.errors import numbered
 from toolkit.networks.base import may_mirror

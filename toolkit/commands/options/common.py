@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, as their help shows them."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias

@@ -1,0 +1,1 @@
+"""What the options of several commands are, and what they come to."""
