@@ -289,6 +289,8 @@ def test_a_few_are_asked_at_once_and_the_others_wait(page, knees):
     assert _texts(page, ".state").count("Reading") == 3
 
 
+# With a heat that is there at once, the ways by keyboard and on a phone lead to it too.
+@pytest.mark.full
 def test_heat_and_edge_map_come_on_demand(page, knees):
     _choose(page, knees[0])
     _settle(page)

@@ -173,7 +173,7 @@ def test_no_sum_of_two_products_leaves_16_bits(bytewise, graded):
     assert np.abs(logits[0][0] - logits[1][0]).max() < 0.02 * spread
 
 
-@pytest.mark.parametrize("precision", ["fp16", "int8"])
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("int8", marks=pytest.mark.full)])
 def test_a_file_that_changes_classes_is_not_kept(
     halved, copied, few_xrays, changed, graded_folder, monkeypatch, precision
 ):

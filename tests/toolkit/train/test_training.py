@@ -556,6 +556,6 @@ def test_bfloat16_training_keeps_float32_weights_and_comes_near(tiny):
 
 
 def test_bfloat16_training_comes_to_the_same_bits_again(tiny, tmp_path):
-    chosen = small(precision="bf16", epochs=1)
+    chosen = small(precision="bf16", epochs=1, layer_size=2)
     first = trained(tiny, tmp_path, chosen)
     assert same(first.result.state_dict(), trained(tiny, tmp_path, chosen).result.state_dict())

@@ -151,7 +151,7 @@ def test_grey_histogram_does_not_tell_the_class(many, bins):
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     linear.fit(histograms[:HALF], grades[:HALF])
     score = linear.score(histograms[HALF:], grades[HALF:])
-    assert score < 0.40
+    assert score < 0.33
 
 
 @pytest.mark.parametrize(
