@@ -88,7 +88,7 @@ def test_a_bento_serves_its_model_without_the_checkout(bento, tmp_path):
         "sys.path.insert(0, '.')\n"
         "sys.modules['torch'] = None\n"
         "for path in pathlib.Path('.').glob('*/**/*.py'):\n"
-        "    if path.stem not in ('__init__', 'service', 'home', 'cli'):\n"
+        "    if path.stem not in ('__init__', '__main__', 'service', 'home', 'cli'):\n"
         "        importlib.import_module('.'.join(path.with_suffix('').parts))\n"
         "from bento.worker import assembly, settings\n"
         "found = assembly.check(settings.settings({'TOOLKIT_WORKERS': '1'}))\n"
