@@ -22,7 +22,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
-import numpy as np
 from service import CLIMB, MODELS, ROOT, asked, bound, cliff, drawn, serving
 from steps import Steps, at_least, at_most, heard, table, told
 
@@ -51,88 +50,11 @@ def used_gb():
     return float(card().get("memory.used", 0)) * 2**20 / 1e9
 
 
-def xrays_of(data, count):
-    """Return X-rays, uint8 (N, 224, 224): those of a folder, or drawn ones."""
-    from toolkit.xray.reading import read_xray
-    from toolkit.xray.synthetic import generate
-
-    if data is None:
-        return np.stack([each.pixels for each in generate(count, seed=5)])
-    paths = sorted(path for path in data.rglob("*") if path.suffix in (".jpg", ".png"))
-    step = max(1, len(paths) // count)
-    return np.stack([read_xray(path) for path in paths[::step][:count]])
-
-
 def engine(options):
     """Yield what the engine says of X-rays, against the CPU, and how fast it is."""
-    from toolkit.runtime.engine import SIZES, open_engine, open_fixed_sizes
-    from toolkit.runtime.providers import PROVIDERS
+    import gpu_engine
 
-    steps, before = Steps(), used_gb()
-    path = MODELS / f"{NAME}.pipeline.onnx"
-    provider = "cpu" if options.cpu else "cuda"
-    fast, exact = open_fixed_sizes(path, provider), open_engine(path, "cpu")
-    assert fast.provider == PROVIDERS[provider], f"{fast.provider} runs in the place of {provider}"
-    sizes = SIZES[:4] if options.cpu else SIZES
-    xrays = xrays_of(options.data, sizes[-1])
-    for size in sizes:
-        fast.run(fast.outputs, np.resize(xrays, (size, *xrays.shape[1:])))
-    yield steps.step("engine: every size ready", time.perf_counter() - STARTED, "s")
-    names = ["logits", "edge_map"]
-    whole = exact.run(names, xrays)
-    apart, edges = 0.0, 0
-    for size in (*sizes, 3, 5):
-        found = fast.run(names, xrays[:size])
-        count = len(found["logits"])
-        apart = max(apart, float(np.abs(found["logits"] - whole["logits"][:count]).max()))
-        edges += int((found["edge_map"] != whole["edge_map"][:count]).any(axis=(1, 2)).sum())
-    yield steps.step("engine: logits against the CPU", apart, "apart", at_most(1e-4))
-    yield steps.step("engine: edge maps unlike the CPU's", edges, "X-rays", at_most(0))
-    wanted = ["probabilities", "novelty"]
-    alone = {}
-    for size in sizes:
-        batch = np.resize(xrays, (size, *xrays.shape[1:]))
-        alone[size] = _milliseconds(lambda batch=batch: fast.run(wanted, batch), options)
-        yield steps.step(f"engine: a batch of {size}", np.median(alone[size]), "ms")
-    most = sizes[-1]
-    rate = 1000 * most / np.median(alone[most])
-    yield steps.step(f"engine: in batches of {most}", rate, "X-rays/s")
-    yield steps.step(
-        "engine: sizes by chance against alone", _by_chance(fast, wanted, xrays, alone), "times"
-    )
-    if not options.cpu:
-        yield steps.step("engine: memory of the card", used_gb() - before, "GB", at_most(2))
-    half = open_fixed_sizes(MODELS / f"{NAME}.fp16.pipeline.onnx", provider)
-    batch = np.resize(xrays, (most, *xrays.shape[1:]))
-    rate = 1000 * most / np.median(_milliseconds(lambda: half.run(wanted, batch), options))
-    yield steps.step(f"engine: fp16 in batches of {most}", rate, "X-rays/s")
-    classes = half.run(["logits"], xrays)["logits"].argmax(axis=1)
-    alike = float((classes == whole["logits"].argmax(axis=1)).mean())
-    yield steps.step("engine: fp16, classes alike", alike, "share", at_least(0.99))
-
-
-def _milliseconds(function, options):
-    took = []
-    end = time.perf_counter() + 0.01 * options.minutes * 60 / 5
-    while time.perf_counter() < end or len(took) < 5:
-        begun = time.perf_counter()
-        function()
-        took.append(1000 * (time.perf_counter() - begun))
-    return took
-
-
-def _by_chance(fast, names, xrays, alone):
-    """Return how much longer batches take whose size changes each time, all in all."""
-    order = np.random.default_rng(0).permutation(np.repeat(list(alone), 20))
-    begun = time.perf_counter()
-    for size in order:
-        fast.run(names, np.resize(xrays, (size, *xrays.shape[1:])))
-    resized = time.perf_counter()
-    for size in order:
-        np.resize(xrays, (size, *xrays.shape[1:]))
-    copying = time.perf_counter() - resized
-    expected = sum(np.median(alone[size]) for size in order) / 1000
-    return (resized - begun - copying) / expected
+    yield from gpu_engine.steps(options, STARTED, used_gb)
 
 
 def service(options):
