@@ -175,6 +175,7 @@ def test_no_address_nor_all_of_them_may_hold_more_uploads_than_fit(front, replic
         assert clients[0].post(other, content=bytes(MAX_BYTES)).status_code == 200
 
 
+@pytest.mark.full
 def test_a_large_body_passes_and_a_larger_one_is_a_413_that_no_replica_hears_of(client, replicas):
     assert client.post("/predict", content=bytes(MAX_BYTES)).status_code == 200
     assert client.post("/predict_batch", content=bytes(64 * MIB)).status_code == 200
@@ -186,6 +187,7 @@ def test_a_large_body_passes_and_a_larger_one_is_a_413_that_no_replica_hears_of(
     assert len(asked(replicas)) == 2
 
 
+@pytest.mark.full
 def test_a_slow_upload_reaches_no_replica_before_its_end(proxy, replicas):
     replica = replicas[0]
     # One process for both clients, so that it has seen the first when it answers the second.
@@ -203,6 +205,7 @@ def test_a_slow_upload_reaches_no_replica_before_its_end(proxy, replicas):
     assert [each[0] for each in replica.seen[20:]] == ["POST"]
 
 
+@pytest.mark.full
 def test_a_body_that_stops_coming_is_ended(proxy, replicas):
     changes = {"client_body_timeout 15s": "client_body_timeout 1s"}
     with proxy(replicas[0].port, changes=changes) as (url, *_):
@@ -311,6 +314,7 @@ def _dns(answers):
     return server.getsockname()[1]
 
 
+@pytest.mark.full
 def test_in_a_cluster_the_replicas_are_those_that_its_dns_names(proxy):
     with closing(Replica("127.0.0.2")) as one, closing(Replica("127.0.0.3", one.port)) as other:
         answers = ["127.0.0.2", "127.0.0.3"]
@@ -382,6 +386,7 @@ def test_a_proxys_failure_is_a_problem_however_large_the_body(
     assert (line["method"], line["path"], line["status"]) == ("POST", path, status)
 
 
+@pytest.mark.full
 def test_replicas_that_do_not_answer_are_a_504_problem(proxy, replicas):
     ended = threading.Event()
     for each in replicas:

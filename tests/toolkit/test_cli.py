@@ -681,6 +681,7 @@ def test_both_onnxruntimes_and_neither_say_what_to_do(exported, xray, tmp_path, 
         assert "onnxruntime is not installed: pip install 'toolkit[cpu]'" in message
 
 
+@pytest.mark.full
 def test_full_disk_is_one_line_and_leaves_no_half_file(models, full_disk, xrays, tmp_path):
     with full_disk(4_000):
         message = refused("train", "--data", xrays, *TINY, *folders(tmp_path))

@@ -192,6 +192,7 @@ def test_explanation_shows_the_edge_map_as_served_and_the_heat(client, served, e
     is_problem(client.post("/explain", content=b"x", headers=RAW), 415, "not_an_image")
 
 
+@pytest.mark.full
 def test_explanations_beyond_a_few_are_refused_while_predictions_go_on(client, encoded, xrays):
     png, explainer = encoded(xrays[0]), client.worker.explainer
     held = threading.Event()

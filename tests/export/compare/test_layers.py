@@ -26,7 +26,9 @@ def _perturbed(small, layer):
     return pipeline
 
 
-@pytest.mark.parametrize("kind", ["network", "pipeline", "torchscript", "pt2"])
+@pytest.mark.parametrize(
+    "kind", ["network", "pipeline", "torchscript", pytest.param("pt2", marks=pytest.mark.full)]
+)
 def test_a_weight_that_differs_is_found_in_its_layer(small, torch_formats, kind):
     path = torch_formats[0].path(kind)
     assert first_difference(kind, path, small.pipeline, small.inputs.pixels) == NONE

@@ -58,6 +58,7 @@ def test_unreadable_real_files_are_left_out_and_none_readable_is_an_error(png_fo
         samples(bad)
 
 
+@pytest.mark.full
 def test_real_xrays_of_the_shared_folder_come_through(shared):
     found = samples(shared / "data" / "knee")
     assert found.counts()["real"] == 64

@@ -258,6 +258,7 @@ def test_a_run_killed_whole_goes_on_to_the_same_rows(xrays, start, run, unbroken
     assert not parts.exists()
 
 
+@pytest.mark.full
 def test_the_files_are_those_that_were_there_at_first_whatever_has_taken_their_places(
     xrays, start, run, unbroken, tmp_path
 ):
@@ -304,6 +305,7 @@ def test_a_run_killed_when_its_file_is_there_only_tidies_up(xrays, start, run, t
     assert (tmp_path / name).read_bytes() == kept
 
 
+@pytest.mark.full
 def test_another_file_that_lies_there_is_never_taken_for_what_was_written(
     xrays, start, run, tmp_path
 ):

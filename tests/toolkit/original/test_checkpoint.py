@@ -780,6 +780,7 @@ def test_an_imported_model_is_exported_evaluated_and_asked_like_any_other(
     assert again["confusion_matrix"] == figures["confusion_matrix"]
 
 
+@pytest.mark.full
 def test_the_installed_command_says_in_one_line_what_it_refused(tmp_path, canary):
     torch.save(_calls(canary)["posix.system"], tmp_path / "m.pt")
     said = run_installed("import", tmp_path / "m.pt", "--models", tmp_path / "models")
