@@ -66,7 +66,7 @@ def pages(site):
 
 def command_names(command, path="toolkit"):
     children = getattr(command, "commands", {})
-    if not children or command.callback:
+    if not (children and command.no_args_is_help):
         yield path
     for name, each in children.items():
         yield from command_names(each, f"{path} {name}")
@@ -92,6 +92,7 @@ def test_every_command_is_in_the_reference_with_every_option(site, pages):
         for parameter in command.params:
             if parameter.name != "help" and parameter.param_type_name == "option":
                 assert f"<code>{parameter.opts[0]}" in text, parameter.opts
+    assert "<code>toolkit --version</code>" in text
     assert "study, five, merge01, folders, or a FILE.toml or FILE.csv" in text
     names = ("published", "study", "patient")
     assert f"One of {', '.join(f'<code>{each}</code>' for each in names)}." in text
