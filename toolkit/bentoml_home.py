@@ -12,7 +12,7 @@ _FOLDERS = ("bentos", "models", "envs", "tmp")
 def anchor_paths(folder: str) -> None:
     """Make absolute what the environment names by a path: relative ones are from a folder."""
     # An empty one is none; BentoML would take the folder that it is in for its home.
-    if not os.environ.get("BENTOML_HOME", "none"):
+    if os.environ.get("BENTOML_HOME") == "":
         del os.environ["BENTOML_HOME"]
     for name in _PATHS:
         path = os.environ.get(name)

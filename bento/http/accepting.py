@@ -9,6 +9,8 @@ they refuse at once, and so would nearly always have the fewest.
 
 import asyncio
 import socket
+from contextlib import suppress
+from functools import partial
 from select import select
 from ssl import SSLError
 from time import monotonic
@@ -113,14 +115,16 @@ class Acceptor:
             self._connected(connection, protocol)
         )
         task.add_done_callback(lambda _: self._coming.pop(protocol))
+        task.add_done_callback(partial(tell_failure, "a connection could not be taken"))
 
     async def _connected(self, connection: socket.socket, protocol: Any) -> None:
         ssl = self._server.config.ssl
-        try:
+        # A failed handshake is the client's affair.
+        with suppress(SSLError, ConnectionError, TimeoutError):
             await self._loop.connect_accepted_socket(lambda: protocol, connection, ssl=ssl)
-        except (SSLError, ConnectionError, TimeoutError):
-            # A failed handshake is the client's affair.
-            pass
-        except OSError as error:
-            message = "a connection could not be taken"
-            self._loop.call_exception_handler({"message": message, "exception": error})
+
+
+def tell_failure(message: str, task: "asyncio.Task[None]") -> None:
+    """Tell the event loop's handler what a task failed of, if it did: nobody awaits it."""
+    if not task.cancelled() and (error := task.exception()):
+        task.get_loop().call_exception_handler({"message": message, "exception": error})

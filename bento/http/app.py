@@ -2,7 +2,6 @@
 
 import errno
 import secrets
-import traceback
 from asyncio import CancelledError, Lock, sleep
 from time import perf_counter
 
@@ -98,12 +97,7 @@ class Interface:
             call.noted["lacks"] = type(error).__name__
             message = "the machine lacks memory or another resource for it: try again later"
             return RequestError(503, "overloaded", message, retry_after="5")
-        self.worker.log.line(
-            "error",
-            "error",
-            request_id=call.id.decode(),
-            traceback="".join(traceback.format_exception(error)),
-        )
+        self.worker.log.error(error, request_id=call.id.decode())
         return RequestError(500, "internal", "this should not have happened; the log says more")
 
     def _check_token(self, call: Call) -> None:

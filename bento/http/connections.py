@@ -13,10 +13,11 @@ import secrets
 import select
 import signal
 from collections.abc import Callable
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from bento.http.accepting import Acceptor
+from bento.http.accepting import Acceptor, tell_failure
 from bento.http.exchange import AT_ONCE
 from bento.http.reply import refusal
 from bento.worker.counters import Metrics
@@ -53,15 +54,9 @@ def protect(
     config.ws_protocol_class = None
     config.http_protocol_class = _protocol(config.http_protocol_class)
     task = asyncio.get_running_loop().create_task(_watch(server, metrics, beat))
-    task.add_done_callback(_tell_end)
+    # The worker gives no sign of life then, and is replaced.
+    task.add_done_callback(partial(tell_failure, "connections are no longer watched"))
     return task
-
-
-def _tell_end(task: "asyncio.Task[None]") -> None:
-    """Say why the watching ended early: the worker gives no sign of life then, and is replaced."""
-    if not task.cancelled() and (error := task.exception()):
-        message = "connections are no longer watched"
-        task.get_loop().call_exception_handler({"message": message, "exception": error})
 
 
 async def _watch(server: Any, metrics: Metrics, beat: Callable[[], None]) -> None:

@@ -48,14 +48,20 @@ class Log:
         # Made text by the thread, many at once.
         self._lines.append({"time": time(), "level": level, "event": event} | values)
 
+    def error(self, error: BaseException, **values: Any) -> None:
+        """Write what should not have happened, and where it did; values are plain ones."""
+        lines = traceback.format_exception(error)
+        self.line("error", "error", **values, traceback="".join(lines))
+
     def unhandled(self, _: AbstractEventLoop, context: dict[str, Any]) -> None:
         """Write an error that nobody awaits; an event loop's exception handler.
 
         BentoML turns off the logger that asyncio would tell.
         """
-        error = context.get("exception")
-        values = {"traceback": "".join(traceback.format_exception(error))} if error else {}
-        self.line("error", "error", message=context["message"], **values)
+        if error := context.get("exception"):
+            self.error(error, message=context["message"])
+        else:
+            self.line("error", "error", message=context["message"])
 
     def _work(self) -> None:
         while not self._ended.wait(_PERIOD_S):

@@ -141,10 +141,7 @@ def test_rows_of_many_files_have_the_decision(exported, xrays, expected, tmp_pat
     }
 
 
-STATES = ["trained", pytest.param("exported", marks=pytest.mark.full)]
-
-
-@pytest.fixture(params=STATES)
+@pytest.fixture(params=["trained", pytest.param("exported", marks=pytest.mark.full)])
 def files(request):
     """The model's files as training left them, and with what was exported."""
     return request.getfixturevalue(request.param)
