@@ -48,7 +48,7 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
     Raises:
         UsageError: one of them cannot be used.
     """
-    folder = Path(environment.get("TOOLKIT_MODELS", "saved_models"))
+    folder = _folder(environment.get("TOOLKIT_MODELS", "saved_models"))
     return Settings(
         ModelFiles(folder, environment.get("TOOLKIT_MODEL", served_name(folder))),
         _workers(environment.get("TOOLKIT_WORKERS", str(cores()))),
@@ -57,6 +57,12 @@ def settings(environment: Mapping[str, str] = os.environ) -> Settings:
         _token(environment.get("TOOLKIT_TOKEN")),
         environment.get(OWNER_SOCKET),
     )
+
+
+def _folder(text: str) -> Path:
+    if not text:
+        raise UsageError("TOOLKIT_MODELS is empty: name a folder, or unset it for saved_models")
+    return Path(text)
 
 
 def _token(text: str | None) -> bytes | None:

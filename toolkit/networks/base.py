@@ -208,6 +208,15 @@ def initialise(network: nn.Module) -> None:
     nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="linear")
 
 
+def place(network: nn.Module, device: torch.device) -> nn.Module:
+    """Put a network on a device, where convolutions run sooner with their channels last."""
+    network.to(device)
+    for weight in network.parameters():
+        if weight.dim() == 4:  # others have no such layout
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+    return network
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return where a module's weights lie."""
     found = next((each.device for each in module.parameters()), None)

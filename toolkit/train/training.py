@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
-from toolkit.networks.base import Classifier, initialise, may_mirror
+from toolkit.networks.base import Classifier, initialise, may_mirror, place
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import STUDY, Definition
 from toolkit.resume import require_same
@@ -141,7 +141,7 @@ class Training:
         # of a convolution of 1x1 with stride 2 over 2 to 7 channels: others may have one.
         if self.definition.source and self.device.type == "cpu":
             return network
-        return network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+        return place(network, self.device)
 
     def _feature_widths(self) -> list[int]:
         """Return how many features each branch gives that has a loss of its own."""

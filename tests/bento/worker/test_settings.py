@@ -14,6 +14,7 @@ WRONG = {
     "TOOLKIT_PRECISION": ["fp64", ""],
     "TOOLKIT_TOKEN": ["", " ", "abc\n", "one two", "a\tb", "a\x7f", "schlüssel", "\udcfc", "\x00"],
     "TOOLKIT_MODEL": ["a/b", "../x", ""],
+    "TOOLKIT_MODELS": [""],
 }
 
 

@@ -9,7 +9,7 @@ import torch
 from toolkit.errors import UsageError
 from toolkit.model import manifest
 from toolkit.model.files import ModelFiles, checked_name
-from toolkit.networks.base import Classifier
+from toolkit.networks.base import Classifier, place
 from toolkit.train.checkpoint import load_trained
 from toolkit.train.dataset import Dataset
 
@@ -70,6 +70,7 @@ def _load(files: ModelFiles, dataset: Dataset, device: torch.device) -> Teacher:
             f"of {shape}: they must be the same"
         )
     classifier = load_trained(files, record).to(device)
+    place(classifier.network, device)
     known = record.dataset.part_sha256.get("train") if record.dataset else None
     return Teacher(files.name, record.training.checkpoint_sha256, classifier, known)
 
