@@ -14,7 +14,7 @@ from bento.worker.explaining import Explainer
 from bento.worker.log import Log
 from bento.worker.model_thread import ModelThread
 from bento.worker.settings import Settings
-from toolkit.errors import ModelRefusedError, RequestError, ToolkitError
+from toolkit.errors import ModelRefusedError, RequestError
 from toolkit.extras import versions
 from toolkit.model import manifest
 from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_of
@@ -28,6 +28,8 @@ from toolkit.runtime.session import ANSWERED, Predictor, open_explainer, open_pi
 
 _PATIENCE_S = 20.0
 """How long a worker waits for the owner of the card before it says that it is not ready."""
+_OWNER_AGAIN_S = 1.0
+"""The same until it asks again where the owner, or the model's files, refused it at once."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Worker:
         self.model = (
             ModelThread(lambda: open_proven(settings, record), self.metrics, log)
             if settings.owner is None
-            else ModelThread(self._open_handover, self.metrics, log, again_s=0)
+            else ModelThread(self._open_handover, self.metrics, log, _OWNER_AGAIN_S)
         )
         self.explainer = Explainer(
             (lambda: open_explainer(settings.files, record, "cpu", threads=1))
@@ -150,7 +152,7 @@ class Worker:
 
         try:
             return open_proven(settings, record, connect)
-        except ToolkitError:
+        except Exception:
             for each in opened:
                 each.leave()
             raise
