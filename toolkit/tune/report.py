@@ -32,22 +32,16 @@ _PERCENT = 100.0
 def finished_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that have a score, best first; equals by number."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    # The figures and recipes here know these parameters; trials with others are left out.
-    names = SPACE.keys()
-    if "network" in setup_of(study) and trials:
-        # A network of the user's own has its own parameters.
-        names = trials[0].params.keys()
-    ours = [trial for trial in trials if trial.params.keys() == names]
-    return sorted(ours, key=lambda trial: (-_value(trial), trial.number))
+    if "network" not in setup_of(study):
+        # The figures and recipes here know these parameters; trials with others are left out.
+        trials = [trial for trial in trials if trial.params.keys() == SPACE.keys()]
+    return sorted(trials, key=lambda trial: (-_value(trial), trial.number))
 
 
 def failed_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that failed by themselves, such as diverged ones."""
-    return [
-        each
-        for each in counted_trials(study.get_trials(deepcopy=False))
-        if each.state.name == "FAIL"
-    ]
+    trials = counted_trials(study.get_trials(deepcopy=False))
+    return [each for each in trials if each.state == TrialState.FAIL]
 
 
 def importances(study: Study) -> dict[str, float]:
@@ -56,7 +50,8 @@ def importances(study: Study) -> dict[str, float]:
     By PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023). Empty where the scores do not differ,
     or there are fewer than two.
     """
-    return _importances([trial for trial in finished_trials(study) if math.isfinite(_value(trial))])
+    usable = [trial for trial in finished_trials(study) if math.isfinite(_value(trial))]
+    return _importances(usable, parameters_of(usable))
 
 
 def importance_intervals(
@@ -70,10 +65,10 @@ def importance_intervals(
     usable = [trial for trial in finished_trials(study) if math.isfinite(_value(trial))]
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(usable), size=(resamples, len(usable))) if usable else ()
-    told = [each for row in drawn if (each := _importances([usable[i] for i in row]))]
+    names = parameters_of(usable)
+    told = [each for row in drawn if (each := _importances([usable[i] for i in row], names))]
     if not told:
         return {}
-    names = parameters_of(usable)
     bounds = np.percentile([[each[name] for name in names] for each in told], (2.5, 97.5), axis=0)
     return {
         name: (float(low), float(high)) for name, (low, high) in zip(names, bounds.T, strict=True)
@@ -81,18 +76,24 @@ def importance_intervals(
 
 
 def parameters_of(trials: Sequence[FrozenTrial]) -> list[str]:
-    """Return the names of the parameters of trials that share them; the study's in their order."""
-    names = trials[0].params.keys() if trials else SPACE.keys()
-    return [*SPACE] if names == SPACE.keys() else [*names]
+    """Return the names of the parameters that all trials have; the study's in their order."""
+    first = trials[0].params if trials else SPACE
+    names = [name for name in first if all(name in each.params for each in trials)]
+    return [*SPACE] if {*names} == SPACE.keys() else names
 
 
-def _importances(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    if len({_value(trial) for trial in trials}) < 2:
+def parameter_text(value: Any) -> str:
+    """Return the value of a parameter, which may be of any kind, to read."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _importances(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, float]:
+    if not names or len({_value(trial) for trial in trials}) < 2:
         return {}
     # It brings scikit-learn along, which takes seconds and nothing else here needs.
     from optuna.importance import get_param_importances
 
-    return get_param_importances(study_of(trials))
+    return get_param_importances(study_of(trials), params=[*names])
 
 
 def mean_parameters(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -117,15 +118,17 @@ def row(trial: FrozenTrial) -> dict[str, Any]:
 
 def table(trials: Sequence[FrozenTrial]) -> str:
     """Return trials as text, a line for each."""
+    # What a network's space asks for may depend on what it was given.
     names = parameters_of(trials)
+    names += {name: None for trial in trials for name in trial.params if name not in names}
     ours = names == [*SPACE]
     heads = "   S  dropout   decay   lambda" if ours else "".join(f"  {name}" for name in names)
     lines = [f"{'trial':>5}{'score':>9}{'train':>8}{'val':>8}{'epochs':>8}{heads}"]
     for trial in trials:
         each = row(trial)
-        values = [each[name] for name in names]
+        values = [each.get(name, "-") for name in names]
         told = "".join(
-            f"  {value:>{len(name)}.4g}" if isinstance(value, float) else f"  {value:>{len(name)}}"
+            f"  {parameter_text(value):>{len(name)}}"
             for name, value in zip(names, values, strict=True)
         )
         if ours:

@@ -11,7 +11,9 @@ from optuna.trial import TrialState, create_trial
 from PIL import Image
 
 from toolkit.errors import DataError, UsageError
+from toolkit.progress import Progress
 from toolkit.tune import report
+from toolkit.tune.display import Display
 from toolkit.tune.ledger import FAILURE, open_ledger
 from toolkit.tune.space import SPACE
 from toolkit.tune.storage import open_storage
@@ -219,3 +221,47 @@ def test_a_foreign_study_gives_no_recipe():
     study.add_trial(trial(0.3))
     with pytest.raises(UsageError, match="not made by"):
         report.final_training(study, 1)
+
+
+@pytest.fixture
+def branching(tmp_path):
+    """A study of a network whose space asks for more where it is given more, in a journal."""
+    ledger = open_ledger(
+        open_storage(str(tmp_path / "journal.log"), make=True), "s", {"network": "n"}, 12, 0
+    )
+
+    def value(trial):
+        kind = trial.suggest_categorical("kind", ["plain", None, "deep"])
+        width = trial.suggest_int("width", 1, 9)
+        return width + (10 + trial.suggest_float("more", 0, 1) if kind == "deep" else 0)
+
+    for _ in range(12):
+        taken = ledger.claim("w").trial
+        ledger.study.tell(taken, value(taken))
+    assert len({len(each.params) for each in ledger.study.trials}) == 2
+    return ledger
+
+
+def test_trials_of_a_space_that_branches_are_all_told(branching, capsys):
+    study = branching.study
+    intervals = report.importance_intervals(study, 20)
+    assert len(report.finished_trials(study)) == 12
+    assert report.best(study, 1)[0].number == study.best_trial.number
+    assert report.importances(study).keys() == intervals.keys() == {"kind", "width"}
+    table = report.table(report.finished_trials(study))
+    assert re.search(r"deep +\d +0\.\d+$", table, re.MULTILINE)
+    assert re.search(r"None +\d +-$", table, re.MULTILINE)
+    assert report.text(study, intervals).startswith(table[:40])
+    with Progress("trials", 12, every=None) as progress:
+        display = Display("s", 12, progress)
+        assert display.update(branching) == 12
+        taken = branching.study.ask()
+        taken.suggest_categorical("kind", ["plain", None, "deep"])
+        branching.study.tell(taken, 1.0)
+        display.update(branching)
+    assert "13/12  trial 12 score 1.0000  kind " in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_pictures_of_a_space_that_branches_are_drawn(draw, branching, tmp_path):
+    assert {path.stem for path in draw(branching.study, tmp_path / "drawn")} == PICTURES
