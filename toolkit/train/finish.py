@@ -70,6 +70,7 @@ def judge(
             },
             permutation=permutation(classifier, dataset),
             distillation=training.targets.record if training.targets else None,
+            weights=training.began_with,
         ),
         tuning=tuning,
         calibration=calibration,

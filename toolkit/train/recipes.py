@@ -132,6 +132,13 @@ def own_recipe(settings: Mapping[str, Any], config: dict[str, Any]) -> Recipe:
     return replace(PRESETS["default"], **own | dict(settings))
 
 
+def config_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what a network is made with, beside the number of classes."""
+    if recipe.preset == "own":
+        return recipe.config
+    return {"layer_size": recipe.layer_size, "dropout": recipe.dropout}
+
+
 def as_dict(recipe: Recipe) -> dict[str, Any]:
     """Return the settings of a recipe that its network goes by, as plain values."""
     settings = asdict(recipe)
