@@ -9,7 +9,7 @@ from typing import Any
 
 from msgspec import UNSET
 
-from bento.worker.counters import Metrics
+from bento.worker.counters import Metrics, rows
 from bento.worker.explaining import Explainer
 from bento.worker.log import Log
 from bento.worker.model_thread import ModelThread
@@ -111,7 +111,7 @@ class Worker:
         settings, record = information.settings, information.record
         self.information = information
         self.log = log
-        self.metrics = Metrics(information.meaning.classes, routes, number, rows(settings))
+        self.metrics = Metrics(information.meaning.classes, routes, number, rows(settings.workers))
         self.model = (
             ModelThread(lambda: open_proven(settings, record), self.metrics, log)
             if settings.owner is None
@@ -208,11 +208,6 @@ def check(settings: Settings) -> Information:
     outputs = [each.name for each in session.get_outputs()]
     check_outputs(outputs, files, record, settings.kind)
     return Information(settings, record, digest, meaning_of(record), explains)
-
-
-def rows(settings: Settings) -> int:
-    """Return how many processes may count: the workers, those after them, and the owner."""
-    return 2 * settings.workers + 1
 
 
 def open_proven(
