@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from toolkit.errors import TrainingError
+from toolkit.errors import DefinitionError, TrainingError
 from toolkit.networks.loading import load
 from toolkit.train.dataset import Dataset
 from toolkit.train.tensorboard import Log
@@ -60,16 +60,20 @@ def run_trial(
 ) -> None:
     """Train one trial to its end and record its score, or why it failed.
 
-    A trial that diverges or runs out of memory is a failed one, and no error. One that was given
-    up by others meanwhile leaves no trace.
+    A trial that diverges, runs out of memory, or has no settings since its network's space fails,
+    is a failed one, and no error. One that was given up by others meanwhile leaves no trace.
+
+    Raises:
+        DefinitionError: the network's definition cannot be read.
+        UsageError: the log cannot be written.
     """
     trial = claim.trial
     definition = load(plan.network)
-    parameters = own_config(definition, trial) if plan.network else suggest(trial)
     folder = plan.logs / f"{trial.number:03}"
     failure = None
     with _heartbeat(trial, plan.stale_after / _BEATS):
         try:
+            parameters = own_config(definition, trial) if plan.network else suggest(trial)
             with Log(folder, 0) as log:
                 recipe = (
                     own_trial_recipe(definition, parameters, plan.epochs)
@@ -84,6 +88,8 @@ def run_trial(
                 log.add_hparams(settings, _metrics(outcome))
         except UpdateFinishedTrialError:
             return
+        except DefinitionError as error:
+            failure = str(error)
         except TrainingError:
             failure = DIVERGED
         except MemoryError:
