@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from optuna import Trial, create_study
+from optuna import Trial, create_study, logging
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import RandomSampler
 from optuna.trial import BaseTrial
@@ -50,6 +50,8 @@ def own_config(definition: Definition, trial: BaseTrial) -> dict[str, Any]:
 
 def first_config(definition: Definition) -> dict[str, Any]:
     """Return the settings of some trial, to try the definition with."""
+    # It tells of every study that it makes, and this one is nobody's.
+    logging.set_verbosity(logging.ERROR)
     study = create_study(sampler=RandomSampler(seed=0))
     return own_config(definition, study.ask())
 

@@ -9,11 +9,12 @@ import torch
 from optuna.trial import TrialState
 
 from toolkit.errors import TrainingError, UsageError
+from toolkit.networks.loading import Definition
 from toolkit.train.training import Training
 from toolkit.tune import trial as trials
 from toolkit.tune.ledger import FAILURE, HEARTBEAT, open_ledger
 from toolkit.tune.objective import overfits, score
-from toolkit.tune.space import LAMBDA, SPACE, final_recipe, trial_recipe
+from toolkit.tune.space import LAMBDA, SPACE, final_recipe, first_config, trial_recipe
 from toolkit.tune.storage import open_storage
 from toolkit.tune.trial import TrialPlan, run_trial
 from toolkit.tune.workers import setup
@@ -135,6 +136,20 @@ def test_a_network_whose_space_fails_for_a_trial_fails_that_trial(ledger, tmp_pa
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs[FAILURE].endswith("Own.space fails: ValueError: none for 0")
     assert ledger.counted_trials() == [trial]
+
+
+def test_a_definition_is_tried_without_a_word(caplog):
+    class Own:
+        def space(self, trial):
+            return {"width": trial.suggest_int("width", 1, 9)}
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_propagation()
+    try:
+        assert first_config(Definition(Own())).keys() == {"width"}
+    finally:
+        optuna.logging.disable_propagation()
+    assert not caplog.records
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial(ledger, tmp_path, tiny, monkeypatch):
