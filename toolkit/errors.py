@@ -108,7 +108,7 @@ class BatchError(ToolkitError):
 
 
 class WorkerError(ToolkitError):
-    """Worker processes that die as soon as they start."""
+    """Worker processes that cannot be begun, or die as soon as they are."""
 
 
 class PackagingError(ToolkitError):

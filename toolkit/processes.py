@@ -62,8 +62,17 @@ class Workers:
         self._early_deaths = 0
 
     def __enter__(self) -> Self:
-        for index in range(self._count):
-            self._start(index)
+        """Begin them.
+
+        Raises:
+            WorkerError: one cannot be begun; those that were are ended.
+        """
+        try:
+            for index in range(self._count):
+                self._start(index)
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -100,7 +109,7 @@ class Workers:
         """Say how a worker ended, and begin another in its place.
 
         Raises:
-            WorkerError: the third in a row that was never ready.
+            WorkerError: the third in a row that was never ready, or none can be begun.
         """
         code = worker.process.exitcode or 0
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
@@ -122,6 +131,15 @@ class Workers:
             worker.pipe.close()
 
     def _start(self, index: int) -> None:
+        try:
+            self._workers.append(self._begin(index))
+        except OSError as error:
+            raise WorkerError(
+                f"a worker cannot be begun: {error.strerror or error}; see whether processes, "
+                "memory or open files have run out"
+            ) from error
+
+    def _begin(self, index: int) -> Worker:
         ours, theirs = multiprocessing.Pipe()
         process = multiprocessing.get_context("spawn").Process(
             name=f"{index}-{os.uname().nodename}-{secrets.token_hex(4)}",
@@ -129,11 +147,14 @@ class Workers:
             args=(theirs, index, *self._arguments),
             daemon=True,
         )
-        with _interrupts_ignored():
-            process.start()
         # With the only other end closed, the end of the process is heard as the end of the pipe.
-        theirs.close()
-        self._workers.append(Worker(index, process, ours))
+        with theirs, _interrupts_ignored():
+            try:
+                process.start()
+            except BaseException:
+                ours.close()
+                raise
+        return Worker(index, process, ours)
 
 
 @contextmanager

@@ -1,13 +1,17 @@
-"""How many cores a process may use, in cgroups that are drawn."""
+"""How many cores a process may use, in cgroups that are drawn; workers that cannot be begun."""
 
+import multiprocessing
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
-from toolkit.processes import cores
+from toolkit.errors import WorkerError
+from toolkit.processes import Workers, cores
 
 HYBRID = "24 23 0:1 / /sys/fs/cgroup/{} rw - {} cgroup rw{}\n"
 V2 = "30 23 0:2 {} /sys/fs/cgroup rw,relatime shared:4 - cgroup2 cgroup rw,nsdelegate\n"
@@ -105,3 +109,38 @@ def test_model_is_opened_with_a_thread_for_each_core_that_the_process_may_use(sm
     command = ["taskset", "-c", one, sys.executable, "-c", code, str(small_files.path("pipeline"))]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+def wait_for_the_end(pipe, *_):
+    with suppress(EOFError):
+        pipe.recv()
+
+
+def test_a_worker_that_the_machine_cannot_begin_is_one_error():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    workers = Workers(1, wait_for_the_end)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(WorkerError, match="cannot be begun: Too many open files"):
+            workers.__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+class PicklesOnce:
+    """An argument that the first worker can be given, and no other."""
+
+    def __init__(self):
+        self.given = False
+
+    def __reduce__(self):
+        if self.given:
+            raise ValueError("given already")
+        self.given = True
+        return int, ()
+
+
+def test_where_one_worker_cannot_be_begun_the_others_are_ended():
+    with pytest.raises(ValueError, match="given already"):
+        Workers(2, wait_for_the_end, PicklesOnce()).__enter__()
+    assert not multiprocessing.active_children()

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -53,7 +53,7 @@ class Log:
         try:
             with _naming(folder):
                 self._writer = SummaryWriter(str(folder), purge_step=first_epoch or None)
-        except UsageError:
+        except BaseException:
             threading.excepthook = self._former_hook
             raise
 
@@ -61,10 +61,12 @@ class Log:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        # After an error such as a full disk, closing fails with the same one: raised already.
-        with suppress(OSError) if error else nullcontext():
-            self._writer.close()
-        threading.excepthook = self._former_hook
+        try:
+            # After an error such as a full disk, closing fails with the same one: raised already.
+            with suppress(OSError) if error else _naming(self._folder):
+                self._writer.close()
+        finally:
+            threading.excepthook = self._former_hook
 
     def add_epoch(self, epoch: Epoch) -> None:
         """Write the accuracies (0 to 1), losses and learning rate of an epoch."""

@@ -184,9 +184,10 @@ def _device(name: str, index: int) -> torch.device:
     return torch.device("cuda", index % torch.cuda.device_count())
 
 
-def _stop(_signum: int, _frame: FrameType | None) -> None:
-    # An exception, so that no lock of a journal is left behind.
-    raise SystemExit(0)
+def _stop(signum: int, _frame: FrameType | None) -> None:
+    # An exception, so that no lock of a journal is left behind. It may come from elsewhere than
+    # the supervisor, who must not take it for a worker that is done.
+    raise SystemExit(128 + signum)
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """What TensorBoard is given of a training, read back from its files."""
 
+import errno
 import io
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -9,7 +11,9 @@ import torch
 from command_line import ok
 from PIL import Image
 
+from toolkit.errors import UsageError
 from toolkit.train.health import denormal
+from toolkit.train.tensorboard import Log
 
 
 @pytest.fixture(scope="module")
@@ -87,3 +91,18 @@ def test_denormals_are_told_though_arithmetic_flushes_them():
     finally:
         torch.set_flush_denormal(False)
     assert denormal(weights).tolist() == expected
+
+
+def test_a_log_that_cannot_be_closed_is_one_error_and_leaves_the_hook_of_threads(
+    tmp_path, monkeypatch
+):
+    from torch.utils.tensorboard import SummaryWriter
+
+    def fill_the_disk(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(SummaryWriter, "close", fill_the_disk)
+    before = threading.excepthook
+    with pytest.raises(UsageError, match="No space left on device"), Log(tmp_path / "log", 0):
+        pass
+    assert threading.excepthook is before

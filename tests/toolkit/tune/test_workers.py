@@ -106,6 +106,18 @@ def test_four_workers_and_a_kill_lose_no_trial_and_count_none_twice(xrays, worke
 
 
 @pytest.mark.full
+def test_a_lone_worker_that_something_else_ends_is_replaced(xrays, workers_of, tmp_path):
+    with tuning(xrays, tmp_path, "--trials", 1, "--max-epochs", 4) as process:
+        until(lambda: running(tmp_path), process)
+        os.kill(workers_of(process)[0], signal.SIGTERM)
+        _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "a worker ended with exit code 143; another takes its place" in err
+    assert "the time is over" not in err
+    assert states(counted_trials(trials_of(tmp_path))) == [TrialState.COMPLETE]
+
+
+@pytest.mark.full
 def test_killed_with_its_workers_it_goes_on_where_it_stopped(xrays, tmp_path):
     arguments = ("--trials", 3, "--max-epochs", 4, "--stale-after", 2)
     with tuning(xrays, tmp_path, *arguments) as process:
