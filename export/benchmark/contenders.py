@@ -16,6 +16,7 @@ from export.convert.onnx import OPSET
 from export.convert.pipeline import Pipeline
 from export.convert.torch_formats import open_pt2, open_torchscript
 from export.export import write
+from toolkit.errors import ImageError
 from toolkit.extras import require
 from toolkit.model.files import LOWER, ModelFiles
 from toolkit.model.manifest import Manifest
@@ -167,10 +168,15 @@ def reference_inputs(
         constants: as the network was trained with.
 
     Raises:
+        ImageError: OpenCV does not read such a file.
         MissingExtraError: OpenCV is not installed.
     """
     cv2: Any = require("cv2", "dev")
     picture = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise ImageError(
+            "not_an_image", "OpenCV reads PNG and JPEG files, and not all of these are"
+        )
     if picture.shape[:2] != _SHAPE:
         picture = cv2.resize(picture, _SHAPE, interpolation=cv2.INTER_AREA)
     rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB).astype(np.float32) / 255

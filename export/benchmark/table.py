@@ -8,6 +8,7 @@ import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -128,8 +129,7 @@ def benchmark(
     with TemporaryDirectory() as folder:
         every = contenders(pipeline, record, Path(folder), xrays.gate)
         judgements, left_out = judge(every, xrays)
-        kinds = {contender.format for contender, _ in judgements}
-        if record.preprocessing and "reference path" not in kinds:
+        if record.preprocessing and not find_spec("cv2"):
             left_out.append("no reference path: it needs OpenCV, pip install 'toolkit[dev]'")
         return measure(judgements, xrays, threads, batches, rounds), left_out
 
@@ -166,12 +166,14 @@ def generated_xrays(count: int, shape: tuple[int, ...] = (SIZE, SIZE)) -> Xrays:
 
 
 def judge(every: Iterable[Contender], xrays: Xrays) -> tuple[list[Judgement], list[str]]:
-    """Return what each contender makes of the X-rays, and why some cannot be opened here."""
+    """Return what each contender makes of the X-rays, and why some cannot run here, or on these."""
     judgements, left_out = [], []
     for contender in every:
         try:
             classify = contender.open(1)
             found = [classify(batch).argmax(axis=1) for batch in xrays.judged(contender.source)]
+            if contender.source == "file":
+                classify(xrays.contents)
         except ToolkitError as error:
             left_out.append(f"{contender.format} on {contender.provider} is left out: {error}")
             continue

@@ -185,3 +185,23 @@ def test_what_a_manifest_says_of_labels_comes_back_as_it_was(tmp_path):
         )
         manifest.save(replace(record, labels=labels), tmp_path / "own.json")
         assert manifest.load(tmp_path / "own.json").labels == labels
+
+
+@pytest.mark.parametrize("command", ["export onnx", "verify", "benchmark"])
+@pytest.mark.parametrize("option", ["--labels", "--groups"])
+def test_what_is_said_of_xrays_is_refused_where_there_are_none(command, option):
+    message = refused(*command.split(), "model_saved", "--models", SHIPPED.parent, option, "study")
+    assert message.endswith("are of X-rays of your own: give --data")
+
+
+@pytest.mark.parametrize("option", ["--data", "--labels", "--groups", "--network"])
+def test_a_roofline_passes_over_no_option(option):
+    words = ("benchmark", "model_saved", "--models", SHIPPED.parent, "--roofline", option, "study")
+    assert "leave out --data" in refused(*words)
+
+
+def test_settings_beside_those_of_a_study_are_refused(png_folder, tmp_path):
+    run("init", tmp_path / "net.py")
+    data = ("--data", png_folder("train/benign/1", "train/malignant/2"))
+    words = ("--network", "net.py", "--config", "width=4", "--from-study", "own")
+    assert "both say what the network is made with" in refused("train", *data, *words, cwd=tmp_path)

@@ -7,7 +7,12 @@ from typing import Annotated
 
 import typer
 
-from toolkit.commands.options.common import AgainOption, GroupsOption, ModelLabelsOption
+from toolkit.commands.options.common import (
+    AgainOption,
+    GroupsOption,
+    ModelLabelsOption,
+    annotations_of,
+)
 from toolkit.console import (
     LOGS,
     MODELS,
@@ -44,6 +49,11 @@ def benchmark(
 ) -> None:
     """Time NAME in every format and precision, from files to probabilities."""
     if roofline:
+        if data or labels or groups or network:
+            raise UsageError(
+                "--roofline counts what the exported graph asks for: leave out --data, --labels, "
+                "--groups and --network"
+            )
         _count(ModelFiles(models, name), Console(as_json))
         return
     counts, batches = _numbers(threads, "--threads"), _numbers(batch, "--batch")
@@ -53,12 +63,11 @@ def benchmark(
     from export.benchmark import report, table
     from export.convert.pipeline import load_pipeline
     from toolkit.model import manifest
-    from toolkit.xray.annotations.sources import read_annotations
 
     console = Console(as_json)
     files = ModelFiles(models, name)
     record = manifest.load(files.manifest)
-    said = read_annotations(labels, groups)
+    said = annotations_of(data, labels, groups)
     pipeline = load_pipeline(files, record, network)
     console.notice(f"timing {name} in {rounds} rounds; keep the machine quiet")
     rows, left_out = table.benchmark(

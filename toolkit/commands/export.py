@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from toolkit.commands.options.common import AgainOption, GroupsOption, ModelLabelsOption
+from toolkit.commands.options.common import (
+    AgainOption,
+    GroupsOption,
+    ModelLabelsOption,
+    annotations_of,
+)
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import EquivalenceError, UsageError
 from toolkit.extras import require, require_onnxruntime
@@ -57,7 +62,6 @@ def export(
     from export.export import DeadInput, Options
     from export.export import export as run
     from toolkit.files import require_parent, require_writable
-    from toolkit.xray.annotations.sources import read_annotations
 
     if opset is not None and format_name != "onnx":
         raise UsageError(f"{format_name} has no opset: leave --opset out")
@@ -71,7 +75,7 @@ def export(
     allowed = DeadInput.ALLOW if allow_dead_input else DeadInput.REFUSE
     dead_input = DeadInput.DROP if drop_dead else allowed
     options = Options(
-        data, opset or OPSET, precision, dead_input, read_annotations(labels, groups), network
+        data, opset or OPSET, precision, dead_input, annotations_of(data, labels, groups), network
     )
     result = run(format_name, source, target, options)
     page = write_report(result, target)

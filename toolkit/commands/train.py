@@ -214,6 +214,10 @@ def _start(
         return own_recipe(wanted(), config), None
     if study is None:
         return recipe(preset or "default"), None
+    if config:
+        raise UsageError(
+            "--config and --from-study both say what the network is made with: give one of them"
+        )
     require("optuna", "train")
     from toolkit.tune.ledger import find_study
     from toolkit.tune.report import final_training

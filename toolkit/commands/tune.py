@@ -85,7 +85,10 @@ def tune(
     as_json: JsonOption = False,
 ) -> None:
     """Run trials until the study has N; the same command goes on, or joins from elsewhere."""
-    if context.invoked_subcommand:
+    if command := context.invoked_subcommand:
+        before = [each.opts[0] for each in context.command.params if _is_given(context, each.name)]
+        if before:
+            raise UsageError(f"{before[0]} stands before {command}: give it after {command}")
         return
     deadline = None if timeout is None else time.time() + _seconds(timeout)
     for module in ("torch", "optuna", "tensorboard", "matplotlib"):
@@ -134,6 +137,7 @@ def tune(
 
 @app.command("report")
 def report(
+    context: typer.Context,
     study: Annotated[
         str | None, typer.Option("--study", metavar="NAME", help="A study of the storage.")
     ] = None,
@@ -151,7 +155,7 @@ def report(
     from toolkit.tune.ledger import find_study
     from toolkit.tune.storage import open_storage
 
-    if csv and (study or storage):
+    if csv and (study or _is_given(context, "storage")):
         raise UsageError("give a study or a table: --csv goes with neither --study nor --storage")
     name = csv.stem if csv else study or "default"
     folder = logs / TUNING / "figures" / name
@@ -204,6 +208,12 @@ def _tell(study: "Study", folder: Path, console: Console) -> None:
         | {"importance_intervals": intervals, "figures": [str(path) for path in pictures]},
         "\n".join([report.text(study, intervals), *([f"figures  {folder}"] if pictures else [])]),
     )
+
+
+def _is_given(context: typer.Context, name: str | None) -> bool:
+    """Return whether an option is on the command line, not only in the environment."""
+    source = context.get_parameter_source(name) if name else None
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _seconds(text: str) -> float:

@@ -5,7 +5,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from toolkit.commands.options.common import AgainOption, GroupsOption, ModelLabelsOption
+from toolkit.commands.options.common import (
+    AgainOption,
+    GroupsOption,
+    ModelLabelsOption,
+    annotations_of,
+)
 from toolkit.console import MODELS, NAME, Console, JsonOption, ModelsOption
 from toolkit.errors import CheckFailedError, EquivalenceError, UsageError, numbered
 from toolkit.extras import require, require_onnxruntime
@@ -43,14 +48,13 @@ def verify(
     from export.compare.report import write_report
     from export.verify import verify as run
     from toolkit.files import require_parent, require_writable
-    from toolkit.xray.annotations.sources import read_annotations
 
     console = Console(as_json)
     files = ModelFiles(models, name)
     if out:
         require_parent(out)
         require_writable(out, "--out")
-    result = run(files, data, url, read_annotations(labels, groups), network)
+    result = run(files, data, url, annotations_of(data, labels, groups), network)
     lines = result.failures
     failure = "" if result.passed else f"{name} is not equal to PyTorch: {lines[0]}"
     if not as_json:

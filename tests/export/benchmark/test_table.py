@@ -10,11 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from export.benchmark import table
-from export.benchmark.contenders import Contender
+from export.benchmark.contenders import Contender, reference_inputs
 from export.benchmark.table import Row, generated_xrays, judge, measure, ratios
 from toolkit.cli import app
 from toolkit.commands import data as generation
 from toolkit.errors import ProviderError, UsageError
+from toolkit.model.records import PreprocessingConstants
 
 pytest.importorskip("cv2")
 
@@ -122,6 +123,23 @@ def test_a_contender_that_cannot_be_opened_is_left_out_and_named():
     judgements, left_out = judge([sound, broken], generated_xrays(4))
     assert [contender for contender, _ in judgements] == [sound]
     assert left_out == ["onnx on cuda graph is left out: no graph can be had"]
+
+
+def test_files_that_opencv_does_not_read_leave_the_reference_path_out():
+    def classify(contents):
+        for each in contents:
+            reference_inputs(each, PreprocessingConstants())
+        return _first_class(contents)
+
+    path = Contender("reference path", "fp32", "cpu", "file", None, lambda _: classify)
+    drawn = generated_xrays(4)
+    assert len(judge([path], drawn)[0]) == 1
+    judgements, left_out = judge([path], replace(drawn, contents=(bytes(128) + b"DICM",)))
+    assert not judgements
+    assert left_out == [
+        "reference path on cpu is left out: OpenCV reads PNG and JPEG files, and not all of these "
+        "are"
+    ]
 
 
 @pytest.mark.parametrize("option", ["--threads", "--batch"])

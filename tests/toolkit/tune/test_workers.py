@@ -206,6 +206,8 @@ def test_no_trial_begins_once_the_time_is_over(begun):
         ("tune report --csv nope.csv", "cannot be read"),
         ("tune report --csv a.csv --study s", "neither"),
         ("tune report --storage nope", "no studies at"),
+        ("tune --study s report", "--study stands before report: give it after report"),
+        ("tune --logs elsewhere report --csv a.csv", "--logs stands before report"),
         ("train --from-study nope", "there are default"),
         ("train --from-study default --top 3", "not 3"),
     ],
@@ -213,6 +215,11 @@ def test_no_trial_begins_once_the_time_is_over(begun):
 def test_what_the_studies_there_do_not_give_is_refused(begun, xrays, words, message):
     data = () if "report" in words else ("--data", xrays)
     assert message in refused(*words.split(), *data, cwd=begun[0])
+
+
+def test_a_table_is_taken_though_the_environment_names_a_storage(tmp_path):
+    more = {"cwd": tmp_path, "TOOLKIT_STORAGE": "postgresql://nobody@localhost/none"}
+    assert "cannot be read" in refused("tune", "report", "--csv", "nope.csv", **more)
 
 
 @pytest.mark.full

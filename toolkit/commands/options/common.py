@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 import typer
 
 from toolkit.console import in_a_folder
+from toolkit.errors import UsageError
 from toolkit.package.image import BACKENDS, PROVIDERS
 from toolkit.train.recipes import DEVICES, PRECISIONS, PRESETS, SPLITS
 from toolkit.xray.labels import FOLDERS, LABEL_MAPS
@@ -16,6 +17,8 @@ JOURNAL = TUNING / "study.journal"
 
 # The tables that define what may be chosen are the choices of the command line.
 if TYPE_CHECKING:
+    from toolkit.xray.annotations.sources import Annotations
+
     Preset: TypeAlias = str
     Precision: TypeAlias = str
     Device: TypeAlias = str
@@ -131,3 +134,17 @@ StorageOption = Annotated[
         help=f"A journal's path (else {JOURNAL} in the logs), or postgresql://, mysql://, grpc://.",
     ),
 ]
+
+
+def annotations_of(data: Path | None, labels: str | None, groups: Path | None) -> "Annotations":
+    """Return what `--labels` and `--groups` say of the X-rays of `--data`.
+
+    Raises:
+        DataError: a file of labels cannot be used.
+        UsageError: they say nothing that can be meant, or there is no `--data`.
+    """
+    from toolkit.xray.annotations.sources import read_annotations
+
+    if data is None and (labels or groups):
+        raise UsageError("--labels and --groups are of X-rays of your own: give --data")
+    return read_annotations(labels, groups)
