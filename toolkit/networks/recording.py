@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -22,13 +23,13 @@ def recording(layers: Mapping[str, nn.Module]) -> Iterator[list[LayerRun]]:
     A run that takes or gives something else than one tensor is left out.
     """
     runs: list[LayerRun] = []
-    names = {layer: name for name, layer in layers.items()}
 
-    def record(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    # An exporter runs a layer that has two names by a stand-in, so the layer given is not asked.
+    def record(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if inputs and isinstance(inputs[0], Tensor) and isinstance(output, Tensor):
-            runs.append(LayerRun(names[layer], inputs[0], output))
+            runs.append(LayerRun(name, inputs[0], output))
 
-    handles = [layer.register_forward_hook(record) for layer in names]
+    handles = [layer.register_forward_hook(partial(record, name)) for name, layer in layers.items()]
     try:
         yield runs
     finally:

@@ -12,19 +12,21 @@ class StackedMuon(torch.optim.Muon):
     """PyTorch's Muon but for the order of sums; its learning rate may be a tensor that changes.
 
     A step waits for nothing, so that a CUDA graph can hold it. Its state is that of its parent.
-    Every matrix must have a gradient. `lr` of a group may be a tensor ().
+    A matrix without a gradient stays as it is. `lr` of a group may be a tensor ().
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Change the matrices by their gradients; none may lack one."""
+        """Change the matrices by their gradients."""
         assert closure is None
         for group in self.param_groups:
             self._step_group(group)
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        matrices, momentum = group["params"], group["momentum"]
-        gradients = [each.grad for each in matrices]
+        matrices = [each for each in group["params"] if each.grad is not None]
+        if not matrices:
+            return
+        gradients, momentum = [each.grad for each in matrices], group["momentum"]
         for each in matrices:
             if not self.state[each]:
                 self.state[each]["momentum_buffer"] = torch.zeros_like(each)
