@@ -205,7 +205,8 @@ def _check_effects(classifier: Classifier, inputs: tuple[Tensor, ...]) -> None:
 
 def _check_export(classifier: Classifier, xrays: Tensor) -> None:
     batch = torch.export.Dim("batch", min=1)
-    with running(None, "cannot be exported"), warnings.catch_warnings(action="ignore"):
+    where = place_of(classifier.network, "forward")
+    with running(None, "cannot be exported", where), warnings.catch_warnings(action="ignore"):
         torch.export.export(classifier, (xrays[:2],), dynamic_shapes=({0: batch},), strict=False)
 
 

@@ -24,7 +24,7 @@ def check_weights(module: nn.Module, where: str) -> None:
         DefinitionError: one is not.
     """
     for name, value in (*module.named_parameters(), *module.named_buffers()):
-        if is_lazy(value):  # type: ignore[no-untyped-call]
+        if is_lazy(value):
             raise DefinitionError(
                 f"{where}: {name} has no shape before it runs: give the layer its sizes, not a "
                 "lazy one"

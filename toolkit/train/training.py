@@ -1,6 +1,7 @@
 """Trains the network: one loop for every recipe, resumable to the same bits on CPU."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isfinite
@@ -14,7 +15,7 @@ from torch.nn import functional
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
 from toolkit.networks.base import Classifier, initialise, may_mirror, place
 from toolkit.networks.default import StudyNetwork
-from toolkit.networks.loading import STUDY, Definition
+from toolkit.networks.loading import STUDY, Definition, place_of, running
 from toolkit.resume import require_same
 from toolkit.train import checkpoint
 from toolkit.train.dataset import Dataset, class_weights
@@ -134,7 +135,8 @@ class Training:
         return Classifier(self.definition.network, self.result, self.preprocessing).eval()
 
     def _new_network(self, classes: int) -> nn.Module:
-        network = self.definition.network.module(classes, **self.config)
+        with running(None, f"{place_of(self.definition.network, 'module')} fails"):
+            network = self.definition.network.module(classes, **self.config)
         if self.recipe.initialisation == "he":
             initialise(network)
         # In this layout PyTorch 2.13 writes beyond its memory on a processor, in the backward pass
@@ -250,7 +252,8 @@ class Training:
         # In the study's network nothing but dropout depends on the mode; others have no such limit.
         self.network.train(lasting is None or self.epoch < lasting)
         self.step.reset()
-        self.make_steps(rows, self.network.training)
+        with running(None, "cannot be trained") if self.definition.source else nullcontext():
+            self.make_steps(rows, self.network.training)
         sums = self.step.sums()
         train_loss = sums.loss / len(self.indices)
         self._require_finite(train_loss)

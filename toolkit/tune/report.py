@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -23,6 +24,7 @@ from toolkit.tune.space import (
     final_recipe,
     own_config,
     own_trial_recipe,
+    value_text,
 )
 from toolkit.tune.trial import EPOCHS, TRAINING_ACCURACY, VALIDATION_ACCURACY
 
@@ -32,12 +34,9 @@ _PERCENT = 100.0
 def finished_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that have a score, best first; equals by number."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    # The figures and recipes here know these parameters; trials with others are left out.
-    names = SPACE.keys()
-    if "network" in setup_of(study) and trials:
-        # A network of the user's own has its own parameters.
-        names = trials[0].params.keys()
-    ours = [trial for trial in trials if trial.params.keys() == names]
+    # Of the study's network; one of the user's own has its own, and not each trial all of them.
+    own = "network" in setup_of(study)
+    ours = [trial for trial in trials if own or trial.params.keys() == SPACE.keys()]
     return sorted(ours, key=lambda trial: (-_value(trial), trial.number))
 
 
@@ -71,19 +70,18 @@ def importance_intervals(
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(usable), size=(resamples, len(usable))) if usable else ()
     told = [each for row in drawn if (each := _importances([usable[i] for i in row]))]
-    if not told:
-        return {}
-    names = parameters_of(usable)
-    bounds = np.percentile([[each[name] for name in names] for each in told], (2.5, 97.5), axis=0)
-    return {
-        name: (float(low), float(high)) for name, (low, high) in zip(names, bounds.T, strict=True)
+    # A parameter that not every trial has is not in every sample.
+    drawn_of = {
+        name: [each[name] for each in told if name in each] for name in parameters_of(usable)
     }
+    bounds = {name: np.percentile(each, (2.5, 97.5)) for name, each in drawn_of.items() if each}
+    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
 def parameters_of(trials: Sequence[FrozenTrial]) -> list[str]:
-    """Return the names of the parameters of trials that share them; the study's in their order."""
-    names = trials[0].params.keys() if trials else SPACE.keys()
-    return [*SPACE] if names == SPACE.keys() else [*names]
+    """Return the names of the parameters that any trial has; the study's in their order."""
+    names = dict.fromkeys(name for trial in trials for name in trial.params)
+    return [*SPACE] if not trials or names.keys() == SPACE.keys() else [*names]
 
 
 def _importances(trials: Sequence[FrozenTrial]) -> dict[str, float]:
@@ -92,7 +90,9 @@ def _importances(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     # It brings scikit-learn along, which takes seconds and nothing else here needs.
     from optuna.importance import get_param_importances
 
-    return get_param_importances(study_of(trials))
+    # Optuna warns of a parameter that few trials have: the intervals tell it.
+    with warnings.catch_warnings(action="ignore"):
+        return get_param_importances(study_of(trials))
 
 
 def mean_parameters(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -123,13 +123,9 @@ def table(trials: Sequence[FrozenTrial]) -> str:
     lines = [f"{'trial':>5}{'score':>9}{'train':>8}{'val':>8}{'epochs':>8}{heads}"]
     for trial in trials:
         each = row(trial)
-        values = [each[name] for name in names]
-        told = "".join(
-            f"  {value:>{len(name)}.4g}" if isinstance(value, float) else f"  {value:>{len(name)}}"
-            for name, value in zip(names, values, strict=True)
-        )
+        told = "".join(f"  {value_text(each.get(name, '-')):>{len(name)}}" for name in names)
         if ours:
-            told = "{:4}{:9.3f}{:8.3f}{:9.4f}".format(*values)
+            told = "{:4}{:9.3f}{:8.3f}{:9.4f}".format(*(each[name] for name in names))
         lines.append(
             f"{trial.number:5}{_value(trial):9.4f}{_percent(each[TRAINING_ACCURACY])}"
             f"{_percent(each[VALIDATION_ACCURACY])}{each[EPOCHS] or '-':>8}{told}"
@@ -169,6 +165,7 @@ def text(study: Study, intervals: Mapping[str, tuple[float, float]]) -> str:
         shown = ", ".join(
             f"{name} {weight:.0%} ({intervals[name][0]:.0%} to {intervals[name][1]:.0%})"
             for name, weight in weights.items()
+            if name in intervals
         )
         lines.append(f"importance (95 % of bootstrap samples): {shown}")
     return "\n".join(lines)

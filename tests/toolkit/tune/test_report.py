@@ -3,15 +3,18 @@
 import csv
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
 from toolkit.errors import DataError, UsageError
 from toolkit.tune import report
+from toolkit.tune.display import Display
 from toolkit.tune.ledger import FAILURE, open_ledger
 from toolkit.tune.space import SPACE
 from toolkit.tune.storage import open_storage
@@ -165,6 +168,35 @@ def test_equal_scores_are_told_by_number():
 def test_a_score_that_is_not_finite_is_null_in_json():
     study = report.study_of([trial(-math.inf)])
     assert report.summary(study)["best"][0]["score"] is None
+
+
+def test_parameters_that_are_no_numbers_or_not_of_every_trial_are_all_told(draw, tmp_path):
+    parameters = [
+        {"act": "relu", "norm": None, "rate": 0.123456},
+        {"act": "silu", "norm": True},
+        {"act": "relu", "norm": None, "rate": 0.2},
+    ]
+    spaces = {
+        "act": CategoricalDistribution(["relu", "silu"]),
+        "norm": CategoricalDistribution([None, True]),
+        "rate": FloatDistribution(0, 1),
+    }
+    storage = open_storage(str(tmp_path / "study.journal"), make=True)
+    ledger = open_ledger(storage, "s", {"network": "0" * 64}, 3, 0)
+    study, lines = ledger.study, []
+    progress = SimpleNamespace(say=lines.append, reach=lambda *_: None)
+    display = Display("s", 3, progress)
+    display.update(ledger)
+    for score, each in enumerate(parameters):
+        named = {name: spaces[name] for name in each}
+        study.add_trial(create_trial(params=each, distributions=named, value=float(score)))
+    display.update(ledger)
+    assert lines[1] == "2/3  trial 1 score 1.0000  act silu  norm True"
+    assert [each.number for each in report.finished_trials(study)] == [2, 1, 0]
+    text = report.text(study, report.importance_intervals(study, RESAMPLES))
+    rows = [line.split()[-3:] for line in text.splitlines()[1:4]]
+    assert rows == [["relu", "None", "0.2"], ["silu", "True", "-"], ["relu", "None", "0.1235"]]
+    assert {path.stem for path in draw(study, tmp_path)} == PICTURES
 
 
 def test_a_failed_trial_is_told_with_its_reason():
