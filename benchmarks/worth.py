@@ -49,6 +49,7 @@ def train(off, folder, _part):
     from toolkit.train.dataset import Dataset
     from toolkit.train.evaluation import predict
     from toolkit.train.recipes import recipe
+    from toolkit.train.steps import optimiser
     from toolkit.xray.annotations.patients import by_name
     from toolkit.xray.labels import label_map
 
@@ -64,6 +65,8 @@ def train(off, folder, _part):
         patch.object(folding, "_plus_map", torch.add).start()
     elif off == "mallopt":
         patch.object(training, "keep_freed", lambda: None).start()
+    elif off == "Muon in float32":
+        patch.object(optimiser, "Muon", torch.optim.Muon).start()
     pixels = torch.from_numpy(np.load(folder / "pixels.npy"))
     labels, names = torch.arange(len(pixels)) % 4, tuple(map(str, range(len(pixels))))
     parts = {"train": torch.arange(len(pixels))}
@@ -207,7 +210,7 @@ def batches(url, folder):
 
 # Of each what it is measured without, what prepares it, and what measures it.
 PARTS = {
-    "training": (("folding", "product with ones", "mallopt"), draw, train),
+    "training": (("folding", "product with ones", "mallopt", "Muon in float32"), draw, train),
     "pipeline": (("folding",), write, run_graph),
     "int8": (("correction", "pooling first"), write, run_graph),
     "acceptor": (("acceptor",), draw_files, serve),

@@ -104,7 +104,7 @@ def _processes(watchers: list[Any]) -> list[tuple[int, int]]:
     """Return the id of each process and the number, from 0, that it counts by."""
     service, *owners = watchers
     found = [(process.pid, process.wid - 1) for process in service.processes.values()]
-    last = 2 * service.numprocesses
+    last = counters.rows(service.numprocesses) - 1
     return found + [(each.pid, last) for one in owners for each in one.processes.values()]
 
 

@@ -15,8 +15,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 from bento.http.routes import NAMES
 from bento.worker import lifeline, rollout
-from bento.worker.assembly import Information, open_proven, rows
-from bento.worker.counters import Metrics
+from bento.worker.assembly import Information, open_proven
+from bento.worker.counters import Metrics, rows
 from bento.worker.jobs import counts_of_batch
 from bento.worker.log import Log
 from bento.worker.settings import Settings, settings
@@ -68,8 +68,8 @@ def main(opener: Callable[[Path, str, int], Engine] = open_fixed_sizes) -> None:
     log = Log()
     log.start()
     predictor = _opened(information, opener, log)
-    number = rows(asked) - 1
-    metrics = Metrics(information.meaning.classes, NAMES, number, rows(asked))
+    count = rows(asked.workers)
+    metrics = Metrics(information.meaning.classes, NAMES, count - 1, count)
 
     def ran(count: int, seconds: float) -> None:
         for name, value in counts_of_batch(predictor.engine, count, seconds):

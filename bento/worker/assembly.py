@@ -9,12 +9,12 @@ from typing import Any
 
 from msgspec import UNSET
 
-from bento.worker.counters import Metrics
+from bento.worker.counters import Metrics, rows
 from bento.worker.explaining import Explainer
 from bento.worker.log import Log
 from bento.worker.model_thread import ModelThread
 from bento.worker.settings import Settings
-from toolkit.errors import ModelRefusedError, RequestError, ToolkitError
+from toolkit.errors import ModelRefusedError, RequestError
 from toolkit.extras import versions
 from toolkit.model import manifest
 from toolkit.model.answer import Equivalence, Info, Meaning, Providers, meaning_of
@@ -28,6 +28,8 @@ from toolkit.runtime.session import ANSWERED, Predictor, open_explainer, open_pi
 
 _PATIENCE_S = 20.0
 """How long a worker waits for the owner of the card before it says that it is not ready."""
+_OWNER_AGAIN_S = 1.0
+"""The same until it asks again where the owner, or the model's files, refused it at once."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,11 @@ class Worker:
         settings, record = information.settings, information.record
         self.information = information
         self.log = log
-        self.metrics = Metrics(information.meaning.classes, routes, number, rows(settings))
+        self.metrics = Metrics(information.meaning.classes, routes, number, rows(settings.workers))
         self.model = (
             ModelThread(lambda: open_proven(settings, record), self.metrics, log)
             if settings.owner is None
-            else ModelThread(self._open_handover, self.metrics, log, again_s=0)
+            else ModelThread(self._open_handover, self.metrics, log, _OWNER_AGAIN_S)
         )
         self.explainer = Explainer(
             (lambda: open_explainer(settings.files, record, "cpu", threads=1))
@@ -150,7 +152,7 @@ class Worker:
 
         try:
             return open_proven(settings, record, connect)
-        except ToolkitError:
+        except Exception:
             for each in opened:
                 each.leave()
             raise
@@ -206,11 +208,6 @@ def check(settings: Settings) -> Information:
     outputs = [each.name for each in session.get_outputs()]
     check_outputs(outputs, files, record, settings.kind)
     return Information(settings, record, digest, meaning_of(record), explains)
-
-
-def rows(settings: Settings) -> int:
-    """Return how many processes may count: the workers, those after them, and the owner."""
-    return 2 * settings.workers + 1
 
 
 def open_proven(

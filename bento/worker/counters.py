@@ -16,6 +16,7 @@ from time import monotonic
 import numpy as np
 from numpy.typing import NDArray
 
+from bento.worker.settings import MOST_WORKERS
 from toolkit import memory
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,8 +25,15 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25
 _GREYS = tuple(range(16, 256, 16))
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 _ALIVE_S = 3.0
-_MOST_ROWS = 2048
 _MEMORY = "TOOLKIT_METRICS_MEMORY"
+
+
+def rows(workers: int) -> int:
+    """Return how many processes may count: the workers, those after them, and the owner."""
+    return 2 * workers + 1
+
+
+_MOST_ROWS = rows(MOST_WORKERS)
 
 
 @dataclass(frozen=True)
@@ -102,11 +110,11 @@ class Metrics:
         self._routes = {name: place for place, name in enumerate(routes)}
         self._statuses = {status: place for place, status in enumerate(STATUSES)}
         width = sum(each.cells for each in self._families)
-        rows = max(workers, worker + 1)
-        shared = _shared(_MOST_ROWS + rows * width)
-        self._seen = shared[:rows]
+        count = max(workers, worker + 1)
+        shared = _shared(_MOST_ROWS + count * width)
+        self._seen = shared[:count]
         self._worker = worker
-        self._cells = shared[_MOST_ROWS:].reshape(rows, width)
+        self._cells = shared[_MOST_ROWS:].reshape(count, width)
         self._row = memoryview(self._cells[worker]).cast("B").cast("d")
         for family in self._families:
             if family.kind in ("gauge", "hidden"):
@@ -219,7 +227,7 @@ def share() -> dict[str, str]:
 
 
 def beats(environment: Mapping[str, str]) -> NDArray[np.float64]:
-    """Return when each worker was last seen, by the machine's monotonic clock; float64 (2048,).
+    """Return when each worker was last seen, by the machine's monotonic clock; float64 (N,).
 
     Args:
         environment: as `share` gives it.

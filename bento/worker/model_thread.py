@@ -184,7 +184,7 @@ class ModelThread:
         except Exception as error:  # whatever it is, this thread must live to try again
             self._lost(error)
         else:
-            self._reason = ""
+            self._reason = str(handover_lost()) if self.predictor.engine.has_ended else ""
         self._step_since = None
         self.tell()
 

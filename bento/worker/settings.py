@@ -12,6 +12,7 @@ from toolkit.runtime.providers import PROVIDERS
 
 KINDS = {"fp32": "pipeline", "fp16": "fp16", "int8": "int8"}
 """The kind of artifact that is served, by precision."""
+MOST_WORKERS = 1024
 OWNER_SOCKET = "TOOLKIT_OWNER_SOCKET"
 """What the arbiter tells the workers by, where another process runs the model."""
 
@@ -22,7 +23,7 @@ class Settings:
 
     Attributes:
         files: of the model.
-        workers: processes, 1 to 1024.
+        workers: processes, 1 to `MOST_WORKERS`.
         provider: `auto`, `cpu` or `cuda`, as asked for.
         precision: a key of `KINDS`.
         token: what a request must bear; None for an open service.
@@ -79,8 +80,8 @@ def _token(text: str | None) -> bytes | None:
 
 
 def _workers(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1024:
-        raise UsageError(f"TOOLKIT_WORKERS is {text!r}: give a number from 1 to 1024")
+    if not text.isdecimal() or not 1 <= int(text) <= MOST_WORKERS:
+        raise UsageError(f"TOOLKIT_WORKERS is {text!r}: give a number from 1 to {MOST_WORKERS}")
     return int(text)
 
 

@@ -18,4 +18,7 @@ async def to_its_end(work: "asyncio.Future[T]", drop: Callable[[], None] = lambd
     except asyncio.CancelledError:
         drop()
         await asyncio.wait([work])
+        # Looked at, or the event loop would tell of an error that nobody took: nobody wants it.
+        if not work.cancelled():
+            work.exception()
         raise

@@ -60,7 +60,7 @@ def first_difference(kind: str, path: Path, pipeline: Pipeline, xrays: NDArray[n
 def _recorded(pipeline: Pipeline, xray: Tensor) -> tuple[Layers, Layers]:
     """Return what PyTorch's layers take, and what they give, in the order in which they run."""
     names = [spec.name for spec in pipeline.definition.inputs]
-    with recording(pipeline.layers()) as runs:
+    with recording(pipeline.layers(), Tensor.clone) as runs:
         outputs = dict(zip(pipeline.outputs, pipeline(xray), strict=True))
     values = {"xray": xray} | dict(zip(names, pipeline.inputs(xray), strict=True))
     values |= {run.name: run.given for run in runs} | outputs

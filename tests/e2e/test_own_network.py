@@ -258,6 +258,21 @@ def test_weights_of_an_own_network_are_read_as_people_save_them(trained, tmp_pat
         assert torch.equal(there[name], getattr(value, kind)().float())
 
 
+def test_parameters_are_those_that_are_trained_and_not_what_batch_norm_gathers(trained, tmp_path):
+    import torch
+
+    weights = torch.load(trained.checkpoint, weights_only=True)
+    counted = sum(
+        each.numel()
+        for name, each in weights.items()
+        if "running_" not in name and "num_batches" not in name
+    )
+    words = ("--network", trained.path("definition"), "--classes", "cool,warm")
+    run("import", trained.checkpoint, "--name", "there", "--models", tmp_path, *words)
+    for path in (trained.manifest, tmp_path / "there.json"):
+        assert manifest.load(path).network.parameters == counted
+
+
 def test_weights_trained_elsewhere_become_a_model_with_a_definition(trained, tmp_path):
     words = ("--network", trained.path("definition"), "--classes", "cool,warm")
     run("import", trained.checkpoint, "--name", "there", "--models", tmp_path, *words)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,11 +56,16 @@ def _own(pipe: Any, _index: int, job: Job, address: str) -> None:
     threading.Thread(target=_follow, args=(pipe,), daemon=True).start()
     try:
         predictor, _ = job.open(open_fixed_sizes)
-        owner = Owner(address, predictor.engine, predictor.sha256)
-        pipe.send(READY)
-        owner.serve()
     except ToolkitError as error:
         refuse(address, str(error), _AGAIN_S)
+        raise SystemExit(error.exit_code) from None
+    owner = Owner(address, predictor.engine, predictor.sha256)
+    pipe.send(READY)
+    try:
+        owner.serve()
+    except ToolkitError as error:
+        # Who waits for it tries again with the one that takes its place.
+        print(f"warning: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
 
 

@@ -1,5 +1,6 @@
 """`toolkit import`: the study's own checkpoint to a model like any other."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -124,6 +125,7 @@ def _import_own(
     from toolkit.commands.options.network import definition_for
     from toolkit.files import sha256
     from toolkit.model import manifest, records
+    from toolkit.networks.base import parameters_of
     from toolkit.train.checkpoint import read_network
 
     if labels is None or len(labels.classes) < 2:
@@ -138,6 +140,7 @@ def _import_own(
         console.notice(f"warning: {line}")
     recipe = {"preset": "imported", "file": file.name, "file_sha256": sha256(file)}
     training = records.TrainingRecord("", recipe, None, "unknown", None, {}, {})
+    shape = replace(shape, parameters=parameters_of(network_read))
     known = manifest.Manifest(files.name, labels, None, None, shape, training)
     state = network_read.state_dict()
     record = _save(known, state, files, log, console, definition.content)

@@ -93,6 +93,12 @@ def train(
         ),
     ] = None,
     positive: PositiveOption = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Weights to begin with, as far as they fit: .pt or .safetensors."
+        ),
+    ] = None,
     teachers: TeachersOption = None,
     cache: CacheOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where it stopped.")] = False,
@@ -116,6 +122,7 @@ def train(
     from toolkit.train.log_folder import log_folder, sole_training
     from toolkit.train.recipes import change, faults
     from toolkit.train.training import Training, device_of
+    from toolkit.train.weights import beginning, first_weights
 
     console = Console(as_json)
     # A training that was begun under a former rule goes on.
@@ -142,6 +149,7 @@ def train(
         batch_size=batch_size,
         precision=precision,
     )
+    first = first_weights(weights) if weights else None
     log = log_folder(logs, name)
     with sole_training(files, log):
         if resume:
@@ -151,7 +159,9 @@ def train(
         place = device_of(device)
         taught = load_teachers(teachers, models, dataset, place)
         targets = targets_of(taught, dataset, choice, definition, recipe, seed, console)
-        training = Training(dataset, recipe, seed, place, definition, targets)
+        training = Training(dataset, recipe, seed, place, definition, targets, first)
+        if known := training.began_with:
+            console.notice(beginning(known, len(training.network.state_dict())))
         if resume:
             training.load(files.resume)
             console.notice(f"resuming {name} after epoch {training.epoch} of {recipe.epochs}")

@@ -160,6 +160,7 @@ def drop_unsaid(content: dict[str, Any]) -> None:
     for part, name in (
         (content["network"], "definition"),
         (content["training"], "distillation"),
+        (content["training"], "weights"),
         (content, "operating_point"),
     ):
         if part[name] is None:

@@ -116,6 +116,21 @@ class DistillationRecord:
 
 
 @dataclass(frozen=True)
+class WeightsRecord:
+    """What a training began with, where that were weights of a file.
+
+    Attributes:
+        file: its name.
+        sha256: of it.
+        new: the names of the network's weights that are not in it, or there of another shape.
+    """
+
+    file: str
+    sha256: str
+    new: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class TrainingRecord:
     """How the weights came about, and how good they are.
 
@@ -132,6 +147,7 @@ class TrainingRecord:
         permutation: for each input, `image` and `edges`, the accuracy on the validation part
             that is lost when every X-ray gets another one's, -1 to 1; none without that part.
         distillation: None where it learned from labels.
+        weights: None where it began with those that the network is made with.
     """
 
     checkpoint_sha256: str
@@ -143,6 +159,7 @@ class TrainingRecord:
     metrics: dict[str, Any]
     permutation: dict[str, float] = field(default_factory=dict)
     distillation: DistillationRecord | None = None
+    weights: WeightsRecord | None = None
 
 
 @dataclass(frozen=True)

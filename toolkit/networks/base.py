@@ -235,6 +235,11 @@ def place(network: nn.Module, device: torch.device) -> nn.Module:
     return network
 
 
+def parameters_of(network: nn.Module) -> int:
+    """Return how many numbers of a network are trained; what batch norm gathers is not."""
+    return sum(each.numel() for each in network.parameters())
+
+
 def device_of(module: nn.Module) -> torch.device:
     """Return where a module's weights lie."""
     found = next((each.device for each in module.parameters()), None)

@@ -68,7 +68,7 @@ def read_original(path: Path) -> OriginalModel:
 
 def _content(path: Path) -> bytes:
     if not path.is_file():
-        raise CheckpointError("there is no such file")
+        raise CheckpointError("it is no file" if path.exists() else "there is no such file")
     try:
         with path.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

@@ -41,7 +41,11 @@ def known_record(
         labels=labels,
         preprocessing=STUDY_EDGES,
         dataset=None,
-        network=records.NetworkRecord(original.layer_size, original.dropout, parameters=0),
+        network=records.NetworkRecord(
+            original.layer_size,
+            original.dropout,
+            sum(each.numel() for each in original.state.values()),
+        ),
         training=records.TrainingRecord(
             checkpoint_sha256="",
             recipe={

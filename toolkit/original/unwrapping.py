@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from toolkit.errors import CheckpointError
 from toolkit.original.opcodes import quote
@@ -70,6 +70,17 @@ def named_as(weights: dict[Any, Any], names: Collection[str]) -> tuple[dict[Any,
                 ]
                 return {each: shorter[prefix + each] for each in names}, said if words else []
     return weights, []
+
+
+def named_in(weights: dict[Any, Any], names: Collection[str]) -> dict[str, Tensor]:
+    """Return those weights whose names a network has; wrappers may have lengthened them."""
+    named, _ = named_as(weights, names)
+    shorter = {_without(str(key), _WRAPPERS): value for key, value in named.items()}
+    found = [
+        {name: value for name, value in each.items() if name in names and isinstance(value, Tensor)}
+        for each in (named, shorter)
+    ]
+    return max(found, key=len)
 
 
 def _without(name: str, words: Collection[str]) -> str:

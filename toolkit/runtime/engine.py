@@ -44,12 +44,14 @@ class Engine:
         is_elsewhere: whether another process runs them, and counts them.
         waiting_since: when the oldest of what is elsewhere went there, by the machine's clock;
             None where nothing is.
+        has_ended: whether what ran them elsewhere is gone.
     """
 
     sizes: tuple[int, ...] = ()
     together = 1
     is_elsewhere = False
     waiting_since: float | None = None
+    has_ended = False
 
     def __init__(self, provider: str, shapes: Shapes, words: dict[str, str]) -> None:
         self.provider = provider

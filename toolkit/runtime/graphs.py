@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import weakref
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -83,9 +84,13 @@ def _pinned(shape: tuple[int, ...]) -> NDArray[np.uint8]:
     memory = np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), np.uint8)
     for name in _CUDART:
         try:
-            register = ctypes.CDLL(name).cudaHostRegister
+            library = ctypes.CDLL(name)
+            register, unregister = library.cudaHostRegister, library.cudaHostUnregister
         except (OSError, AttributeError):
             continue
-        register(ctypes.c_void_p(memory.ctypes.data), ctypes.c_size_t(memory.nbytes), 0)
+        address = ctypes.c_void_p(memory.ctypes.data)
+        if not register(address, ctypes.c_size_t(memory.nbytes), 0):
+            # Else what lies at this address next would be read from the former pages.
+            weakref.finalize(memory, unregister, address).atexit = False
         break
     return memory.reshape(shape)

@@ -87,7 +87,7 @@ class Handover(Engine):
         listen: is given the handover before anything is asked; see `receive`.
 
     Raises:
-        ProviderError: no owner, or one that cannot open its model.
+        ProviderError: no owner, one that cannot open its model, or that ends at once.
         ModelRefusedError: it runs another file.
     """
 
@@ -107,14 +107,19 @@ class Handover(Engine):
         super().__init__(welcome["provider"], welcome["shapes"], welcome["words"])
         place = memory.make("toolkit-xrays")
         self._arrays = Slots(place, self.shapes).arrays
-        socket.send_fds(self._socket, [b"s"], [place])
-        os.close(place)
+        try:
+            socket.send_fds(self._socket, [b"s"], [place])
+        except OSError:
+            self.close()
+            raise handover_lost() from None
+        finally:
+            os.close(place)
         self._bits = {name: 1 << place for place, name in enumerate(self.outputs)}
         self._free = list(range(SLOTS))
         self._changed = threading.Condition()
         self._at: dict[int, _Pending] = {}
         self._rest = b""
-        self._ended = False
+        self.has_ended = False
         listen(self)
 
     is_elsewhere = True
@@ -167,13 +172,16 @@ class Handover(Engine):
 
     def submit(self, names: Sequence[str], xrays: Xrays, then: Then) -> None:
         """Hand over X-rays, at most `SLOTS`; `then` is called by whoever calls `receive`."""
+        if not len(xrays):
+            then({name: self._arrays[name][:0] for name in names})
+            return
         slots = self._taken(len(xrays))
         for slot, xray in zip(slots, xrays, strict=True):
             self._arrays["xray"][slot] = xray
         wanted = sum(self._bits[name] for name in names)
         pending = _Pending(slots, names, then, len(slots), monotonic())
         with self._changed:
-            if self._ended:
+            if self.has_ended:
                 raise handover_lost()
             self._at.update(dict.fromkeys(slots, pending))
             try:
@@ -205,8 +213,8 @@ class Handover(Engine):
     def _taken(self, count: int) -> list[int]:
         """Return so many slots, once they are free."""
         with self._changed:
-            self._changed.wait_for(lambda: self._ended or len(self._free) >= count)
-            if self._ended:
+            self._changed.wait_for(lambda: self.has_ended or len(self._free) >= count)
+            if self.has_ended:
                 raise handover_lost()
             return [self._free.pop() for _ in range(count)]
 
@@ -219,7 +227,7 @@ class Handover(Engine):
 
     def _end(self) -> None:
         with self._changed:
-            self._ended = True
+            self.has_ended = True
             lost = list(dict.fromkeys(self._at.values()))
             self._at.clear()
             self._changed.notify_all()

@@ -54,6 +54,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, corrupt, or with anything else in it.
     """
+    _require_file(path)
     try:
         _require_stored(path)
         # What torch warns of here is refused, or does not matter.
@@ -61,6 +62,8 @@ def load(path: Path) -> dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"no checkpoint at {path}: train it with `toolkit train`") from None
+    except PermissionError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
     except CheckpointError:
         raise
     except pickle.UnpicklingError as error:
@@ -70,6 +73,12 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} does not hold a state_dict: train again or restore it")
     return state
+
+
+def _require_file(path: Path) -> None:
+    """Refuse a folder, and a pipe, which nothing may ever write to; what is missing passes."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file: name a file of weights")
 
 
 def _require_stored(path: Path) -> None:
@@ -113,10 +122,8 @@ def read_network(
     """
     network = definition.module(classes, **config_of(record))
     wanted = network.state_dict()
-    root, ways = held(_read(path))
-    if not isinstance(root, dict):
-        raise CheckpointError(f"{path} does not hold a state_dict: save that alone")
-    state, said = named_as(root, wanted)
+    weights, ways = read_weights(path)
+    state, said = named_as(weights, wanted)
     others = {
         str(value.dtype).removeprefix("torch.")
         for name, value in state.items()
@@ -127,8 +134,21 @@ def read_network(
     return _fitted(state, path, record, classes, definition), [*ways, *said]
 
 
+def read_weights(path: Path) -> tuple[dict[Any, Any], list[str]]:
+    """Return weights as people save them, by their names there, and where they lay, in words.
+
+    Raises:
+        CheckpointError: missing, corrupt, or with more than weights in it.
+    """
+    root, ways = held(_read(path))
+    if not isinstance(root, dict):
+        raise CheckpointError(f"{path} does not hold a state_dict: save that alone")
+    return root, ways
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Return what a file of weights holds, in either format."""
+    _require_file(path)
     try:
         content = path.read_bytes()
         if safetensors.is_safetensors(content):

@@ -1,6 +1,6 @@
 """What a network says of graded X-rays, and by which of them it is judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from toolkit.model.manifest import Manifest
 from toolkit.model.metrics import Evaluation, evaluate
 from toolkit.networks.base import Classifier, device_of
 from toolkit.train.dataset import Dataset, load_folder
+from toolkit.xray.annotations.patients import BY_FILES, PatientRule, identify_patients
 from toolkit.xray.annotations.sources import NOTHING, Annotations
-from toolkit.xray.folders import class_of, scan
+from toolkit.xray.folders import XrayFile, class_of, scan
 
 ALL = "all"
 _BATCH = 128
@@ -169,17 +170,19 @@ def load_as_trained(
     labels, table = said.labels_for(record.labels, folder), said.table
     shape = record.network.xray_shape
     files = scan(folder, labels, table)
-    there = {file.part for file in files if class_of(file, labels) is not None}
-    load = partial(load_folder, folder, labels, cache=cache, shape=shape, table=table)
+    graded = [file for file in files if class_of(file, labels) is not None]
+    there = {file.part for file in graded}
+    rule = said.rule(known.patient_pattern if known else None)
+    load = partial(load_folder, folder, labels, cache=cache, shape=shape, table=table, seed=seed)
     # Where parts are folders, no other part needs to be read.
-    load_part = partial(load, "published", part=part if part in there else None)
+    load_part = partial(load, "published", rule=rule, part=part if part in there else None)
     has_parts = any(there)
     not_its_own = DataError(
         f"{folder} is not the data that {record.name}'s parts were drawn from: use --part all"
     )
     by_folder = "parts are taken by folder, and the model may have been trained on any of them"
     if part == ALL or (known and known.source == "generated"):
-        return replace(load(None, seed), warnings=())
+        return replace(load(None, rule=_fitting(rule, graded, folder)), warnings=())
     if known is None:
         if not has_parts:
             raise DataError(
@@ -192,8 +195,8 @@ def load_as_trained(
     if known.split == "published":
         if not has_parts:
             raise not_its_own
-        return replace(load_part(rule=said.rule(known.patient_pattern)), warnings=())
-    dataset = load(known.split, seed, said.rule(known.patient_pattern))
+        return replace(load_part(), warnings=())
+    dataset = load(known.split, rule=rule)
     here = {name: dataset.part_sha256(name) for name in dataset.parts}
     if here == known.part_sha256:
         return replace(dataset, warnings=())
@@ -201,6 +204,17 @@ def load_as_trained(
         raise not_its_own
     note = f"this is not the data that the model's split was drawn from: {by_folder}"
     return replace(load_part(), warnings=(note,))
+
+
+def _fitting(rule: PatientRule, files: Sequence[XrayFile], folder: Path) -> PatientRule:
+    """Return a training's rule; none where its pattern leaves an X-ray out, as others' may be."""
+    if rule.pattern is None:
+        return rule
+    try:
+        identify_patients(files, folder, rule)
+    except DataError:
+        return BY_FILES
+    return rule
 
 
 def part_indices(dataset: Dataset, part: str) -> Tensor:

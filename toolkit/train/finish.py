@@ -13,6 +13,7 @@ from toolkit.files import held_signals, sha256, write_bytes
 from toolkit.model import manifest, metrics, records
 from toolkit.model.files import SUFFIXES, ModelFiles
 from toolkit.model.renaming import renamed
+from toolkit.networks.base import parameters_of
 from toolkit.train import checkpoint, novelty
 from toolkit.train.calibration import calibrate, softmax
 from toolkit.train.evaluation import evaluation_of, logits_of, permutation, truth_of
@@ -54,7 +55,7 @@ def judge(
         labels=dataset.label_map,
         preprocessing=None if known else recipe.constants,
         dataset=dataset.record(),
-        network=records.NetworkRecord(layer_size, dropout, 0, known),
+        network=records.NetworkRecord(layer_size, dropout, parameters_of(training.result), known),
         training=records.TrainingRecord(
             checkpoint_sha256="",
             recipe=settings,
@@ -70,6 +71,7 @@ def judge(
             },
             permutation=permutation(classifier, dataset),
             distillation=training.targets.record if training.targets else None,
+            weights=training.began_with,
         ),
         tuning=tuning,
         calibration=calibration,
@@ -124,8 +126,8 @@ def save_model(
     """Write a model's files, all or none; a former model is kept as NAME.previous.*.
 
     Args:
-        record: what is known of the model. The number of parameters, the versions and the files'
-            hashes are filled in here, whatever it says.
+        record: what is known of the model. The versions and the files' hashes are filled in here,
+            whatever it says.
         state: the weights.
         files: of the model.
         measure: of the novelty of X-rays, where the record has a `scope`.
@@ -138,15 +140,13 @@ def save_model(
     Raises:
         UsageError: the folder cannot be written.
     """
-    parameters = sum(weights.numel() for weights in state.values())
     known = versions("toolkit", "torch", "numpy", "pillow")
     training = replace(record.training, versions={"python": platform.python_version()} | known)
     with held_signals():
         replaced = keep_previous(files)
         checkpoint.save(state, files.checkpoint)
         training = replace(training, checkpoint_sha256=sha256(files.checkpoint))
-        network = replace(record.network, parameters=parameters)
-        record = replace(record, training=training, network=network)
+        record = replace(record, training=training)
         if measure and record.scope:
             digest = novelty.save(measure, files)
             record = replace(record, scope=replace(record.scope, sha256=digest))

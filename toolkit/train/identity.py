@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from toolkit.model.records import WeightsRecord
 from toolkit.networks.loading import Definition
 from toolkit.train.dataset import Dataset
 from toolkit.train.distillation.targets import SoftTargets
@@ -14,6 +15,7 @@ def identity_of(
     seed: int,
     definition: Definition,
     targets: SoftTargets | None = None,
+    weights: WeightsRecord | None = None,
 ) -> dict[str, Any]:
     """Return all that decides what a training comes to, as plain values."""
     settings = as_dict(recipe)
@@ -28,6 +30,7 @@ def identity_of(
         "network": definition.sha256 if definition.source else None,
         "teachers": targets.taught_by if targets else None,
         "unlabelled": targets.record.unlabelled_sha256 if targets else None,
+        "weights": weights.sha256 if weights else None,
         "seed": seed,
         **data,
     }

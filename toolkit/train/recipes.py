@@ -7,7 +7,6 @@ from typing import Any
 
 from toolkit.errors import DefinitionError, UsageError
 from toolkit.model.records import PreprocessingConstants
-from toolkit.networks.loading import place_of, running
 
 MOST_LR = 1e6
 MAX_LAYER_SIZE = 1024
@@ -154,6 +153,9 @@ def own_recipe(network: Any, config: dict[str, Any]) -> Recipe:
     Raises:
         DefinitionError: its recipe() fails, or names a setting or a value that there is not.
     """
+    # The command line knows the recipes before it needs PyTorch.
+    from toolkit.networks.loading import place_of, running
+
     where = place_of(network, "recipe")
     with running(None, f"{where} fails"):
         settings: Any = network.recipe() if hasattr(network, "recipe") else {}
@@ -168,6 +170,13 @@ def own_recipe(network: Any, config: dict[str, Any]) -> Recipe:
         return replace(PRESETS["default"], **own | dict(settings))
     except UsageError as error:
         raise DefinitionError(f"{where}: {error}") from error
+
+
+def config_of(recipe: Recipe) -> dict[str, Any]:
+    """Return what a network is made with, beside the number of classes."""
+    if recipe.preset == "own":
+        return recipe.config
+    return {"layer_size": recipe.layer_size, "dropout": recipe.dropout}
 
 
 def as_dict(recipe: Recipe) -> dict[str, Any]:

@@ -23,13 +23,14 @@ from toolkit.train.distillation.targets import SoftTargets
 from toolkit.train.evaluation import predict
 from toolkit.train.identity import identity_of
 from toolkit.train.memory import keep_freed
-from toolkit.train.recipes import Recipe
+from toolkit.train.recipes import Recipe, config_of
 from toolkit.train.steps.capture import steps_on
 from toolkit.train.steps.lessons import LabelledLessons, Lessons
 from toolkit.train.steps.optimiser import Optimiser
 from toolkit.train.steps.plan import plan_epoch
 from toolkit.train.steps.step import Parts, TrainingStep
 from toolkit.train.threads import share_cores
+from toolkit.train.weights import FirstWeights
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,10 @@ class Training:
         device: where it runs.
         definition: of the network.
         targets: what it learns from instead of the labels, if anything.
+        weights: what the network begins with, if not with weights of its own.
+
+    Raises:
+        CheckpointError: the weights do not fit the network.
     """
 
     def __init__(
@@ -81,6 +86,7 @@ class Training:
         device: torch.device,
         definition: Definition = STUDY,
         targets: SoftTargets | None = None,
+        weights: FirstWeights | None = None,
     ) -> None:
         torch.manual_seed(seed)
         # Decayed weights become denormals, which cost the processor 25 to 40 times the time.
@@ -102,8 +108,9 @@ class Training:
         if not definition.source:
             definition = Definition(StudyNetwork(recipe.constants))
         self.definition = definition
-        self.config = _config(recipe)
+        self.config = config_of(recipe)
         self.network = self._new_network(classes)
+        self.began_with = weights.put_into(self.network) if weights else None
         self.average = self._new_network(classes)
         self.average.load_state_dict(self.network.state_dict())
         self.preprocessing = definition.network.preprocessing().to(device)
@@ -118,9 +125,9 @@ class Training:
         self.indices = targets.places if targets else dataset.parts["train"]
         self.pixels = _pixels(dataset, targets).to(device)
         labels = dataset.labels[dataset.parts["train"]]
-        weights = class_weights(recipe.class_weights, labels, classes)
-        weights = None if weights is None else weights.to(device)
-        parts = Parts(self.trained, self.average, self.heads, self._lessons(), weights)
+        shares = class_weights(recipe.class_weights, labels, classes)
+        shares = None if shares is None else shares.to(device)
+        parts = Parts(self.trained, self.average, self.heads, self._lessons(), shares)
         self.step = TrainingStep(parts, self.optimiser, recipe)
         self.make_steps = steps_on(device, self.step)
 
@@ -189,7 +196,8 @@ class Training:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         # Only what is saved or resumed needs it, and all pixels are hashed.
-        return identity_of(self.dataset, self.recipe, self.seed, self.definition, self.targets)
+        what = (self.dataset, self.recipe, self.seed, self.definition, self.targets)
+        return identity_of(*what, self.began_with)
 
     def save(self, path: Path) -> None:
         """Write everything that the next epoch depends on."""
@@ -289,10 +297,3 @@ class Training:
 
 def _pixels(dataset: Dataset, targets: SoftTargets | None) -> Tensor:
     return torch.cat([dataset.pixels, targets.unlabelled]) if targets else dataset.pixels
-
-
-def _config(recipe: Recipe) -> dict[str, Any]:
-    """Return what the network is made with, beside the number of classes."""
-    if recipe.preset == "own":
-        return recipe.config
-    return {"layer_size": recipe.layer_size, "dropout": recipe.dropout}

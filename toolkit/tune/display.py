@@ -4,8 +4,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from toolkit.progress import Progress
 from toolkit.tune.ledger import FAILURE, Ledger, counted_trials
-from toolkit.tune.report import finished_trials
-from toolkit.tune.space import value_text
+from toolkit.tune.report import finished_trials, parameter_text
 
 
 class Display:
@@ -50,5 +49,7 @@ class Display:
 def _result(trial: FrozenTrial) -> str:
     if trial.value is None:
         return f"trial {trial.number} failed: {trial.user_attrs.get(FAILURE)}"
-    parameters = "  ".join(f"{name} {value_text(value)}" for name, value in trial.params.items())
+    parameters = "  ".join(
+        f"{name} {parameter_text(value)}" for name, value in trial.params.items()
+    )
     return f"trial {trial.number} score {trial.value:.4f}  {parameters}"

@@ -72,7 +72,7 @@ def _scatterplot_matrix(trials: Sequence[FrozenTrial]) -> Figure:
     columns = {
         name: [float(trial.params[name]) for trial in trials]
         for name in report.parameters_of(trials)
-        if all(isinstance(trial.params.get(name), int | float) for trial in trials)
+        if all(isinstance(trial.params[name], int | float) for trial in trials)
     }
     for name in (TRAINING_ACCURACY, VALIDATION_ACCURACY):
         if all(name in trial.user_attrs for trial in trials):

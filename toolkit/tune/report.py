@@ -2,7 +2,6 @@
 
 import csv
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +23,6 @@ from toolkit.tune.space import (
     final_recipe,
     own_config,
     own_trial_recipe,
-    value_text,
 )
 from toolkit.tune.trial import EPOCHS, TRAINING_ACCURACY, VALIDATION_ACCURACY
 
@@ -34,19 +32,16 @@ _PERCENT = 100.0
 def finished_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that have a score, best first; equals by number."""
     trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-    # Of the study's network; one of the user's own has its own, and not each trial all of them.
-    own = "network" in setup_of(study)
-    ours = [trial for trial in trials if own or trial.params.keys() == SPACE.keys()]
-    return sorted(ours, key=lambda trial: (-_value(trial), trial.number))
+    if "network" not in setup_of(study):
+        # The figures and recipes here know these parameters; trials with others are left out.
+        trials = [trial for trial in trials if trial.params.keys() == SPACE.keys()]
+    return sorted(trials, key=lambda trial: (-_value(trial), trial.number))
 
 
 def failed_trials(study: Study) -> list[FrozenTrial]:
     """Return the trials that failed by themselves, such as diverged ones."""
-    return [
-        each
-        for each in counted_trials(study.get_trials(deepcopy=False))
-        if each.state.name == "FAIL"
-    ]
+    trials = counted_trials(study.get_trials(deepcopy=False))
+    return [each for each in trials if each.state == TrialState.FAIL]
 
 
 def importances(study: Study) -> dict[str, float]:
@@ -55,7 +50,8 @@ def importances(study: Study) -> dict[str, float]:
     By PED-ANOVA (Watanabe, Bansal and Hutter, IJCAI 2023). Empty where the scores do not differ,
     or there are fewer than two.
     """
-    return _importances([trial for trial in finished_trials(study) if math.isfinite(_value(trial))])
+    usable = [trial for trial in finished_trials(study) if math.isfinite(_value(trial))]
+    return _importances(usable, parameters_of(usable))
 
 
 def importance_intervals(
@@ -69,30 +65,35 @@ def importance_intervals(
     usable = [trial for trial in finished_trials(study) if math.isfinite(_value(trial))]
     generator = np.random.default_rng(seed)
     drawn = generator.integers(len(usable), size=(resamples, len(usable))) if usable else ()
-    told = [each for row in drawn if (each := _importances([usable[i] for i in row]))]
-    # A parameter that not every trial has is not in every sample.
-    drawn_of = {
-        name: [each[name] for each in told if name in each] for name in parameters_of(usable)
+    names = parameters_of(usable)
+    told = [each for row in drawn if (each := _importances([usable[i] for i in row], names))]
+    if not told:
+        return {}
+    bounds = np.percentile([[each[name] for name in names] for each in told], (2.5, 97.5), axis=0)
+    return {
+        name: (float(low), float(high)) for name, (low, high) in zip(names, bounds.T, strict=True)
     }
-    bounds = {name: np.percentile(each, (2.5, 97.5)) for name, each in drawn_of.items() if each}
-    return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
 
 
 def parameters_of(trials: Sequence[FrozenTrial]) -> list[str]:
-    """Return the names of the parameters that any trial has; the study's in their order."""
-    names = dict.fromkeys(name for trial in trials for name in trial.params)
-    return [*SPACE] if not trials or names.keys() == SPACE.keys() else [*names]
+    """Return the names of the parameters that all trials have; the study's in their order."""
+    first = trials[0].params if trials else SPACE
+    names = [name for name in first if all(name in each.params for each in trials)]
+    return [*SPACE] if {*names} == SPACE.keys() else names
 
 
-def _importances(trials: Sequence[FrozenTrial]) -> dict[str, float]:
-    if len({_value(trial) for trial in trials}) < 2:
+def parameter_text(value: Any) -> str:
+    """Return the value of a parameter, which may be of any kind, to read."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _importances(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, float]:
+    if not names or len({_value(trial) for trial in trials}) < 2:
         return {}
     # It brings scikit-learn along, which takes seconds and nothing else here needs.
     from optuna.importance import get_param_importances
 
-    # Optuna warns of a parameter that few trials have: the intervals tell it.
-    with warnings.catch_warnings(action="ignore"):
-        return get_param_importances(study_of(trials))
+    return get_param_importances(study_of(trials), params=[*names])
 
 
 def mean_parameters(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
@@ -117,15 +118,21 @@ def row(trial: FrozenTrial) -> dict[str, Any]:
 
 def table(trials: Sequence[FrozenTrial]) -> str:
     """Return trials as text, a line for each."""
+    # What a network's space asks for may depend on what it was given.
     names = parameters_of(trials)
+    names += {name: None for trial in trials for name in trial.params if name not in names}
     ours = names == [*SPACE]
     heads = "   S  dropout   decay   lambda" if ours else "".join(f"  {name}" for name in names)
     lines = [f"{'trial':>5}{'score':>9}{'train':>8}{'val':>8}{'epochs':>8}{heads}"]
     for trial in trials:
         each = row(trial)
-        told = "".join(f"  {value_text(each.get(name, '-')):>{len(name)}}" for name in names)
+        values = [each.get(name, "-") for name in names]
+        told = "".join(
+            f"  {parameter_text(value):>{len(name)}}"
+            for name, value in zip(names, values, strict=True)
+        )
         if ours:
-            told = "{:4}{:9.3f}{:8.3f}{:9.4f}".format(*(each[name] for name in names))
+            told = "{:4}{:9.3f}{:8.3f}{:9.4f}".format(*values)
         lines.append(
             f"{trial.number:5}{_value(trial):9.4f}{_percent(each[TRAINING_ACCURACY])}"
             f"{_percent(each[VALIDATION_ACCURACY])}{each[EPOCHS] or '-':>8}{told}"
@@ -165,7 +172,6 @@ def text(study: Study, intervals: Mapping[str, tuple[float, float]]) -> str:
         shown = ", ".join(
             f"{name} {weight:.0%} ({intervals[name][0]:.0%} to {intervals[name][1]:.0%})"
             for name, weight in weights.items()
-            if name in intervals
         )
         lines.append(f"importance (95 % of bootstrap samples): {shown}")
     return "\n".join(lines)

@@ -60,6 +60,7 @@ def own_config(definition: Definition, trial: BaseTrial) -> dict[str, Any]:
 
 def first_config(definition: Definition) -> dict[str, Any]:
     """Return the settings of some trial, to try the definition with."""
+    # It tells of every study that it makes, and this one is nobody's.
     logging.set_verbosity(logging.ERROR)
     study = create_study(sampler=RandomSampler(seed=0))
     return own_config(definition, study.ask())
@@ -68,11 +69,6 @@ def first_config(definition: Definition) -> dict[str, Any]:
 def own_trial_recipe(definition: Definition, config: dict[str, Any], epochs: int) -> Recipe:
     """Return the recipe of a trial of a network of one's own."""
     return replace(own_recipe(definition.network, config), epochs=epochs)
-
-
-def value_text(value: Any) -> str:
-    """Return a parameter's value, which may be no number, to read."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def suggest(trial: Trial) -> dict[str, Any]:

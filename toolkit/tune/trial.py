@@ -60,17 +60,21 @@ def run_trial(
 ) -> None:
     """Train one trial to its end and record its score, or why it failed.
 
-    A trial that diverges, runs out of memory, or whose settings make no network is a failed one,
-    and no error. One that was given
-    up by others meanwhile leaves no trace.
+    A trial that diverges, runs out of memory, or whose settings give no network that can be
+    trained, is a failed one, and no error. One that was given up by others meanwhile leaves no
+    trace.
+
+    Raises:
+        DefinitionError: the network's definition cannot be read.
+        UsageError: the log cannot be written.
     """
     trial = claim.trial
     definition = load(plan.network)
-    parameters = own_config(definition, trial) if plan.network else suggest(trial)
     folder = plan.logs / f"{trial.number:03}"
     failure = None
     with _heartbeat(trial, plan.stale_after / _BEATS):
         try:
+            parameters = own_config(definition, trial) if plan.network else suggest(trial)
             with Log(folder, 0) as log:
                 recipe = (
                     own_trial_recipe(definition, parameters, plan.epochs)
@@ -85,10 +89,10 @@ def run_trial(
                 log.add_hparams(settings, _metrics(outcome))
         except UpdateFinishedTrialError:
             return
-        except TrainingError:
-            failure = DIVERGED
         except DefinitionError as error:
             failure = str(error)
+        except TrainingError:
+            failure = DIVERGED
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

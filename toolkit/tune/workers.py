@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from toolkit.errors import ToolkitError
 from toolkit.networks.loading import STUDY, Definition
 from toolkit.processes import POLL_SECONDS, READY, Workers
 from toolkit.train.dataset import Dataset
@@ -103,7 +104,8 @@ def run(tuning: Tuning, dataset: Dataset, on_change: Callable[[Ledger], None]) -
         on_change: called every half second or so.
 
     Raises:
-        UsageError: as `Tuning.open`, or the storage was lost.
+        UsageError: as `Tuning.open`, or the storage was lost, or a log cannot be written.
+        DefinitionError: the network's definition can no longer be read.
         WorkerError: workers die as soon as they are started.
     """
     ledger = tuning.open()
@@ -135,8 +137,14 @@ def run(tuning: Tuning, dataset: Dataset, on_change: Callable[[Ledger], None]) -
 
 
 def _supervise(workers: Workers, ledger: Ledger) -> None:
-    """Wait a moment, and replace the workers that died; one that is done just ends."""
-    for worker, _ in workers.listen():
+    """Wait a moment, and replace the workers that died; one that is done just ends.
+
+    Raises:
+        ToolkitError: what a worker cannot go on for, and no other could.
+    """
+    for worker, message in workers.listen():
+        if isinstance(message, ToolkitError):
+            raise message
         if worker.process.exitcode:
             for number in ledger.give_up_worker(worker.process.name, LOST):
                 print(f"trial {number} will be run again", file=sys.stderr)
@@ -146,12 +154,18 @@ def _supervise(workers: Workers, ledger: Ledger) -> None:
 def _work(pipe: Connection, index: int, tuning: Tuning, dataset: Dataset, pixels: Path) -> None:
     """Run trials until there is none left. The main function of a worker process."""
     signal.signal(signal.SIGTERM, _stop)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
     share_cores(tuning.workers)
     mapped = np.load(pixels, mmap_mode="c")
     dataset = replace(dataset, pixels=torch.from_numpy(mapped))
-    device = _device(tuning.device, index)
+    try:
+        _run_trials(pipe, tuning, dataset, _device(tuning.device, index))
+    except ToolkitError as error:
+        pipe.send(error)
+
+
+def _run_trials(pipe: Connection, tuning: Tuning, dataset: Dataset, device: torch.device) -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
     ledger = tuning.open()
     while not ledger.complete() and not tuning.over() and parent.is_alive():
         claim = ledger.claim(multiprocessing.current_process().name)

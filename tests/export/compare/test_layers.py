@@ -37,6 +37,23 @@ def test_a_weight_that_differs_is_found_in_its_layer(small, torch_formats, kind)
         assert found.startswith(f"the first layer that differs is {layer}, by ")
 
 
+@pytest.mark.parametrize("kind", ["network", "torchscript"])
+def test_a_layer_that_another_changes_in_place_is_not_taken_for_one_that_differs(
+    small, torch_formats, kind
+):
+    pipeline = copy.deepcopy(small.pipeline)
+    for layer in pipeline.network.modules():
+        if isinstance(layer, torch.nn.ReLU):
+            layer.inplace = True
+    path = torch_formats[0].path(kind)
+    assert first_difference(kind, path, pipeline, small.inputs.pixels) == NONE
+    for each in (pipeline.network.imagesClassifier[8], pipeline.network.imagesClassifier[4]):
+        with torch.no_grad():
+            each.bias += 0.1
+    found = first_difference(kind, path, pipeline, small.inputs.pixels)
+    assert found.startswith("the first layer that differs is imagesClassifier.4, by ")
+
+
 def test_the_layer_is_part_of_a_failed_legs_report(copied, changed, leg_of):
     path = copied.path("network")
     assert leg_of("network", path).failures == ()

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from export.compare.measurement import HISTOGRAM_EDGES, Measurement
+from export.compare import measurement
+from export.compare.measurement import HISTOGRAM_EDGES, Measurement, Origin, Setting, compare
 from export.compare.samples import NATURAL, Samples
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.tolerance import bound_of
@@ -140,3 +141,37 @@ def test_tolerance_scales_with_the_logits_of_each_xray():
     bounds = bound_of("probabilities").allowed(reference, natural)
     assert bounds == pytest.approx([1e-5, 1e-5, 1e-2])
     assert {"real", "generated"} <= set(NATURAL)
+
+
+@pytest.mark.parametrize(
+    ("moves", "spread"),
+    [
+        ({}, 0),
+        ({"without optimisations": 1e-3}, 0),
+        ({"in shuffled batches of 7": 1e-3}, 1e-3),
+        ({"in batches of 1": 1e-3, "without optimisations": 5e-3}, 1e-3),
+    ],
+)
+def test_batch_invariance_is_of_one_run_in_all_its_batches(moves, spread):
+    count = 20
+    xrays, logits = np.arange(count, dtype=np.uint8), np.zeros((count, 4), np.float32)
+
+    def run(feed):
+        # Which X-rays are together tells the setting: all are in order but in the shuffled one.
+        together = len(feed["xray"])
+        in_order = (np.diff(feed["xray"].astype(int)) == 1).all()
+        name = f"in batches of {together}" if in_order else "in shuffled batches of 7"
+        return {"logits": logits[feed["xray"]] + np.float32(moves.get(name, 0))}
+
+    def plain(feed):
+        return {"logits": logits[feed["xray"]] + np.float32(moves.get("without optimisations", 0))}
+
+    tried = measurement.settings(run) | {"without optimisations": Setting(plain, 7)}
+    specs = (
+        (TensorSpec("xray", "uint8", ("batch",)),),
+        (TensorSpec("logits", "float32", ("batch", 4)),),
+    )
+    samples = Samples(np.zeros((count, 1, 1), np.uint8), ("generated",) * count)
+    reference = {"xray": xrays, "logits": logits}
+    leg = compare(tried, specs, reference, samples, Origin("a file", "", "a test"))
+    assert leg.batch_invariance == pytest.approx(spread)

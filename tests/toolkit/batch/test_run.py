@@ -50,6 +50,16 @@ toolkit.runtime.session.decode = judged
 if "OWNED" in os.environ:
     import toolkit.batch.local
     toolkit.batch.local.OWNED = ("cpu",)
+if "FAILS_ONCE" in os.environ:
+    from toolkit.runtime.engine import Plain
+
+    def failing(self, size, names, run=Plain.run):
+        if not os.path.exists(os.environ["FAILS_ONCE"]):
+            open(os.environ["FAILS_ONCE"], "w").close()
+            raise ProviderError("the card was lost")
+        return run(self, size, names)
+
+    Plain.run = failing
 if "DIE" in os.environ:
     from toolkit.batch.workspace import Workspace
     Workspace.remove = lambda self: os.kill(os.getpid(), 9)
@@ -445,6 +455,13 @@ def test_processes_that_read_hand_over_to_one_that_runs_the_model(xrays, run, un
     content, code, err = run(xrays, "--out", out, "--workers", 2, OWNED="1")
     assert code == 0 and content["files"] == 66, err
     assert_same_rows(table(out).to_pylist(), unbroken.to_pylist())
+
+
+def test_card_that_fails_its_owner_once_is_in_no_row(xrays, run, tmp_path):
+    arguments = (f"{xrays}/0/00*.png", "--out", "results.parquet", "--workers", 1)
+    content, code, err = run(*arguments, OWNED="1", FAILS_ONCE=str(tmp_path / "failed"))
+    assert code == 0 and content["files"] == 5 and not content["errors"], err
+    assert err.count("warning: the card was lost") == 1
 
 
 @pytest.mark.full

@@ -1,5 +1,6 @@
 """Batches of fixed sizes: what reaches a session, and that it changes no answer."""
 
+import ctypes
 import threading
 
 import numpy as np
@@ -105,6 +106,33 @@ def test_card_that_fails_later_is_a_failure(session, xrays):
     engine.run(NAMES, xrays[:4])
     with pytest.raises(ProviderError, match="no graph"):
         engine.run(NAMES, xrays[:4])
+
+
+def test_memory_that_the_card_reads_is_given_back_before_it_goes(session, monkeypatch):
+    class Cuda:
+        """The library of CUDA, which must know of no memory that is gone."""
+
+        def __init__(self):
+            self.known = {}
+
+        def cudaHostRegister(self, address, size, _):  # noqa: N802
+            self.known[address.value] = size.value
+            return 0
+
+        def cudaHostUnregister(self, address):  # noqa: N802
+            ctypes.string_at(address.value, self.known.pop(address.value))
+            return 0
+
+    cuda = Cuda()
+    with monkeypatch.context() as patched:
+        patched.setattr(ctypes, "CDLL", lambda *_: cuda)
+        graphs = Graphs(session, 4, "cpu")
+    assert [*cuda.known.values()] == [graphs.staging.nbytes]
+    staging = graphs.staging[1:]
+    del graphs
+    assert cuda.known
+    del staging
+    assert not cuda.known
 
 
 def test_several_threads_get_each_its_own_answers(session, batches, xrays, expected):

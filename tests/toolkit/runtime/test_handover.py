@@ -1,8 +1,10 @@
 """X-rays handed to the process that owns the card: right, fair, and each death its own."""
 
+import json
 import multiprocessing
 import os
 import signal
+import socket
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import pytest
 from toolkit.errors import ModelRefusedError, ProviderError
 from toolkit.runtime.engine import AnySize, FixedSizes, Plain
 from toolkit.runtime.handover import SLOTS, Handover
-from toolkit.runtime.owner import Owner, refuse
+from toolkit.runtime.owner import Owner, listening, refuse
 
 NAMES = ["logits", "edge_map"]
 DIGEST = "a" * 64
@@ -166,6 +168,35 @@ def test_owner_takes_the_place_of_one_that_died(address, session, xrays, expecte
         with owning(address, session):
             found = connected(address).run(NAMES, xrays[:2])
             np.testing.assert_array_equal(found["edge_map"], expected["edge_map"][:2])
+
+
+def test_owner_that_dies_as_it_is_met_leaves_nothing_open(address, session):
+    welcome = {"provider": "", "words": {}, "sha256": DIGEST, "shapes": AnySize(session).shapes}
+
+    def greet_and_die(listener):
+        for _ in range(3):
+            connection, _ = listener.accept()
+            # Nothing can be sent to it any more.
+            connection.shutdown(socket.SHUT_RD)
+            connection.sendall(json.dumps(welcome).encode() + b"\n")
+            connection.close()
+
+    with listening(address) as listener:
+        thread = threading.Thread(target=greet_and_die, args=(listener,))
+        thread.start()
+        for attempt in range(3):
+            with pytest.raises(ProviderError, match="has ended"):
+                connected(address)
+            if not attempt:
+                open_at_first = len(os.listdir("/proc/self/fd"))
+        thread.join()
+        assert len(os.listdir("/proc/self/fd")) <= open_at_first
+
+
+def test_no_xrays_come_to_no_outputs_at_once(address, session, xrays):
+    with owning(address, session):
+        found = connected(address).run(NAMES, xrays[:0])
+    assert {name: len(found[name]) for name in NAMES} == dict.fromkeys(NAMES, 0)
 
 
 def test_owner_of_another_file_is_refused(address, session):

@@ -1,4 +1,5 @@
 import io
+import os
 import pickle
 import random
 import zipfile
@@ -11,7 +12,7 @@ from toolkit.errors import CheckpointError, UsageError
 from toolkit.model.files import ModelFiles
 from toolkit.model.records import NetworkRecord
 from toolkit.networks.study import IntermediarySpaceModel
-from toolkit.train.checkpoint import load, load_network, load_trained, save
+from toolkit.train.checkpoint import load, load_network, load_trained, read_weights, save
 
 
 def network(size=2, classes=4):
@@ -109,7 +110,14 @@ def test_whatever_bytes_are_damaged_it_is_a_checkpoint_or_refused(tmp_path, lega
 def test_a_missing_checkpoint_says_how_to_get_one(tmp_path):
     message = refusal(tmp_path / "gone.pt")
     assert "toolkit train" in message
-    assert "corrupt" in refusal(tmp_path)
+
+
+def test_a_folder_and_a_pipe_are_told_to_be_no_file_and_hold_nobody(tmp_path):
+    os.mkfifo(tmp_path / "pipe.pt")
+    for path in (tmp_path, tmp_path / "pipe.pt"):
+        assert "is no file" in refusal(path)
+        with pytest.raises(CheckpointError, match="is no file"):
+            read_weights(path)
 
 
 def test_a_tensor_alone_is_no_state_dict(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 
 from toolkit.errors import DataError
 from toolkit.train.evaluation import ALL, load_as_trained, part_indices
+from toolkit.xray.annotations.sources import Annotations
 
 FILES = [
     f"{part}/{grade}/90000{grade}{i}L"
@@ -39,3 +40,31 @@ def test_a_part_that_is_not_there_is_told_with_those_that_are(published, png_fol
     dataset = load_as_trained(folder, published, part)
     with pytest.raises(DataError, match=f"no part '{part}': it has train;"):
         part_indices(dataset, part)
+
+
+KNOWN = {
+    "imported": None,
+    "published": {"source": "folder", "split": "published"},
+    "drawn from other data": {"source": "folder", "split": "patient"},
+}
+
+
+@pytest.mark.parametrize("part", ["val", ALL])
+@pytest.mark.parametrize("known", KNOWN)
+def test_patients_are_those_of_the_table_whatever_is_known_of_the_split(
+    small, png_folder, tmp_path, known, part
+):
+    known = KNOWN[known] and replace(small.record.dataset, **KNOWN[known])
+    groups = tmp_path / "groups.csv"
+    groups.write_text("file,patient\n" + "".join(f"{file}.png,{file[-5]}\n" for file in FILES))
+    folder, said = png_folder(*FILES), Annotations(groups=groups)
+    dataset = load_as_trained(folder, replace(small.record, dataset=known), part, said)
+    assert set(dataset.patients.keys) == {"0"}
+
+
+@pytest.mark.parametrize(("pattern", "patients"), [(r"^90000(\d)", 4), (r"^x(\d)", 8)])
+def test_patients_of_all_xrays_are_told_apart_as_in_training_where_that_fits(
+    published, png_folder, pattern, patients
+):
+    known = replace(published, dataset=replace(published.dataset, patient_pattern=pattern))
+    assert load_as_trained(png_folder(*FILES), known, ALL).patients.count == patients

@@ -3,16 +3,15 @@
 import csv
 import math
 import re
-from types import SimpleNamespace
 
 import numpy as np
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
 from toolkit.errors import DataError, UsageError
+from toolkit.progress import Progress
 from toolkit.tune import report
 from toolkit.tune.display import Display
 from toolkit.tune.ledger import FAILURE, open_ledger
@@ -170,35 +169,6 @@ def test_a_score_that_is_not_finite_is_null_in_json():
     assert report.summary(study)["best"][0]["score"] is None
 
 
-def test_parameters_that_are_no_numbers_or_not_of_every_trial_are_all_told(draw, tmp_path):
-    parameters = [
-        {"act": "relu", "norm": None, "rate": 0.123456},
-        {"act": "silu", "norm": True},
-        {"act": "relu", "norm": None, "rate": 0.2},
-    ]
-    spaces = {
-        "act": CategoricalDistribution(["relu", "silu"]),
-        "norm": CategoricalDistribution([None, True]),
-        "rate": FloatDistribution(0, 1),
-    }
-    storage = open_storage(str(tmp_path / "study.journal"), make=True)
-    ledger = open_ledger(storage, "s", {"network": "0" * 64}, 3, 0)
-    study, lines = ledger.study, []
-    progress = SimpleNamespace(say=lines.append, reach=lambda *_: None)
-    display = Display("s", 3, progress)
-    display.update(ledger)
-    for score, each in enumerate(parameters):
-        named = {name: spaces[name] for name in each}
-        study.add_trial(create_trial(params=each, distributions=named, value=float(score)))
-    display.update(ledger)
-    assert lines[1] == "2/3  trial 1 score 1.0000  act silu  norm True"
-    assert [each.number for each in report.finished_trials(study)] == [2, 1, 0]
-    text = report.text(study, report.importance_intervals(study, RESAMPLES))
-    rows = [line.split()[-3:] for line in text.splitlines()[1:4]]
-    assert rows == [["relu", "None", "0.2"], ["silu", "True", "-"], ["relu", "None", "0.1235"]]
-    assert {path.stem for path in draw(study, tmp_path)} == PICTURES
-
-
 def test_a_failed_trial_is_told_with_its_reason():
     failed = create_trial(state=TrialState.FAIL, user_attrs={FAILURE: "diverged"})
     study = report.study_of([trial(0.3), failed])
@@ -251,3 +221,47 @@ def test_a_foreign_study_gives_no_recipe():
     study.add_trial(trial(0.3))
     with pytest.raises(UsageError, match="not made by"):
         report.final_training(study, 1)
+
+
+@pytest.fixture
+def branching(tmp_path):
+    """A study of a network whose space asks for more where it is given more, in a journal."""
+    ledger = open_ledger(
+        open_storage(str(tmp_path / "journal.log"), make=True), "s", {"network": "n"}, 12, 0
+    )
+
+    def value(trial):
+        kind = trial.suggest_categorical("kind", ["plain", None, "deep"])
+        width = trial.suggest_int("width", 1, 9)
+        return width + (10 + trial.suggest_float("more", 0, 1) if kind == "deep" else 0)
+
+    for _ in range(12):
+        taken = ledger.claim("w").trial
+        ledger.study.tell(taken, value(taken))
+    assert len({len(each.params) for each in ledger.study.trials}) == 2
+    return ledger
+
+
+def test_trials_of_a_space_that_branches_are_all_told(branching, capsys):
+    study = branching.study
+    intervals = report.importance_intervals(study, 20)
+    assert len(report.finished_trials(study)) == 12
+    assert report.best(study, 1)[0].number == study.best_trial.number
+    assert report.importances(study).keys() == intervals.keys() == {"kind", "width"}
+    table = report.table(report.finished_trials(study))
+    assert re.search(r"deep +\d +0\.\d+$", table, re.MULTILINE)
+    assert re.search(r"None +\d +-$", table, re.MULTILINE)
+    assert report.text(study, intervals).startswith(table[:40])
+    with Progress("trials", 12, every=None) as progress:
+        display = Display("s", 12, progress)
+        assert display.update(branching) == 12
+        taken = branching.study.ask()
+        taken.suggest_categorical("kind", ["plain", None, "deep"])
+        branching.study.tell(taken, 1.0)
+        display.update(branching)
+    assert "13/12  trial 12 score 1.0000  kind " in capsys.readouterr().err
+
+
+@pytest.mark.full
+def test_pictures_of_a_space_that_branches_are_drawn(draw, branching, tmp_path):
+    assert {path.stem for path in draw(branching.study, tmp_path / "drawn")} == PICTURES

@@ -9,17 +9,28 @@ import torch
 from optuna.trial import TrialState
 
 from toolkit.errors import DefinitionError, TrainingError, UsageError
+from toolkit.networks.loading import Definition
 from toolkit.train.training import Training
 from toolkit.tune import trial as trials
 from toolkit.tune.ledger import FAILURE, HEARTBEAT, open_ledger
 from toolkit.tune.objective import overfits, score
-from toolkit.tune.space import LAMBDA, SPACE, final_recipe, trial_recipe
+from toolkit.tune.space import LAMBDA, SPACE, final_recipe, first_config, trial_recipe
 from toolkit.tune.storage import open_storage
 from toolkit.tune.trial import TrialPlan, run_trial
 from toolkit.tune.workers import setup
 
 CPU = torch.device("cpu")
 PARAMETERS = {"layer_size": 9, "dropout_main": 0.4, "lr_decay_rate_100": 0.6, "reg_lambda": 0.02}
+
+
+FAILING_SPACE = """
+class Own:
+    size, inputs, views = 224, (), ()
+    def preprocessing(self): pass
+    def module(self, classes): pass
+    def space(self, trial):
+        raise ValueError(f"none for {trial.number}")
+"""
 
 
 @pytest.fixture
@@ -114,6 +125,32 @@ def test_a_failed_trial_is_recorded_and_the_study_goes_on(tmp_path, tiny, monkey
         assert trial.state == TrialState.FAIL
         assert trial.user_attrs[FAILURE] == reason
     assert run(ledger, tmp_path, tiny).state == TrialState.COMPLETE
+
+
+def test_a_network_whose_space_fails_for_a_trial_fails_that_trial(ledger, tmp_path, tiny):
+    network = tmp_path / "net.py"
+    network.write_text(FAILING_SPACE)
+    claim = ledger.claim("w")
+    whole = TrialPlan("default", 1, tmp_path / "logs", 60, str(network))
+    run_trial(ledger.study, claim, whole, tiny, CPU)
+    (trial,) = ledger.trials()
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs[FAILURE].endswith("Own.space fails: ValueError: none for 0")
+    assert ledger.counted_trials() == [trial]
+
+
+def test_a_definition_is_tried_without_a_word(caplog):
+    class Own:
+        def space(self, trial):
+            return {"width": trial.suggest_int("width", 1, 9)}
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_propagation()
+    try:
+        assert first_config(Definition(Own())).keys() == {"width"}
+    finally:
+        optuna.logging.disable_propagation()
+    assert not caplog.records
 
 
 def test_a_loss_that_is_not_finite_fails_the_trial(ledger, tmp_path, tiny, monkeypatch):

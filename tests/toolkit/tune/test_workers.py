@@ -246,3 +246,15 @@ def test_what_cannot_be_done_is_one_line_and_leaves_nothing(xrays, tmp_path, arg
     assert message in refused("tune", "--data", xrays, *arguments, cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_text() == "not ours\n"
+
+
+@pytest.mark.full
+def test_a_log_that_cannot_be_written_ends_the_study_in_one_line(xrays, tmp_path):
+    folder = tmp_path / "logs" / "hyperparameter_tunning_ratio_abs" / "default"
+    folder.mkdir(parents=True)
+    (folder / "000").write_text("in the way")
+    said = tune(xrays, tmp_path, "--trials", 2, "--max-epochs", 1)
+    assert said.code == 2 and "Traceback" not in said.err
+    (line,) = [each for each in said.err.splitlines() if each.startswith("error: ")]
+    assert f"cannot write logs to {Path('logs') / folder.relative_to(tmp_path / 'logs')}" in line
+    assert counted_trials(trials_of(tmp_path))[0].state == TrialState.WAITING

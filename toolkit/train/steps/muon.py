@@ -1,4 +1,4 @@
-"""Muon over one stack of matrices: a GPU takes as long for many small products as for one."""
+"""Muon, as a processor and as a GPU compute it soonest."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_Coefficients = tuple[float, float, float]
 
-class StackedMuon(torch.optim.Muon):
-    """PyTorch's Muon but for the order of sums; its learning rate may be a tensor that changes.
 
-    A step waits for nothing, so that a CUDA graph can hold it. Its state is that of its parent.
-    A matrix without a gradient stays as it is. `lr` of a group may be a tensor ().
+class Muon(torch.optim.Muon):
+    """PyTorch's Muon in float32: most processors have no products of bfloat16, and imitate them.
+
+    Its state is that of its parent. A matrix without a gradient stays as it is. `lr` of a group may
+    be a tensor () that changes.
     """
 
     @torch.no_grad()
@@ -33,7 +35,7 @@ class StackedMuon(torch.optim.Muon):
         buffers = [self.state[each]["momentum_buffer"] for each in matrices]
         torch._foreach_lerp_(buffers, gradients, 1 - momentum)
         looking_ahead = torch._foreach_lerp(gradients, buffers, momentum)
-        updates = orthogonalised(
+        updates = self._orthogonalise(
             looking_ahead, group["ns_coefficients"], group["ns_steps"], group["eps"]
         )
         ratios = [-math.sqrt(max(1.0, len(each) / each.shape[1])) for each in matrices]
@@ -42,11 +44,36 @@ class StackedMuon(torch.optim.Muon):
         torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_add_(matrices, steps)
 
+    def _orthogonalise(
+        self, matrices: Sequence[Tensor], coefficients: _Coefficients, steps: int, eps: float
+    ) -> list[Tensor]:
+        return [
+            update
+            for each in matrices
+            for update in orthogonalised([each], coefficients, steps, eps, torch.float32)
+        ]
+
+
+class StackedMuon(Muon):
+    """Muon over one stack of matrices: a GPU takes as long for many small products as for one.
+
+    A step waits for nothing, so that a CUDA graph can hold it.
+    """
+
+    def _orthogonalise(
+        self, matrices: Sequence[Tensor], coefficients: _Coefficients, steps: int, eps: float
+    ) -> list[Tensor]:
+        return orthogonalised(matrices, coefficients, steps, eps, torch.bfloat16)
+
 
 def orthogonalised(
-    matrices: Sequence[Tensor], coefficients: tuple[float, float, float], steps: int, eps: float
+    matrices: Sequence[Tensor],
+    coefficients: _Coefficients,
+    steps: int,
+    eps: float,
+    precision: torch.dtype,
 ) -> list[Tensor]:
-    """Return matrices whose singular values were brought near 1, float32, in bfloat16's precision.
+    """Return matrices whose singular values were brought near 1, float32.
 
     Newton-Schulz iteration as in Jordan et al., "Muon", 2024. Each matrix lies in a corner of one
     of zeros, as wide and as high as the largest: those stay zeros, and add nothing to a product.
@@ -56,11 +83,12 @@ def orthogonalised(
         coefficients: a, b, c of a step X to a X + (b A + c A A) X with A = X X^T.
         steps: of the iteration.
         eps: smallest norm that a matrix is divided by.
+        precision: of the products.
     """
     a, b, c = coefficients
     wide = [each.mT if len(each) > each.shape[1] else each for each in matrices]
     shape = (max(len(each) for each in wide), max(each.shape[1] for each in wide))
-    stack = torch.zeros(len(wide), *shape, dtype=torch.bfloat16, device=wide[0].device)
+    stack = torch.zeros(len(wide), *shape, dtype=precision, device=wide[0].device)
     for corner, each in zip(stack, wide, strict=True):
         corner[: len(each), : each.shape[1]].copy_(each)
     stack /= stack.norm(dim=(1, 2), keepdim=True).clamp(min=eps)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from toolkit.train.recipes import Recipe
-from toolkit.train.steps.muon import StackedMuon
+from toolkit.train.steps.muon import Muon, StackedMuon
 
 # Its steps have singular values near 1, so that its rates are of another size.
 _MUON_RATE = 10
@@ -109,7 +109,7 @@ def _adam(weights: list[nn.Parameter], lr: float, decay: float) -> torch.optim.O
 
 
 def _muon(matrices: list[nn.Parameter], lr: float, decay: float) -> torch.optim.Optimizer:
-    kind = StackedMuon if matrices[0].is_cuda else torch.optim.Muon
+    kind = StackedMuon if matrices[0].is_cuda else Muon
     return _rate_on_device(kind(matrices, lr, decay), lr)
 
 

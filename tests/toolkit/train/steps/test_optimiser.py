@@ -9,7 +9,7 @@ from torch import nn
 from toolkit.networks.base import initialise
 from toolkit.networks.study import IntermediarySpaceModel
 from toolkit.train.recipes import recipe
-from toolkit.train.steps.muon import StackedMuon, orthogonalised
+from toolkit.train.steps.muon import Muon, StackedMuon, orthogonalised
 from toolkit.train.steps.optimiser import Optimiser
 
 LR = 1e-3
@@ -109,29 +109,30 @@ def matrices(*shapes):
 @pytest.mark.parametrize(
     "shapes", [[(6, 40), (6, 40)], [(6, 40), (9, 5), (40, 6), (1, 3)]], ids=["alike", "unlike"]
 )
-def test_muon_over_a_stack_steps_as_pytorchs_muon_and_reads_its_state(shapes):
+@pytest.mark.parametrize("kind", [Muon, StackedMuon])
+def test_muon_steps_as_pytorchs_does_and_reads_its_state(kind, shapes):
     theirs, mine = matrices(*shapes), matrices(*shapes)
     muon = torch.optim.Muon(theirs, lr=0.01, weight_decay=DECAY)
-    stacked = StackedMuon(mine, lr=0.01, weight_decay=DECAY)
-    stacked.param_groups[0]["lr"] = torch.tensor(0.01)
+    own = kind(mine, lr=0.01, weight_decay=DECAY)
+    own.param_groups[0]["lr"] = torch.tensor(0.01)
     generator = torch.Generator().manual_seed(3)
     for step in range(4):
         for first, second in zip(theirs, mine, strict=True):
             first.grad = torch.randn(first.shape, generator=generator)
             second.grad = first.grad.clone()
         muon.step()
-        stacked.step()
+        own.step()
         if step == 1:
-            stacked.load_state_dict(copy.deepcopy(muon.state_dict()))
+            own.load_state_dict(copy.deepcopy(muon.state_dict()))
     for first, second, start in zip(theirs, mine, matrices(*shapes), strict=True):
-        # The products are in bfloat16, and summed in another order.
+        # PyTorch's products are in bfloat16, and summed in another order.
         torch.testing.assert_close(second, first, rtol=0, atol=0.02 * 0.01 * 4)
         assert (second - start).norm() > 10 * (second - first).norm()
 
 
-@pytest.mark.parametrize("kind", [torch.optim.Muon, StackedMuon])
+@pytest.mark.parametrize("kind", [Muon, StackedMuon])
 def test_a_weight_without_a_gradient_stays_as_it_is(kind, monkeypatch):
-    monkeypatch.setattr(torch.optim, "Muon", kind)
+    monkeypatch.setattr("toolkit.train.steps.optimiser.Muon", kind)
     made = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2))
     before = copy.deepcopy(made)
     optimiser = Optimiser(made, nn.ModuleList(), recipe("default", optimiser="muon"))
@@ -142,9 +143,10 @@ def test_a_weight_without_a_gradient_stays_as_it_is(kind, monkeypatch):
     assert not torch.equal(made[1].weight, before[1].weight)
 
 
-def test_a_stack_of_matrices_is_orthogonalised_as_each_would_be_alone():
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_a_stack_of_matrices_is_orthogonalised_as_each_would_be_alone(precision):
     given = [each.detach() for each in matrices((6, 40), (12, 9), (2, 2))]
-    settings = ((3.4445, -4.7750, 2.0315), 5, 1e-7)
+    settings = ((3.4445, -4.7750, 2.0315), 5, 1e-7, precision)
     for together, matrix in zip(orthogonalised(given, *settings), given, strict=True):
         alone = orthogonalised([matrix], *settings)[0]
         assert together.shape == matrix.shape

@@ -13,7 +13,7 @@ from toolkit.train.dataset import class_weights
 from toolkit.train.recipes import PRESETS, recipe
 from toolkit.train.steps.augmentation import augment, draw
 from toolkit.train.steps.lessons import LabelledLessons
-from toolkit.train.steps.muon import StackedMuon
+from toolkit.train.steps.muon import Muon, StackedMuon
 from toolkit.train.steps.plan import lr_factor, plan_epoch, step_plan
 from toolkit.train.steps.step import cross_entropy
 from toolkit.train.training import Training
@@ -23,14 +23,14 @@ SETTINGS = {"layer_size": 5, "epochs": 2, "batch_size": 7, "dropout": 0.5}
 
 
 def plain_loop(training, dataset):
-    """Train a new Training's weights, rate and draws at hand when they are needed, by PyTorch."""
+    """Train a new Training's weights, rate and draws at hand when they are needed."""
     chosen, network, heads = training.recipe, training.network, training.heads
     layers = [each for each in network.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
     hidden = [each.weight for each in layers[:-1]] if chosen.optimiser == "muon" else []
     rest = [each for each in network.parameters() if not any(each is one for one in hidden)]
     adam = torch.optim.AdamW([*rest, *heads.parameters()], weight_decay=chosen.weight_decay)
     matrices = [nn.Parameter(each.detach().flatten(1).clone()) for each in hidden]
-    muon = torch.optim.Muon(matrices, weight_decay=chosen.weight_decay) if hidden else None
+    muon = Muon(matrices, weight_decay=chosen.weight_decay) if hidden else None
     indices = dataset.parts["train"]
     weights = class_weights(chosen.class_weights, dataset.labels[indices], 4)
     generator = torch.Generator().manual_seed(0)
