@@ -156,7 +156,7 @@ def compare(
         file=origin.file,
         sha256=origin.sha256,
         samples=len(samples.kinds),
-        batches=BATCHES,
+        batches=tuple(sorted({each.batch for each in tried.values()})),
         settings=tuple(tried),
         provider=origin.provider,
         argmax_agreement=measured[first].argmax_agreement(),

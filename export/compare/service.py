@@ -55,7 +55,7 @@ def compare_service(url: str, pipeline: Pipeline, samples: Samples, digest: str)
     classes = pipeline.classes
     with client:
         leg = compare(
-            {"one file a request": Setting(run, 16)},
+            {"one file a request": Setting(run, 1)},
             (
                 (TensorSpec("file", "uint8", ("batch",)),),
                 (TensorSpec("probabilities", "float32", ("batch", classes)),),

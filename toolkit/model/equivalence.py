@@ -120,6 +120,7 @@ class Leg:
     Attributes:
         sha256: of the file as it was compared.
         samples: how many X-rays went through, in each setting.
+        batches: the sizes of batches that they were run in.
         settings: every way they were run: batch sizes, shuffled, without optimisations.
         provider: what ran it: the ONNX Runtime execution provider, or PyTorch.
         argmax_agreement: share of X-rays with the same class, 0 to 1, in the worst setting.

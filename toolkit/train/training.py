@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
+from toolkit.files import held_signals
 from toolkit.networks.base import Classifier, initialise, may_mirror, place
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.loading import STUDY, Definition, place_of, running
@@ -179,8 +180,10 @@ class Training:
             self.save(state_path)
         while self.epoch < self.recipe.epochs:
             result = self.advance()
-            self.save(state_path)
-            on_epoch(result)
+            # Ctrl-C waits: an epoch that is saved and not told of is in no log.
+            with held_signals():
+                self.save(state_path)
+                on_epoch(result)
 
     def advance(self) -> Epoch:
         """Train one epoch.

@@ -77,6 +77,7 @@ def compare(small, inputs, spoiled):
 
 def test_a_service_that_answers_as_pytorch_passes(compare, inputs):
     leg = compare()
+    assert leg.batches == (1,) and leg.settings == ("one file a request",)
     assert leg.passed and leg.samples == len(inputs.kinds) + 3
 
 

@@ -1,5 +1,6 @@
 import copy
 import math
+import signal
 from dataclasses import replace
 from itertools import pairwise
 
@@ -137,6 +138,27 @@ def test_interrupted_again_and_again_it_still_comes_to_the_same_weights(tiny, tm
         with pytest.raises(KeyboardInterrupt):
             training.run(state, interrupt)
     assert_same_run(training, unbroken)
+
+
+def test_ctrl_c_as_an_epoch_is_told_of_waits_until_it_is(tiny, tmp_path):
+    told, signals = [], [signal.SIGINT]
+
+    def tell(epoch):
+        if signals:
+            signal.raise_signal(signals.pop())
+        told.append(epoch.epoch)
+
+    training = Training(tiny, small(), 0, CPU)
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training.run(tmp_path / "state.pt", tell)
+    finally:
+        signal.signal(signal.SIGINT, former)
+    resumed = Training(tiny, small(), 0, CPU)
+    resumed.load(tmp_path / "state.pt")
+    resumed.run(tmp_path / "state.pt", tell)
+    assert told == [each.epoch for each in resumed.history] == list(range(resumed.recipe.epochs))
 
 
 def test_a_state_of_a_version_without_dropout_epochs_goes_on_to_the_same_weights(
