@@ -156,16 +156,21 @@ def write_graph(
     _forget_sources(model.graph)
     noted = {"precision": precision} if precision else {}
     onnx.helper.set_model_props(model, metadata(manifest) | noted)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    what = f"cannot be written as ONNX{precision and f' in {precision}'}"
+    with running(None, what, _place(module)):
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
     with replacing(path) as temporary:
         onnx.save_model(model, str(temporary))
 
 
+def _place(module: nn.Module) -> str:
+    return place_of(getattr(module, "definition", module))
+
+
 def _converted(module: nn.Module, specs: Specs, opset: int, optimise: bool = True) -> ModelProto:
     inputs, outputs = specs
-    where = place_of(getattr(module, "definition", module))
-    with running(None, "cannot be written as ONNX", where), _quiet():
+    with running(None, "cannot be written as ONNX", _place(module)), _quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(_example(spec) for spec in inputs),

@@ -33,6 +33,8 @@ from toolkit.train.steps.step import Parts, TrainingStep
 from toolkit.train.threads import share_cores
 from toolkit.train.weights import FirstWeights
 
+_DAMAGED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -245,14 +247,7 @@ class Training:
             self.history = [Epoch(**each) for each in state["history"]]
             if [each.epoch for each in self.history] != list(range(self.epoch)):
                 raise ValueError("as many epochs as were run")
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _DAMAGED as error:
             raise CheckpointError(f"{path} is corrupt: start without --resume") from error
 
     def _run_epoch(self) -> Epoch:
