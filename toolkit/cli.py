@@ -30,7 +30,7 @@ from toolkit.commands import (
     tune,
     verify,
 )
-from toolkit.errors import InterruptedRunError, ToolkitError, printable
+from toolkit.errors import InterruptedRunError, ToolkitError, is_out_of_memory, printable
 from toolkit.extras import versions
 
 INTERRUPTED = InterruptedRunError.exit_code
@@ -114,7 +114,9 @@ def _run(arguments: list[str]) -> int:
     except TyperException as error:
         message = error.format_message() if hasattr(error, "format_message") else str(error)
         return _failed(f"{message} (see --help)", 2, arguments)
-    except (OSError, MemoryError) as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and not is_out_of_memory(error):
+            raise
         return _failed(f"cannot go on: {str(error) or 'no memory is left'}", 2, arguments)
     except SystemExit as ended:
         # Typer ends so, with the code of a failed check, wherever a pipe breaks.

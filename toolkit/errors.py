@@ -135,6 +135,16 @@ class HealthError(CheckFailedError):
     """A trained network that is not worth exporting, such as one with a dead input."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an exception, also one of PyTorch's, says that no memory is left."""
+    # The allocator of the CPU has no error class of its own.
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "allocate memory" in str(error)
+    )
+
+
 def printable(text: object, most: int | None = None) -> str:
     r"""Return what somebody else said, in at most so many characters, as one line to print.
 

@@ -1,6 +1,9 @@
 """Every kind of artifact, opened and compared with PyTorch eager in the same way."""
 
 import io
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,6 +22,7 @@ from export.compare.samples import Samples, samples
 from export.convert.onnx import Specs
 from export.convert.pipeline import Pipeline, probabilities_of
 from export.convert.torch_formats import OPENERS
+from toolkit.errors import ModelRefusedError
 from toolkit.files import sha256, write_bytes
 from toolkit.model.artifacts import Arrays
 from toolkit.model.equivalence import GoldenRecord, Leg, TensorSpec
@@ -123,9 +127,11 @@ def compare_file(
         file_name: the name to record, where the file does not have its final one yet.
 
     Raises:
-        ModelRefusedError: the file cannot be opened.
+        ModelRefusedError: the file cannot be opened, or ONNX Runtime crashes over it.
         MissingExtraError: ONNX Runtime is not installed.
     """
+    if kind in LOWER:
+        _require_survival(path, kind)
     failures: tuple[str, ...] = ()
     if kind in OPENERS:
         tried, provider = settings(_torch_runner(OPENERS[kind](path), specs)), "PyTorch on the CPU"
@@ -198,6 +204,21 @@ def _through_gate(leg: Leg, path: Path, reference: Reference) -> Leg:
     if not apart <= PROBABILITY_TOLERANCE:
         failures += (f"probabilities differ by {apart:.3g} from softmax(logits / T)",)
     return replace(leg, failures=failures, passed=leg.passed and not failures, gate=result)
+
+
+def _require_survival(path: Path, kind: str) -> None:
+    """Refuse a graph that ends the process that opens it: another one opens it first."""
+    code = (
+        "import sys, pathlib; from toolkit.runtime.providers import open_session; "
+        "open_session(pathlib.Path(sys.argv[1]), 'cpu')"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+    if done.returncode < 0:
+        raise ModelRefusedError(
+            f"ONNX Runtime ends with {signal.Signals(-done.returncode).name} as it opens this "
+            f"network in {kind}: export it in another precision"
+        )
 
 
 def _onnx_settings(path: Path, specs: Specs) -> tuple[dict[str, Setting], tuple[str, ...], str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import onnx
 import torch
-from onnx import GraphProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto
 from torch import Tensor, nn
 
 from export.convert.pipeline import Pipeline, SplitPipeline
@@ -23,8 +23,10 @@ from toolkit.model.artifacts import graph_words
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.files import LOWER
 from toolkit.model.manifest import Manifest
+from toolkit.networks.base import Classifier, Network
 from toolkit.networks.half import halve
-from toolkit.networks.loading import running
+from toolkit.networks.loading import place_of, running
+from toolkit.train import novelty
 
 Specs = tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]
 """The inputs and the outputs of a graph."""
@@ -50,8 +52,8 @@ def specs_of(kind: str, pipeline: Pipeline) -> Specs:
         return tuple(definition.inputs), (logits,)
     if kind == "explainer":
         return (xray, *views), (logits,)
-    novelty = (TensorSpec("novelty", "float32", ("batch",)),) * (pipeline.scope is not None)
-    return (xray,), (logits, replace(logits, name="probabilities"), *views, *novelty)
+    told = (TensorSpec("novelty", "float32", ("batch",)),) * (pipeline.scope is not None)
+    return (xray,), (logits, replace(logits, name="probabilities"), *views, *told)
 
 
 def export_onnx(
@@ -71,6 +73,27 @@ def export_onnx(
     }
     precision = kind if kind in LOWER else ""
     write_graph(modules[kind](), specs_of(kind, pipeline), manifest, path, opset, precision)
+
+
+@torch.no_grad()
+def check_conversion(network: Network, classes: int, config: dict[str, Any]) -> None:
+    """Make sure that a network which is yet to be trained can be written as ONNX.
+
+    Args:
+        network: a definition that can work, as `toolkit.networks.checking.check` says.
+        classes: of the data.
+        config: what the module is made with.
+
+    Raises:
+        DefinitionError: it does what no ONNX operator does.
+    """
+    with torch.random.fork_rng(devices=[]):
+        classifier = Classifier(network, network.module(classes, **config)).eval()
+    xrays = torch.zeros(2, *classifier.xray_shape(), dtype=torch.uint8)
+    maps = novelty.run_with_maps(classifier, classifier.inputs(xrays))[1]
+    scope = novelty.gaussian(novelty.summary(maps).double()) if all(maps) else None
+    pipeline = Pipeline(classifier, 2.0, scope)
+    _converted(pipeline.fast(), specs_of("pipeline", pipeline), OPSET, optimise=False)
 
 
 def layer_of(node: NodeProto) -> str:
@@ -124,12 +147,30 @@ def write_graph(
         UsageError: an opset outside `OPSETS`, or a folder that cannot be written.
         DefinitionError: the network does what no ONNX operator does.
     """
-    inputs, outputs = specs
     if opset not in OPSETS:
         raise UsageError(
             f"opset {opset} is not supported: choose {OPSETS.start} to {OPSETS.stop - 1}"
         )
-    with running(None, "cannot be written as ONNX"), _quiet():
+    model = _converted(module, specs, opset)
+    model.ir_version = IR_VERSION
+    _forget_sources(model.graph)
+    noted = {"precision": precision} if precision else {}
+    onnx.helper.set_model_props(model, metadata(manifest) | noted)
+    what = f"cannot be written as ONNX{precision and f' in {precision}'}"
+    with running(None, what, _place(module)):
+        onnx.checker.check_model(model, full_check=True)
+        onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    with replacing(path) as temporary:
+        onnx.save_model(model, str(temporary))
+
+
+def _place(module: nn.Module) -> str:
+    return place_of(getattr(module, "definition", module))
+
+
+def _converted(module: nn.Module, specs: Specs, opset: int, optimise: bool = True) -> ModelProto:
+    inputs, outputs = specs
+    with running(None, "cannot be written as ONNX", _place(module)), _quiet():
         program = torch.onnx.export(
             module.eval(),
             tuple(_example(spec) for spec in inputs),
@@ -139,18 +180,12 @@ def write_graph(
             output_names=[spec.name for spec in outputs],
             dynamic_shapes=_free_batch(module, len(inputs)),
             external_data=False,
+            optimize=optimise,
             verbose=False,
         )
     assert program is not None
-    model = program.model_proto
-    model.ir_version = IR_VERSION
-    _forget_sources(model.graph)
-    noted = {"precision": precision} if precision else {}
-    onnx.helper.set_model_props(model, metadata(manifest) | noted)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
-    with replacing(path) as temporary:
-        onnx.save_model(model, str(temporary))
+    model: ModelProto = program.model_proto
+    return model
 
 
 def _free_batch(module: nn.Module, count: int) -> tuple[Any, ...]:

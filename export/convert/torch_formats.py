@@ -15,6 +15,7 @@ from export.convert.pipeline import Pipeline
 from toolkit.errors import ModelRefusedError
 from toolkit.files import write_bytes
 from toolkit.model.manifest import Manifest
+from toolkit.networks.loading import place_of, running
 
 
 def export_torchscript(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
@@ -22,10 +23,16 @@ def export_torchscript(pipeline: Pipeline, manifest: Manifest, path: Path) -> No
 
     Raises:
         UsageError: the folder cannot be written.
+        DefinitionError: the network cannot be traced.
     """
     content = io.BytesIO()
+    where = place_of(pipeline.definition)
     # PyTorch 2.13 deprecates all of torch.jit; the format stays for those who load it from C++.
-    with warnings.catch_warnings(action="ignore"), torch.no_grad():
+    with (
+        running(None, "cannot be written as TorchScript", where),
+        warnings.catch_warnings(action="ignore"),
+        torch.no_grad(),
+    ):
         traced = torch.jit.trace(pipeline.eval(), (_example(pipeline),), check_trace=False)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, content, _extra_files=metadata(manifest))
     write_bytes(path, _without_sources(content))
@@ -36,10 +43,15 @@ def export_pt2(pipeline: Pipeline, manifest: Manifest, path: Path) -> None:
 
     Raises:
         UsageError: the folder cannot be written.
+        DefinitionError: the network cannot be exported.
     """
     content = io.BytesIO()
+    where = place_of(pipeline.definition)
     batch = torch.export.Dim("batch", min=1)
-    with warnings.catch_warnings(action="ignore"):
+    with (
+        running(None, "cannot be written as pt2", where),
+        warnings.catch_warnings(action="ignore"),
+    ):
         program = torch.export.export(
             pipeline.eval(), (_example(pipeline),), dynamic_shapes=({0: batch},), strict=False
         )

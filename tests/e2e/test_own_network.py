@@ -77,6 +77,21 @@ def exported(trained):
     return trained
 
 
+@pytest.mark.parametrize("command", ["train", pytest.param("tune", marks=pytest.mark.full)])
+def test_what_has_no_operator_in_onnx_is_told_before_anything_is_trained(
+    pictures, tmp_path, command
+):
+    own = tmp_path / "own.py"
+    pooled = "functional.adaptive_avg_pool2d(maps, 1).flatten(1)"
+    written = DEFINITION.read_text()
+    assert pooled in written
+    own.write_text(written.replace(pooled, "torch.linalg.svdvals(maps).mean(2)"))
+    words = ("--network", own, "--data", pictures, "--logs", tmp_path / "logs")
+    told = refused(command, *words)
+    assert "own.py:" in told and "cannot be written as ONNX: " in told and "svd" in told
+    assert not (tmp_path / "logs").exists()
+
+
 def test_the_manifest_says_whose_network_it_is_and_what_each_input_is_worth(trained):
     record = manifest.load(trained.manifest)
     assert record.labels.classes == ("cool", "warm") and record.labels.grades == ()

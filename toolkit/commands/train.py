@@ -111,7 +111,7 @@ def train(
     require("tensorboard", "train")
     from toolkit.commands.operating_point import choose_after, require_choice, target_of
     from toolkit.commands.options.data import DataChoice, load, warnings_of
-    from toolkit.commands.options.network import definition_for
+    from toolkit.commands.options.network import definition_to_train
     from toolkit.commands.options.teachers import targets_of
     from toolkit.networks.base import shape_of
     from toolkit.train.calibration import doubts
@@ -131,7 +131,7 @@ def train(
         data, labels, split, patients, groups, allow_conflicts, cache, own=network is not None
     )
     target = target_of(operating_point, positive, choice.label_map)
-    definition, settings = definition_for(network, config, choice.label_map)
+    definition, settings = definition_to_train(network, config, choice.label_map)
     if network and (preset or layer_size or dropout is not None):
         raise UsageError(
             "--preset, --layer-size and --dropout are of the study's network: the one of "
@@ -210,8 +210,7 @@ def _start(
     from toolkit.train.recipes import own_recipe, recipe
 
     if study is None and definition.source:
-        wanted = getattr(definition.network, "recipe", dict)
-        return own_recipe(wanted(), config), None
+        return own_recipe(definition.network, config), None
     if study is None:
         return recipe(preset or "default"), None
     if config:

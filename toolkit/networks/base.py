@@ -14,6 +14,8 @@ from toolkit.xray.limits import xray_shape
 SMALLEST, LARGEST = 16, 1024
 """Sides of an X-ray that a network may take, pixels."""
 CHANNELS = (1, 3)
+# What PyTorch calls the modules within a layer that compute its weights.
+_PARAMETRIZATIONS = "parametrizations"
 
 
 class Network(Protocol):
@@ -110,6 +112,12 @@ class Classifier(nn.Module):
         logits: Tensor = self.network(*self.inputs(xray))
         return logits
 
+    def train(self, mode: bool = True) -> Self:
+        """Put the network into training mode; the preprocessing is the same in either."""
+        super().train(mode)
+        self.preprocessing.eval()
+        return self
+
     def views(self, xray: Tensor) -> tuple[Tensor, ...]:
         """Return each view of X-rays, uint8 (N, size, size)."""
         return tuple(getattr(self.preprocessing, name)(xray) for name in self.definition.views)
@@ -159,9 +167,16 @@ class Classifier(nn.Module):
         return shape_of(self.definition)
 
     def layers(self) -> Mapping[str, nn.Module]:
-        """Return the network's layers: the modules that have none within them, by name."""
-        named = self.network.named_modules()
-        return {name: layer for name, layer in named if not [*layer.children()]}
+        """Return the network's layers: the modules that have none within them, by name.
+
+        What computes a layer's weight, as in `weight_norm`, is part of that layer.
+        """
+        return {
+            name: layer
+            for name, layer in self.network.named_modules()
+            if _PARAMETRIZATIONS not in name.split(".")
+            and all(child == _PARAMETRIZATIONS for child, _ in layer.named_children())
+        }
 
     @torch.no_grad()
     def hidden_weights(self, xray: Tensor) -> list[Tensor]:
@@ -173,7 +188,10 @@ class Classifier(nn.Module):
         layers = {
             name: layer
             for name, layer in self.layers().items()
-            if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight.requires_grad
+            if isinstance(layer, nn.Conv2d | nn.Linear)
+            # One that is computed anew each time is no weight to step.
+            and isinstance(layer.weight, nn.Parameter)
+            and layer.weight.requires_grad
         }
         was = self.training
         with recording(layers) as runs:

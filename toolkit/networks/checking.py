@@ -1,6 +1,7 @@
 """Whether a definition can work: told in one line, with its place, before anything is trained."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,21 +13,29 @@ from toolkit.errors import DefinitionError
 from toolkit.model.equivalence import TensorSpec
 from toolkit.networks.base import CHANNELS, LARGEST, SMALLEST, Classifier, Network, shape_of
 from toolkit.networks.loading import place_of, running
+from toolkit.networks.trainable import (
+    check_again,
+    check_optional,
+    check_training,
+    check_weights,
+    described,
+    dtype_of,
+    equal,
+)
 
 RESERVED = ("xray", "logits", "probabilities", "novelty")
 _DTYPES = ("float32", "uint8")
 _TRIED = 3
-# Of the largest logit: far above what the order of a sum in float32 can move.
-_ROUNDING = 1e-4
 # Between two runs of the same input, which may differ in their alignment in memory only.
 _REPEATED = 1e-6
 
 
 def check(network: Network, classes: int, config: dict[str, Any]) -> None:
-    """Make sure that a network can be trained, exported and proven.
+    """Make sure that a network can be trained, kept, exported and proven.
 
     It is made and run on noise; what it gives must fit what it says of itself, come from its
-    inputs, each X-ray's from its own pixels alone, and be the same again.
+    inputs, each X-ray's from its own pixels alone, and be the same again, made again too. It
+    must be possible to follow a gradient through it in training.
 
     Args:
         network: the definition.
@@ -48,12 +57,16 @@ def check(network: Network, classes: int, config: dict[str, Any]) -> None:
                 raise DefinitionError(
                     f"{place_of(network, what)} gives {type(made).__name__}, not a torch.nn.Module"
                 )
+        check_weights(module, place_of(network, "module"))
         classifier = Classifier(network, _livened(module), preprocessing).eval()
         inputs = _check_preprocessing(classifier, xrays)
         _check_module(classifier, inputs, classes)
         _check_answers(classifier, xrays)
         _check_effects(classifier, inputs)
+        check_again(classifier, xrays, lambda: network.module(classes, **config))
+        check_optional(classifier, xrays)
         _check_export(classifier, xrays)
+        check_training(classifier, xrays, classes)
 
 
 def _check_declaration(network: Network) -> None:
@@ -86,6 +99,7 @@ def _check_preprocessing(classifier: Classifier, xrays: Tensor) -> tuple[Tensor,
     network = classifier.definition
     where = place_of(classifier.preprocessing, "forward")
     side = (len(xrays), network.size, network.size)
+    before = xrays.clone()
     for name in network.views:
         if not hasattr(classifier.preprocessing, name):
             raise DefinitionError(
@@ -95,20 +109,23 @@ def _check_preprocessing(classifier: Classifier, xrays: Tensor) -> tuple[Tensor,
             view = getattr(classifier.preprocessing, name)(xrays)
         if not isinstance(view, Tensor) or view.dtype != torch.uint8 or view.shape != side:
             raise DefinitionError(
-                f"{place_of(classifier.preprocessing, name)} gives {_text(view)}: a view is uint8 "
-                f"{side} of {tuple(xrays.shape)}"
+                f"{place_of(classifier.preprocessing, name)} gives {described(view)}: a view is "
+                f"uint8 {side} of {tuple(xrays.shape)}"
             )
     with running(None):
         found = classifier.inputs(xrays)
+    if not torch.equal(before, xrays):
+        raise DefinitionError(f"{where} changes the X-rays that it is given: change a copy")
     if len(found) != len(network.inputs):
         raise DefinitionError(
             f"{where} gives {len(found)} tensors, inputs has {len(network.inputs)}"
         )
     for spec, value in zip(network.inputs, found, strict=True):
         shape = (len(xrays), *spec.shape[1:])
-        if not isinstance(value, Tensor) or value.shape != shape or _dtype(value) != spec.dtype:
+        if not isinstance(value, Tensor) or value.shape != shape or dtype_of(value) != spec.dtype:
             raise DefinitionError(
-                f"{where} gives {_text(value)} for {spec.name!r}, inputs says {spec.dtype} {shape}"
+                f"{where} gives {described(value)} for {spec.name!r}, inputs says {spec.dtype} "
+                f"{shape}"
             )
         if not value.isfinite().all():
             raise DefinitionError(f"{where} gives NaN or infinity for {spec.name!r}")
@@ -117,13 +134,18 @@ def _check_preprocessing(classifier: Classifier, xrays: Tensor) -> tuple[Tensor,
 
 def _check_module(classifier: Classifier, inputs: tuple[Tensor, ...], classes: int) -> None:
     where = place_of(classifier.network, "forward")
+    before = [each.clone() for each in inputs]
     with running(None, f"{where} does not take what inputs says"):
         found = classifier.network(*inputs)
+    if not all(map(torch.equal, before, inputs)):
+        raise DefinitionError(f"{where} changes the inputs that it is given: change a copy")
     shape = (len(inputs[0]), classes)
     if not isinstance(found, Tensor) or found.shape != shape or found.dtype != torch.float32:
-        raise DefinitionError(f"{where} gives {_text(found)}, not logits, float32 {shape}")
+        raise DefinitionError(f"{where} gives {described(found)}, not logits, float32 {shape}")
     if not found.isfinite().all():
         raise DefinitionError(f"{where} gives NaN or infinity")
+    if found.ge(0).all() and equal(found.sum(dim=1), torch.ones(len(found))):
+        raise DefinitionError(f"{where} gives probabilities: give logits, without softmax")
     if classifier.has_features:
         with running(None):
             network: Any = classifier.network
@@ -134,7 +156,7 @@ def _check_module(classifier: Classifier, inputs: tuple[Tensor, ...], classes: i
                 f"{place_of(classifier.network, 'features')} does not give a tensor (N, F) for "
                 f"each of {len(inputs)} inputs"
             )
-        if not _equal(joined, found):
+        if not equal(joined, found):
             raise DefinitionError(
                 f"{place_of(classifier.network, 'joined')} does not give what forward does"
             )
@@ -150,7 +172,7 @@ def _check_answers(classifier: Classifier, xrays: Tensor) -> None:
                 "time: draw nothing at random"
             )
     logits = classifier.network(*together)
-    if not _equal(logits, classifier.network(*together), _REPEATED):
+    if not equal(logits, classifier.network(*together), _REPEATED):
         raise DefinitionError(
             f"{place_of(classifier.network, 'forward')} gives other logits each time in eval(): "
             "draw nothing at random there, as functional.dropout does without `self.training`"
@@ -158,12 +180,12 @@ def _check_answers(classifier: Classifier, xrays: Tensor) -> None:
     for place in range(len(xrays)):
         alone = classifier.inputs(xrays[place : place + 1])
         for spec, one, several in zip(network.inputs, alone, together, strict=True):
-            if not _equal(one[0], several[place]):
+            if not equal(one[0], several[place]):
                 raise DefinitionError(
                     f"{place_of(classifier.preprocessing, 'forward')} makes {spec.name!r} of an "
                     "X-ray depend on the others in its batch"
                 )
-        if not _equal(classifier.network(*alone)[0], logits[place]):
+        if not equal(classifier.network(*alone)[0], logits[place]):
             raise DefinitionError(
                 f"{place_of(classifier.network, 'forward')} makes the logits of an X-ray depend on "
                 "the others in its batch, in eval()"
@@ -183,7 +205,8 @@ def _check_effects(classifier: Classifier, inputs: tuple[Tensor, ...]) -> None:
 
 def _check_export(classifier: Classifier, xrays: Tensor) -> None:
     batch = torch.export.Dim("batch", min=1)
-    with running(None, "cannot be exported"):
+    where = place_of(classifier.network, "forward")
+    with running(None, "cannot be exported", where), warnings.catch_warnings(action="ignore"):
         torch.export.export(classifier, (xrays[:2],), dynamic_shapes=({0: batch},), strict=False)
 
 
@@ -207,18 +230,3 @@ def _livened(module: nn.Module) -> nn.Module:
         if not parameter.any():
             nn.init.normal_(parameter, std=0.1)
     return lively
-
-
-def _equal(one: Tensor, other: Tensor, rounding: float = _ROUNDING) -> bool:
-    largest = max(1.0, float(other.double().abs().max()))
-    return bool((one.double() - other.double()).abs().max() <= rounding * largest)
-
-
-def _dtype(value: Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Tensor):
-        return f"{_dtype(value)} {tuple(value.shape)}"
-    return type(value).__name__

@@ -5,6 +5,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from toolkit.errors import DefinitionError, ToolkitError, printable
+from toolkit.errors import DefinitionError, ToolkitError, is_out_of_memory, printable
 from toolkit.model.files import ModelFiles
 from toolkit.model.manifest import Manifest
 from toolkit.model.records import DefinitionRecord
@@ -192,22 +193,26 @@ def place_of(thing: Any, member: str = "") -> str:
 
 
 @contextmanager
-def running(path: Path | None, what: str = "") -> Iterator[None]:
+def running(path: Path | None, what: str = "", where: str = "") -> Iterator[None]:
     """Turn whatever a definition's code raises into a line that names its place.
 
     Args:
         path: of the file whose lines are to be named; None for any that is not PyTorch's.
         what: was done, such as `cannot be exported`.
+        where: that is, if no line is known.
 
     Raises:
         DefinitionError: the block raised something.
+        MemoryError: no memory was left for it.
     """
     try:
         yield
     except ToolkitError:
         raise
     except Exception as error:
-        place = _line_of(error, path)
+        place = _line_of(error, path) or where
+        if is_out_of_memory(error):
+            raise MemoryError(f"{place}: {printable(error, _LONGEST)}") from error
         first: BaseException = error
         while first.__cause__ is not None and not isinstance(first.__cause__, ToolkitError):
             first = first.__cause__
@@ -230,5 +235,6 @@ def _line_of(error: BaseException | None, path: Path | None) -> str:
 
 def _is_theirs(filename: str) -> bool:
     ours = str(Path(__file__).parents[2])
-    own = filename.startswith((f"{ours}/toolkit/", f"{ours}/export/"))
+    python = sysconfig.get_path("stdlib")
+    own = filename.startswith((f"{ours}/toolkit/", f"{ours}/export/", f"{python}/"))
     return not own and "site-packages" not in filename and Path(filename).is_file()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -29,19 +30,21 @@ def recording(
     """
     runs: list[LayerRun] = []
     taken: list[Tensor | None] = []
-    names = {layer: name for name, layer in layers.items()}
 
     def begin(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         given = inputs[0] if inputs else None
         taken.append(kept(given) if isinstance(given, Tensor) else None)
 
-    def record(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+    # An exporter runs a layer that has two names by a stand-in, so the layer given is not asked.
+    def record(name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
         given = taken.pop()
         if given is not None and isinstance(output, Tensor):
-            runs.append(LayerRun(names[layer], given, kept(output)))
+            runs.append(LayerRun(name, given, kept(output)))
 
-    handles = [layer.register_forward_pre_hook(begin) for layer in names]
-    handles += [layer.register_forward_hook(record) for layer in names]
+    handles = [each.register_forward_pre_hook(begin) for each in layers.values()]
+    handles += [
+        layer.register_forward_hook(partial(record, name)) for name, layer in layers.items()
+    ]
     try:
         yield runs
     finally:

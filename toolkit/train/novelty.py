@@ -80,7 +80,9 @@ def run_with_maps(
         logits: Tensor = classifier.network(*inputs)
     groups = getattr(classifier.definition, "maps", None)
     if groups is None:
-        return logits, [_last_maps(runs)]
+        # What has another batch, such as patches of an X-ray, tells nothing of one.
+        own = [run for run in runs if run.given.shape[:1] == logits.shape[:1]]
+        return logits, [_last_maps(own)]
     given = {run.name: run.given for run in runs}
     return logits, [[given[name] for name in names] for names in groups]
 

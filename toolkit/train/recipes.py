@@ -1,10 +1,11 @@
 """Training recipes: the study's own, and the default that mends it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import inf
 from typing import Any
 
-from toolkit.errors import UsageError
+from toolkit.errors import DefinitionError, UsageError
 from toolkit.model.records import PreprocessingConstants
 
 MOST_LR = 1e6
@@ -71,17 +72,45 @@ class Recipe:
     config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(
+                    f"{name} is {getattr(self, name)!r}: give one of {', '.join(allowed)}"
+                )
         for name in ("layer_size", "epochs", "batch_size", "dropout_epochs"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"{name} is {value}: give 1 or more")
+            if value is not None and (type(value) is not int or value < 1):
+                raise UsageError(f"{name} is {value!r}: give 1 or more, a whole number")
         if self.layer_size > MAX_LAYER_SIZE:
             raise UsageError(f"layer_size is {self.layer_size}: give at most {MAX_LAYER_SIZE}")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout is {self.dropout}: give 0 or more, below 1")
-        if not 0 < self.lr <= MOST_LR:
-            raise UsageError(f"lr is {self.lr}: give above 0, at most {MOST_LR:g}")
+        for names, fits, told in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                if type(value) not in (int, float) or not fits(value):
+                    raise UsageError(f"{name} is {value!r}: give {told}")
 
+
+_CHOICES = {
+    "optimiser": ("adam", "muon"),
+    "schedule": ("exponential", "one_cycle"),
+    "class_weights": ("inverse_sqrt", "inverse", "none", "counts_first_seen"),
+    "initialisation": ("pytorch", "he"),
+    "precision": PRECISIONS,
+}
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    (
+        ("dropout", "average_decay", "label_smoothing"),
+        lambda value: 0 <= value < 1,
+        "0 or more, below 1",
+    ),
+    (("lr",), lambda value: 0 < value <= MOST_LR, f"above 0, at most {MOST_LR:g}"),
+    (("lr_decay",), lambda value: 0 < value < inf, "above 0"),
+    (
+        ("l2", "weight_decay", "augmentation", "branch_loss"),
+        lambda value: 0 <= value < inf,
+        "0 or more",
+    ),
+)
 
 PRESETS = {
     "study": Recipe(
@@ -112,24 +141,35 @@ PRESETS = {
 _STUDY_ONLY = ("layer_size", "dropout", "dropout_epochs", "constants")
 
 
-def own_recipe(settings: Mapping[str, Any], config: dict[str, Any]) -> Recipe:
+def own_recipe(network: Any, config: dict[str, Any]) -> Recipe:
     """Return the recipe of a network that is not the study's.
 
     It is the default one, but that the weights begin as the module made them.
 
     Args:
-        settings: what the definition wants otherwise, by name.
+        network: the definition, whose recipe() says what it wants otherwise.
         config: what the network is made with.
 
     Raises:
-        UsageError: there is no such setting, or a value is out of its range.
+        DefinitionError: its recipe() fails, or names a setting or a value that there is not.
     """
+    # The command line knows the recipes before it needs PyTorch.
+    from toolkit.networks.loading import place_of, running
+
+    where = place_of(network, "recipe")
+    with running(None, f"{where} fails"):
+        settings: Any = network.recipe() if hasattr(network, "recipe") else {}
     known = {each.name for each in fields(Recipe)} - {*_STUDY_ONLY, "preset", "config"}
+    if not isinstance(settings, Mapping):
+        raise DefinitionError(f"{where} gives {type(settings).__name__}, not settings by name")
     for name in settings:
         if name not in known:
-            raise UsageError(f"a recipe has no {name!r}: it has {', '.join(sorted(known))}")
+            raise DefinitionError(f"{where} has {name!r}: it may have {', '.join(sorted(known))}")
     own: dict[str, Any] = {"preset": "own", "initialisation": "pytorch", "config": config}
-    return replace(PRESETS["default"], **own | dict(settings))
+    try:
+        return replace(PRESETS["default"], **own | dict(settings))
+    except UsageError as error:
+        raise DefinitionError(f"{where}: {error}") from error
 
 
 def config_of(recipe: Recipe) -> dict[str, Any]:

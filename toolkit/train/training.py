@@ -1,6 +1,7 @@
 """Trains the network: one loop for every recipe, resumable to the same bits on CPU."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from math import isfinite
@@ -15,7 +16,7 @@ from toolkit.errors import CheckpointError, MissingExtraError, TrainingError
 from toolkit.files import held_signals
 from toolkit.networks.base import Classifier, initialise, may_mirror, place
 from toolkit.networks.default import StudyNetwork
-from toolkit.networks.loading import STUDY, Definition
+from toolkit.networks.loading import STUDY, Definition, place_of, running
 from toolkit.resume import require_same
 from toolkit.train import checkpoint
 from toolkit.train.dataset import Dataset, class_weights
@@ -31,6 +32,8 @@ from toolkit.train.steps.plan import plan_epoch
 from toolkit.train.steps.step import Parts, TrainingStep
 from toolkit.train.threads import share_cores
 from toolkit.train.weights import FirstWeights
+
+_DAMAGED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ class Training:
         return Classifier(self.definition.network, self.result, self.preprocessing).eval()
 
     def _new_network(self, classes: int) -> nn.Module:
-        network = self.definition.network.module(classes, **self.config)
+        with running(None, f"{place_of(self.definition.network, 'module')} fails"):
+            network = self.definition.network.module(classes, **self.config)
         if self.recipe.initialisation == "he":
             initialise(network)
         # In this layout PyTorch 2.13 writes beyond its memory on a processor, in the backward pass
@@ -243,14 +247,7 @@ class Training:
             self.history = [Epoch(**each) for each in state["history"]]
             if [each.epoch for each in self.history] != list(range(self.epoch)):
                 raise ValueError("as many epochs as were run")
-        except (
-            AttributeError,
-            IndexError,
-            KeyError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except _DAMAGED as error:
             raise CheckpointError(f"{path} is corrupt: start without --resume") from error
 
     def _run_epoch(self) -> Epoch:
@@ -261,7 +258,8 @@ class Training:
         # In the study's network nothing but dropout depends on the mode; others have no such limit.
         self.network.train(lasting is None or self.epoch < lasting)
         self.step.reset()
-        self.make_steps(rows, self.network.training)
+        with running(None, "cannot be trained") if self.definition.source else nullcontext():
+            self.make_steps(rows, self.network.training)
         sums = self.step.sums()
         train_loss = sums.loss / len(self.indices)
         self._require_finite(train_loss)

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import RandomSampler
 from optuna.trial import BaseTrial
 
-from toolkit.errors import DefinitionError, is_text
+from toolkit.errors import DefinitionError, is_text, printable
 from toolkit.networks.loading import Definition, place_of, running
 from toolkit.train.recipes import PRESETS, Recipe, own_recipe
 
@@ -35,7 +35,8 @@ def own_config(definition: Definition, trial: BaseTrial) -> dict[str, Any]:
     """Return what a network of one's own is made with in a trial.
 
     Raises:
-        DefinitionError: its space(trial) fails, or gives no settings, or half a character in one.
+        DefinitionError: its space(trial) fails, or gives no settings, or half a character in one,
+            or what no JSON file can hold.
     """
     where = place_of(definition.network, "space")
     space: Any = getattr(definition.network, "space", None)
@@ -43,9 +44,18 @@ def own_config(definition: Definition, trial: BaseTrial) -> dict[str, Any]:
         config = space(trial)
     if not isinstance(config, dict) or not all(isinstance(name, str) for name in config):
         raise DefinitionError(f"{where} gives {type(config).__name__}, not settings by name")
-    if not is_text(json.dumps(config, ensure_ascii=False, default=repr)):
+    try:
+        kept = json.dumps(config, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DefinitionError(
+            f"{where} gives {printable(config, 100)}, which the manifest cannot keep: give numbers "
+            "and texts"
+        ) from error
+    if not is_text(kept):
         raise DefinitionError(f"{where} gives a text that is none in UTF-8")
-    return config
+    # As the manifest will give it back.
+    result: dict[str, Any] = json.loads(kept)
+    return result
 
 
 def first_config(definition: Definition) -> dict[str, Any]:
@@ -58,8 +68,7 @@ def first_config(definition: Definition) -> dict[str, Any]:
 
 def own_trial_recipe(definition: Definition, config: dict[str, Any], epochs: int) -> Recipe:
     """Return the recipe of a trial of a network of one's own."""
-    wanted: dict[str, Any] = getattr(definition.network, "recipe", dict)()
-    return replace(own_recipe(wanted, config), epochs=epochs)
+    return replace(own_recipe(definition.network, config), epochs=epochs)
 
 
 def suggest(trial: Trial) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.study import Study
 from optuna.trial import Trial, TrialState
 
-from toolkit.errors import DefinitionError, TrainingError
+from toolkit.errors import DefinitionError, TrainingError, is_out_of_memory
 from toolkit.networks.loading import load
 from toolkit.train.dataset import Dataset
 from toolkit.train.tensorboard import Log
@@ -60,8 +60,9 @@ def run_trial(
 ) -> None:
     """Train one trial to its end and record its score, or why it failed.
 
-    A trial that diverges, runs out of memory, or has no settings since its network's space fails,
-    is a failed one, and no error. One that was given up by others meanwhile leaves no trace.
+    A trial that diverges, runs out of memory, or whose settings give no network that can be
+    trained, is a failed one, and no error. One that was given up by others meanwhile leaves no
+    trace.
 
     Raises:
         DefinitionError: the network's definition cannot be read.
@@ -92,10 +93,8 @@ def run_trial(
             failure = str(error)
         except TrainingError:
             failure = DIVERGED
-        except MemoryError:
-            failure = OUT_OF_MEMORY
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
+        except Exception as error:
+            if not is_out_of_memory(error):
                 raise
             failure = OUT_OF_MEMORY
     try:
@@ -161,8 +160,3 @@ def _metrics(outcome: dict[str, Any]) -> dict[str, float]:
         "score": score(training, validation),
         "step": outcome[EPOCHS],
     }
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The allocator of the CPU has no error class of its own.
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "allocate memory" in str(error)

@@ -128,6 +128,15 @@ def test_file_that_onnxruntime_cannot_open_is_refused(copied, leg_of):
         leg_of("network", path)
 
 
+def test_a_file_over_which_onnxruntime_ends_the_process_is_refused(small, tmp_path, monkeypatch):
+    fault = "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"
+    (tmp_path / "sitecustomize.py").write_text(fault)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    specs = specs_of("fp16", small.pipeline)
+    with pytest.raises(ModelRefusedError, match=r"SIGSEGV as it opens .* in fp16: export it in"):
+        compare_file("fp16", small.files.path("pipeline"), specs, small.reference)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_nan_and_infinity_never_pass_though_torch_gives_them_too(

@@ -9,12 +9,14 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import export
 from export.compare.samples import samples
 from export.convert.onnx import IR_VERSION, OPSET, export_onnx, specs_of, write_graph
 from export.convert.pipeline import Pipeline
-from toolkit.errors import UsageError
+from toolkit.errors import DefinitionError, UsageError
+from toolkit.model.equivalence import TensorSpec
 from toolkit.networks.preprocessing import Preprocessing
 from toolkit.runtime.providers import open_session
 from toolkit.train.recipes import STUDY_EDGES
@@ -169,6 +171,29 @@ def test_unsupported_opset_is_refused(small, tmp_path, opset):
     with pytest.raises(UsageError, match="choose 18 to 23"):
         export_onnx("network", small.pipeline, small.record, tmp_path / "x.onnx", opset)
     assert not list(tmp_path.iterdir())
+
+
+class Rows(nn.Module):
+    """A recurrent network in half precision, but for what it begins with."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.GRU(4, 3, batch_first=True).half()
+
+    def forward(self, values):
+        first = torch.zeros(1, values.shape[0], 3)
+        return self.rows(values.half(), first)[0].float()
+
+
+def test_a_graph_whose_types_do_not_fit_is_told_in_one_line(small, tmp_path):
+    taken = TensorSpec("values", "float32", ("batch", 2, 4))
+    given = TensorSpec("rows", "float32", ("batch", 2, 3))
+    specs = ((taken,), (given,))
+    with pytest.raises(
+        DefinitionError, match=r"test_onnx.py:\d+ Rows: cannot be .* in fp16: Infer"
+    ):
+        write_graph(Rows(), specs, small.record, tmp_path / "rows.onnx", precision="fp16")
+    assert not [*tmp_path.iterdir()]
 
 
 def _preprocessing_graph(small, constants, path):

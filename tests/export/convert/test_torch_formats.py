@@ -1,5 +1,6 @@
 """TorchScript and pt2: proven like ONNX, for any batch, with what they are inside."""
 
+import copy
 import zipfile
 from pathlib import Path
 
@@ -7,8 +8,8 @@ import pytest
 import torch
 
 import export
-from export.convert.torch_formats import OPENERS
-from toolkit.errors import ModelRefusedError
+from export.convert.torch_formats import OPENERS, export_pt2, export_torchscript
+from toolkit.errors import DefinitionError, ModelRefusedError
 from toolkit.model import manifest
 
 
@@ -32,6 +33,15 @@ def test_a_file_says_what_it_is_and_names_no_folder_of_ours(torch_formats, kind)
     assert {"classes", "checkpoint_sha256", "licence"} <= names
     for module in (export, torch):
         assert str(Path(module.__path__[0]).parent).encode() not in content
+
+
+@pytest.mark.parametrize("write", [export_torchscript, export_pt2])
+def test_a_network_that_cannot_be_written_is_told_in_one_line(small, tmp_path, write):
+    pipeline = copy.deepcopy(small.pipeline)
+    pipeline.network.forward = lambda *_: 1 / 0
+    with pytest.raises(DefinitionError, match=r"cannot be written as (Torch|pt2).*ZeroDivision"):
+        write(pipeline, small.record, tmp_path / "model")
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("kind", OPENERS)

@@ -82,9 +82,77 @@ FAULTS = {
         f"{RELU}{LINE}maps = torch.from_numpy(maps.numpy() * 2)",
         r"own.py:\d+ `maps = torch.from_numpy\(maps.numpy\(\) \* 2\)`: cannot be exported",
     ),
+    "an output of training alone": (
+        RELU,
+        f"{RELU}{LINE}if self.training:{LINE}    return maps, grey",
+        "Net.forward gives tuple in training, not logits",
+    ),
+    "an error of training alone": (
+        RELU,
+        f"{RELU}{LINE}if self.training:{LINE}    maps = maps @ torch.zeros(2, 2)",
+        r"own.py:\d+ `maps = maps @ torch.zeros\(2, 2\)`: .* fails in training: RuntimeError",
+    ),
+    "no way back": (
+        RELU,
+        f"{RELU}{LINE}maps = maps.sigmoid(){LINE}square = maps * maps{LINE}maps += square",
+        "Net.forward cannot be trained: RuntimeError: one of the variables",
+    ),
+    "no gradient": ("dim=1))", "dim=1)).detach()", "no weight can be learned"),
+    "weights of float64": ("64, classes)", "64, classes).double()", "last.weight is float64, not"),
+    "a lazy layer": ("nn.Linear(4 * 7 * 7 + 64, c", "nn.LazyLinear(c", "last.weight has no shape"),
+    "probabilities": ("dim=1))", "dim=1)).softmax(1)", "Net.forward gives probabilities"),
+    "inputs in place": ("maps = self", f"grey -= 1{LINE}maps = self", "Net.forward changes the in"),
+    "X-rays in place": (
+        "return xray.float()",
+        f"xray[:, :4] = 0{LINE}return xray.float()",
+        "Two.forward changes the X-rays that it is given",
+    ),
+    "a network by chance": (
+        "return Net(classes)",
+        f"net, times = Net(classes), torch.rand(1){LINE}"
+        f"net.register_forward_hook(lambda _, __, out: out * times){LINE}return net",
+        "Own.module gives another network each time, though with the same weights",
+    ),
+    "a preprocessing by chance": (
+        "return Two()",
+        f"two, more = Two(), torch.rand(1){LINE}"
+        f"two.register_forward_hook(lambda _, __, out: (out[0] + more, out[1])){LINE}return two",
+        "Own.preprocessing makes another 'grey' each time that it is called",
+    ),
+    "one network for all": (
+        "return Net(classes)",
+        f"self.net = getattr(self, 'net', None) or Net(classes){LINE}return self.net",
+        "Own.module gives the same weights again",
+    ),
+    "a state that is no tensor": (
+        "return Net(classes)",
+        f"Net.get_extra_state = lambda self: 3{LINE}return Net(classes)",
+        "_extra_state in its state_dict is int, no tensor",
+    ),
+    "maps of nothing": ("views =", 'maps = (("nothing",),)\n    views =', "maps has 'nothing'"),
+    "maps of a row": ("views =", 'maps = (("conv", "last"),)\n    views =', "maps has 'last'"),
+    "maps in no group": ("views =", 'maps = ("conv",)\n    views =', "maps has 'conv': give group"),
+    "another when fast": (
+        "return Net(classes)",
+        "return Net(classes)\n\n    def fast(self, classifier):\n        return classifier.inputs",
+        "Own.fast does not come to the logits",
+    ),
+    "branches of nothing": (
+        "return Net(classes)",
+        "return Net(classes)\n\n    def branches(self, preprocessing):\n"
+        "        return {'grey': ('conv', None, None)}",
+        "Own.branches names 'conv', which is no Sequential",
+    ),
     "no module": ("return Net(classes)", "return 3", "Own.module gives int, not a torch.nn.Module"),
     "an error": ("return Two()", "return 1 / 0", r"own.py:\d+ `return 1 / 0`: .*ZeroDivision"),
 }
+
+
+class Hasty(StudyNetwork):
+    """The study's network, with features that are not those of its branches."""
+
+    def quick_features(self, module, preprocessing, xray):
+        return module.features(*(2 * each for each in preprocessing(xray)))
 
 
 def own(tmp_path, before="", after=""):
@@ -112,3 +180,8 @@ def test_a_definition_that_cannot_work_is_told_in_one_line_with_its_place(tmp_pa
 
 def test_a_last_layer_that_begins_with_zeros_is_no_input_without_effect(tmp_path):
     check(own(tmp_path, "classes)\n", "classes)\n        self.last.weight.data.zero_()\n"), 4, {})
+
+
+def test_quick_features_that_are_others_than_the_features_are_told():
+    with pytest.raises(DefinitionError, match=r"Hasty.quick_features does not come to the logits"):
+        check(Hasty(), 4, {"layer_size": 2})

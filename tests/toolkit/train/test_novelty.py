@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from toolkit.errors import CheckpointError
 from toolkit.model.equivalence import TensorSpec
@@ -136,6 +137,27 @@ def test_of_another_network_the_last_maps_of_each_resolution_are_taken():
     assert torch.equal(maps[1], layers[:5](*inputs))
     small = [each[:, :, :2, :2] for each in maps]
     assert novelties.summary([small]).isfinite().all(), "of fewer rows than bands"
+
+
+class Patches(nn.Module):
+    """The whole X-ray, and its four quarters as if they were X-rays, by one convolution each."""
+
+    def __init__(self):
+        super().__init__()
+        self.part, self.whole = nn.Conv2d(1, 2, 3), parametrizations.weight_norm(nn.Conv2d(1, 3, 3))
+        self.last = nn.Linear(5, 4)
+
+    def forward(self, grey):
+        parts = grey.unfold(2, 8, 8).unfold(3, 8, 8).reshape(-1, 1, 8, 8)
+        means = self.part(parts).mean((2, 3)).unflatten(0, (-1, 4)).mean(1)
+        return self.last(torch.cat([means, self.whole(grey).mean((2, 3))], dim=1))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_only_maps_of_each_xray_are_taken_not_of_its_patches_nor_a_computed_weight(count):
+    network, inputs = Patches().eval(), (torch.rand(count, 1, 16, 16),)
+    _, (maps,) = novelties.run_with_maps(Classifier(Plain(), network), inputs)
+    assert len(maps) == 1 and torch.equal(maps[0], network.whole(*inputs))
 
 
 def test_a_network_without_maps_has_no_scope(tiny):

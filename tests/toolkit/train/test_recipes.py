@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from toolkit.errors import UsageError
+from toolkit.errors import DefinitionError, UsageError
 from toolkit.model.records import PreprocessingConstants
-from toolkit.train.recipes import faults, recipe
+from toolkit.train.recipes import faults, own_recipe, recipe
 
 
 def test_the_study_preset_is_the_studys_final_model():
@@ -101,11 +101,48 @@ def test_given_options_win_and_others_stay():
         ("lr", float("nan")),
         ("lr", float("inf")),
         ("lr", 1e300),
+        ("lr", "0.1"),
+        ("batch_size", 8.0),
+        ("epochs", True),
+        ("l2", -1),
+        ("average_decay", 1.0),
+        ("augmentation", float("nan")),
+        ("optimiser", "sgd"),
+        ("schedule", "cosine"),
+        ("class_weights", None),
+        ("initialisation", "xavier"),
+        ("precision", "fp16"),
     ],
 )
 def test_a_value_out_of_range_is_refused_by_name(name, value):
     with pytest.raises(UsageError, match=f"{name} is .*: give"):
-        recipe("default", **{name: value})
+        replace(recipe("default"), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told"),
+    [
+        (lambda: None, "gives NoneType, not settings by name"),
+        (lambda: {"epoch": 3}, "has 'epoch': it may have .*epochs"),
+        (lambda: {"layer_size": 3}, "has 'layer_size': it may have"),
+        (lambda: {"batch_size": "8"}, "batch_size is '8': give 1 or more, a whole number"),
+        (lambda: {"optimiser": "sgd"}, "optimiser is 'sgd': give one of adam, muon"),
+        (lambda: 1 / 0, "recipe fails: ZeroDivisionError"),
+    ],
+)
+def test_a_networks_own_recipe_that_cannot_be_followed_is_told_with_its_place(wanted, told):
+    class Own:
+        def recipe(self):
+            return wanted()
+
+    with pytest.raises(DefinitionError, match=rf"test_recipes.py:\d+ .*{told}"):
+        own_recipe(Own(), {})
+
+
+def test_a_network_without_a_recipe_is_trained_by_the_default_one():
+    assert own_recipe(object(), {"width": 3}) == replace(
+        recipe("default"), preset="own", initialisation="pytorch", config={"width": 3}
+    )
 
 
 def test_a_preset_that_does_not_exist_is_refused_with_the_ones_that_do():

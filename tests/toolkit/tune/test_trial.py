@@ -8,7 +8,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from toolkit.errors import TrainingError, UsageError
+from toolkit.errors import DefinitionError, TrainingError, UsageError
 from toolkit.networks.loading import Definition
 from toolkit.train.training import Training
 from toolkit.tune import trial as trials
@@ -104,6 +104,7 @@ def test_a_trial_stops_when_it_overfits(ledger, tmp_path, tiny, monkeypatch):
 
 FAILURES = [
     (TrainingError("the loss is nan"), "diverged"),
+    (DefinitionError("own.py:3: 8 is no multiple of 3"), "own.py:3: 8 is no multiple of 3"),
     (torch.cuda.OutOfMemoryError("CUDA out of memory"), "out of memory"),
     (MemoryError(), "out of memory"),
     (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),

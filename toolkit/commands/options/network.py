@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+from export.convert.onnx import check_conversion
 from toolkit.errors import DefinitionError, UsageError, is_text, printable
 from toolkit.networks.checking import check
 from toolkit.networks.loading import Definition, load, place_of
+from toolkit.train.recipes import own_recipe
 from toolkit.tune.space import first_config
 from toolkit.xray.labels import LabelMap
 
@@ -29,11 +31,26 @@ def definition_for(
     return definition, settings
 
 
+def definition_to_train(
+    network: str | None, config: list[str] | None, labels: LabelMap
+) -> tuple[Definition, dict[str, Any]]:
+    """Return what `definition_for` does of a network that can be exported once it is trained.
+
+    Raises:
+        DefinitionError, UsageError: as there, or it does what no ONNX operator does.
+    """
+    definition, settings = definition_for(network, config, labels)
+    if network:
+        check_conversion(definition.network, len(labels.classes), settings)
+    return definition, settings
+
+
 def definition_to_tune(network: str | None, labels: LabelMap) -> Definition:
     """Return the definition that is named, whose space of settings can be searched.
 
     Raises:
-        DefinitionError: it cannot be read, has no space, or cannot work as that space begins.
+        DefinitionError: it cannot be read, has no space, or cannot work as that space begins, or
+            does what no ONNX operator does.
     """
     definition = load(network)
     if network:
@@ -45,6 +62,8 @@ def definition_to_tune(network: str | None, labels: LabelMap) -> Definition:
             )
         config = first_config(definition)
         check(definition.network, len(labels.classes), config)
+        own_recipe(definition.network, config)
+        check_conversion(definition.network, len(labels.classes), config)
     return definition
 
 

@@ -13,20 +13,22 @@ _Coefficients = tuple[float, float, float]
 class Muon(torch.optim.Muon):
     """PyTorch's Muon in float32: most processors have no products of bfloat16, and imitate them.
 
-    Its state is that of its parent. Every matrix must have a gradient. `lr` of a group may be a
-    tensor () that changes.
+    Its state is that of its parent. A matrix without a gradient stays as it is. `lr` of a group may
+    be a tensor () that changes.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Change the matrices by their gradients; none may lack one."""
+        """Change the matrices by their gradients."""
         assert closure is None
         for group in self.param_groups:
             self._step_group(group)
 
     def _step_group(self, group: dict[str, Any]) -> None:
-        matrices, momentum = group["params"], group["momentum"]
-        gradients = [each.grad for each in matrices]
+        matrices = [each for each in group["params"] if each.grad is not None]
+        if not matrices:
+            return
+        gradients, momentum = [each.grad for each in matrices], group["momentum"]
         for each in matrices:
             if not self.state[each]:
                 self.state[each]["momentum_buffer"] = torch.zeros_like(each)

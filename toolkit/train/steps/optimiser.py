@@ -65,9 +65,9 @@ class Optimiser:
     def step(self) -> None:
         """Change the weights by their gradients."""
         for weight, matrix in zip(self._weights, self._matrices, strict=True):
-            assert weight.grad is not None
             matrix.copy_(weight.flatten(1))
-            matrix.grad = weight.grad.flatten(1)
+            # A layer may be left out in training, or in this step.
+            matrix.grad = None if weight.grad is None else weight.grad.flatten(1)
         for optimiser, _ in self._parts:
             optimiser.step()
         for weight, matrix in zip(self._weights, self._matrices, strict=True):

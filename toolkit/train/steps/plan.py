@@ -43,7 +43,10 @@ def plan_epoch(
         epoch: the current one, from 0.
     """
     order = indices[torch.randperm(len(indices), generator=generator)]
-    batches = torch.split(order, recipe.batch_size)
+    batches = [*torch.split(order, recipe.batch_size)]
+    # Batch norm has no variance of a single X-ray: a last one goes with the batch before it.
+    if len(batches) > 1 and len(batches[-1]) == 1 < recipe.batch_size:
+        batches[-2:] = [torch.cat(batches[-2:])]
     rows = []
     for step, batch in enumerate(batches):
         progress = (epoch + step / len(batches)) / recipe.epochs

@@ -130,6 +130,19 @@ def test_muon_steps_as_pytorchs_does_and_reads_its_state(kind, shapes):
         assert (second - start).norm() > 10 * (second - first).norm()
 
 
+@pytest.mark.parametrize("kind", [Muon, StackedMuon])
+def test_a_weight_without_a_gradient_stays_as_it_is(kind, monkeypatch):
+    monkeypatch.setattr("toolkit.train.steps.optimiser.Muon", kind)
+    made = nn.Sequential(nn.Linear(4, 5), nn.Linear(5, 6), nn.Linear(6, 2))
+    before = copy.deepcopy(made)
+    optimiser = Optimiser(made, nn.ModuleList(), recipe("default", optimiser="muon"))
+    optimiser.step()
+    made[1:](torch.randn(3, 5)).sum().backward()
+    optimiser.step()
+    assert torch.equal(made[0].weight, before[0].weight)
+    assert not torch.equal(made[1].weight, before[1].weight)
+
+
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
 def test_a_stack_of_matrices_is_orthogonalised_as_each_would_be_alone(precision):
     given = [each.detach() for each in matrices((6, 40), (12, 9), (2, 2))]

@@ -118,6 +118,19 @@ def test_a_row_says_all_of_its_step_to_the_digit(tiny):
     assert {plan.lessons.shape[1] for plan in plans[:-1]} == {7}
 
 
+@pytest.mark.parametrize(
+    ("size", "lengths"), [(4, [4, 5]), (5, [5, 4]), (8, [9]), (1, [1] * 9), (20, [9])]
+)
+def test_a_last_xray_by_itself_is_trained_on_with_the_batch_before_it(tiny, size, lengths):
+    chosen = recipe("default", batch_size=size)
+    lessons = LabelledLessons(tiny.pixels, tiny.labels, chosen, mirror=True)
+    generator = torch.Generator().manual_seed(0)
+    rows = plan_epoch(chosen, lessons, torch.arange(9), generator, 0)
+    lessons = [step_plan(row, lessons.numbers).lessons for row in rows]
+    assert [each.shape[1] for each in lessons] == lengths
+    assert sorted(torch.cat([each[0] for each in lessons]).tolist()) == [*range(9)]
+
+
 def operations(call):
     """The names of all that PyTorch does in a call, below what Python sees too."""
     call()  # what is made once is not of the step
