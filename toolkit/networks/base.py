@@ -223,7 +223,8 @@ def initialise(network: nn.Module) -> None:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
-    nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="linear")
+    for last in layers[-1:]:
+        nn.init.kaiming_normal_(last.weight, nonlinearity="linear")
 
 
 def place(network: nn.Module, device: torch.device) -> nn.Module:

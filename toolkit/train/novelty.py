@@ -29,6 +29,8 @@ _BATCH = 128
 # A network that gives almost the same for every X-ray still has a finite measure.
 _LEAST_VARIANCE = 1e-12
 _LEAST_SHARE = 1e-6
+# Of the means themselves: PyTorch and ONNX Runtime round them differently in the sixth digit.
+_LEAST_DEVIATION = 5e-3
 
 
 class Novelty(nn.Module):
@@ -139,6 +141,7 @@ def gaussian(summaries: Tensor) -> Novelty:
     count = min(AXES, len(variances) // 2)
     others = summaries.shape[1] - count
     least = _LEAST_SHARE * variances.sum() / summaries.shape[1] + _LEAST_VARIANCE
+    least += _LEAST_DEVIATION**2 * centre.square().mean()
     spread = (variances[count:].sum() / others).clamp_min(least).sqrt()
     deviations = variances[:count].clamp_min(least).sqrt()
     parts = (centre, directions[:count].T.contiguous(), deviations, spread)

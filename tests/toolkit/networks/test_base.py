@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from toolkit.networks.base import Classifier, place
+from toolkit.networks.base import Classifier, initialise, place
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.recording import recording
 
@@ -68,3 +68,10 @@ def test_a_layer_with_two_names_is_recorded_by_its_first_where_it_is_exported_to
 def test_the_preprocessing_stays_the_same_while_the_network_is_trained():
     classifier = Classifier(StudyNetwork(), nn.Linear(2, 2), nn.Dropout(0.5)).train()
     assert classifier.network.training and not classifier.preprocessing.training
+
+
+def test_a_network_without_layers_to_draw_stays_as_it_is():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten())
+    before = [weight.clone() for weight in network.parameters()]
+    initialise(network)
+    assert all(map(torch.equal, network.parameters(), before))

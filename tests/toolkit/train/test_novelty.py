@@ -12,6 +12,7 @@ from toolkit.errors import CheckpointError
 from toolkit.model.equivalence import TensorSpec
 from toolkit.model.files import ModelFiles
 from toolkit.model.records import ScopeRecord
+from toolkit.model.tolerance import NOVELTY_TOLERANCE
 from toolkit.networks.base import Classifier, initialise
 from toolkit.networks.default import StudyNetwork
 from toolkit.networks.study import IntermediarySpaceModel
@@ -94,6 +95,16 @@ def test_a_network_that_gives_the_same_for_everything_has_a_finite_novelty(tiny)
     found, limit, within = novelties.fit(Classifier(StudyNetwork(), dead), tiny)
     assert limit == 0 and within == 1
     assert all(each.isfinite().all() for each in found.state_dict().values())
+
+
+def test_maps_that_hardly_vary_are_measured_no_finer_than_they_are_rounded():
+    torch.manual_seed(0)
+    maps = 1 + 1e-6 * torch.randn(200, 6, 4, 4)
+    measure = novelties.gaussian(novelties.summary([[maps]]).double())
+    # PyTorch and ONNX Runtime differ by some units of the seventh digit.
+    rounded = maps * (1 + 3e-7 * torch.randn(200, 6, 1, 1).sign())
+    difference = measure([[rounded]]) - measure([[maps]])
+    assert difference.abs().max() < NOVELTY_TOLERANCE
 
 
 def test_a_scope_comes_back_from_its_file_and_a_changed_one_is_refused(classifier, tiny, tmp_path):
