@@ -95,10 +95,11 @@ def sole_user(path: Path, what: str, otherwise: str) -> Iterator[None]:
     whose = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
     with ExitStack() as stack:
         try:
-            if not path.parent.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                # If nothing is written, the folder is removed again.
-                stack.callback(_remove_empty, path.parent)
+            missing = [each for each in (path.parent, *path.parent.parents) if not each.exists()]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # If nothing is written, the folders are removed again, the innermost first.
+            for each in reversed(missing):
+                stack.callback(_remove_empty, each)
             lock = stack.enter_context(path.open("a+"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Another process may have removed the file as it left; a lock on that one is no lock.

@@ -132,7 +132,8 @@ class Transport:
         finally:
             response.release_conn()
         asked_for = None
-        with suppress(InvalidHeader):
+        # A number too long to read, or a date that there is none of, is a ValueError.
+        with suppress(InvalidHeader, ValueError, OverflowError):
             asked_for = urllib3.Retry().get_retry_after(response)
         return response.status, content, asked_for or 0.0
 

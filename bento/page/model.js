@@ -58,6 +58,7 @@ async function introduce() {
   problem.textContent = "";
   try {
     const found = await service("info");
+    byId("facts").replaceChildren();
     classes.splice(0, classes.length, ...found.classes);
     views.splice(0, views.length, ...(found.views ?? []));
     scale = scaleOf(found);
@@ -73,7 +74,10 @@ async function introduce() {
     const named = classes.map((each, i) => (grades(i) ? `${each} (${grades(i)})` : each));
     fact("Classes", named.join(", "), scale ? `with their ${scale.name} grades` : "");
     if (found.operating_point) fact("Decision", ruleOf(found.operating_point));
-    if (!found.ready) problem.textContent = `Not ready: ${found.reason}`;
+    if (!found.ready) {
+      introduction = null;
+      problem.textContent = `Not ready: ${found.reason}`;
+    }
   } catch (error) {
     introduction = null;
     problem.textContent = error.message;
@@ -84,7 +88,7 @@ async function introduce() {
 
 let introduction = null;
 
-/** Wait until it is said, or could not be; then the next call asks again. */
+/** Wait until it is said. Where it could not be, or was not ready, the next call asks again. */
 export function introduced() {
   introduction ??= introduce();
   return introduction;

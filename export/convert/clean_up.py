@@ -39,6 +39,10 @@ class ConstantFeatures(nn.Module):
         return self.features.expand(inputs.shape[0], -1)
 
 
+# What gives nothing smaller where it is given something larger.
+_MONOTONE = (nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Dropout, nn.Identity, ConstantFeatures)
+
+
 def clean_up(
     pipeline: Pipeline, xrays: Tensor, drop_dead: bool
 ) -> tuple[Pipeline, tuple[str, ...]]:
@@ -90,7 +94,8 @@ def constant_output(branch: nn.Sequential, low: Tensor, high: Tensor) -> bool:
     """Return whether a branch in evaluation mode provably gives one output for all its inputs.
 
     Args:
-        branch: of convolutions, linear layers, ReLU, maximum, flattening and dropout.
+        branch: of convolutions, linear layers, ReLU, maximum, flattening and dropout; with any
+            other layer nothing is proven.
         low: the smallest value of each element of its input, float32 (C, H, W).
         high: the largest.
     """
@@ -98,8 +103,10 @@ def constant_output(branch: nn.Sequential, low: Tensor, high: Tensor) -> bool:
     for layer in branch:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             low, high = _affine(layer, low, high)
+        elif isinstance(layer, _MONOTONE):
+            low, high = layer(low), layer(high)
         else:
-            low, high = layer(low), layer(high)  # the others are monotone
+            return False
         if torch.equal(low, high):
             return True
     return False
@@ -107,9 +114,8 @@ def constant_output(branch: nn.Sequential, low: Tensor, high: Tensor) -> bool:
 
 def _affine(layer: nn.Conv2d | nn.Linear, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     exact = copy.deepcopy(layer).double()
-    assert exact.bias is not None
-    bias = exact.bias.clone()
-    exact.bias.zero_()
+    bias = exact.weight.new_zeros(len(exact.weight)) if exact.bias is None else exact.bias
+    exact.bias = None
     centre, radius = exact((low + high) / 2), (high - low) / 2
     exact.weight.abs_()
     radius = exact(radius)

@@ -191,6 +191,13 @@ def test_a_wait_beyond_the_deadline_is_an_error_at_once(serve):
     assert len(server.asked) == 1
 
 
+@pytest.mark.parametrize("wait", ["9" * 5000, "Fri, 31 Dec 99999 23:59:59 GMT"])
+def test_a_wait_that_nobody_can_read_is_none(serve, wait):
+    answers = [(503, b"", {"Retry-After": wait}), (200, GOOD)]
+    with Client(serve(lambda request: answers[request.number]).url) as client:
+        assert client.predict(b"x").label == "minimal"
+
+
 def test_pauses_grow_up_to_a_limit_and_are_not_all_the_same(serve, monkeypatch):
     server = serve(lambda request: (503, b"") if request.number < 12 else (200, GOOD))
     pauses, wait = [], threading.Event.wait

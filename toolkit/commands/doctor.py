@@ -128,9 +128,11 @@ def _model(name: str, models: Path) -> Diagnosis:
             check_equivalence(files, record, kind)
     except ToolkitError as error:
         mend = f"toolkit export onnx {name} --models {models}, or name another model"
-        if not ModelFiles(models, name).manifest.exists():
-            there = ", ".join(names_in(models))
-            mend = f"name one of {there}" if there else f"toolkit train --models {models}"
+        there = names_in(models)
+        if name not in there:
+            mend = (
+                f"name one of {', '.join(there)}" if there else f"toolkit train --models {models}"
+            )
             mend += ", or another folder with --models or TOOLKIT_MODELS"
         return Diagnosis("model", Status.ERROR, str(error), mend)
     return Diagnosis("model", Status.OK, f"{name}: proven and unchanged are {', '.join(kinds)}")

@@ -1,5 +1,6 @@
 """`toolkit rename`: another name for a model and its logs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,16 @@ def rename(
     as_json: JsonOption = False,
 ) -> None:
     """Rename a model: its files, the former one that is kept beside it, and its logs."""
+    from toolkit.files import held_signals
+    from toolkit.train.log_folder import log_folder, sole_training
+
+    with sole_training(ModelFiles(models, old), log_folder(logs, old)), held_signals():
+        content, lines = _rename(old, new, models, logs)
+    Console(as_json).result(content, "\n".join(lines))
+
+
+def _rename(old: str, new: str, models: Path, logs: Path) -> tuple[dict[str, str], list[str]]:
+    """Rename a model and its logs; return what to say of it, as values and as lines."""
     from toolkit.model.renaming import rename as run
     from toolkit.train.log_folder import log_folder
 
@@ -45,4 +56,4 @@ def rename(
     if moves:
         content["logs"] = str(moves[0][1])
         lines.append(f"logs      {moves[0][1]}")
-    Console(as_json).result(content, "\n".join(lines))
+    return content, lines

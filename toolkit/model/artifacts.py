@@ -27,8 +27,8 @@ def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = 
 
     Raises:
         ManifestError: the manifest is of a model with another name.
-        ModelRefusedError: not exported, not found equal to PyTorch, or the file or the manifest was
-            changed since.
+        ModelRefusedError: not exported, not found equal to PyTorch, the file or the manifest was
+            changed since, or the file cannot be read.
     """
     path = files.path(kind)
     if record.name != files.name:
@@ -44,7 +44,12 @@ def check_equivalence(files: ModelFiles, record: manifest.Manifest, kind: str = 
         raise ModelRefusedError(f"{files.name} has no equivalence verdict: {mend}")
     if not (record.equivalence.passed and leg.passed):
         raise ModelRefusedError(f"{files.name} was found not equal to PyTorch: {mend}")
-    digest = sha256(path)
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise ModelRefusedError(
+            f"{path} cannot be read: {error.strerror}; see who may read it"
+        ) from error
     if digest != artifact.sha256 or digest != leg.sha256 or leg.file != path.name:
         raise ModelRefusedError(
             f"{path} is not the file that was proven: its SHA-256 is {digest[:12]}..., the "

@@ -575,6 +575,18 @@ def test_the_model_and_its_proof_are_shown(page, shipped_service):
     assert "Not a medical device." in page.locator("header").text_content()
 
 
+def test_a_model_that_was_not_ready_yet_is_told_of_anew(page, shipped_service, knees):
+    info = httpx.get(f"{shipped_service}/info").json()
+    answers = [info | {"ready": False, "reason": "it is being opened"}]
+    page.route("**/info", lambda route: route.fulfill(json=answers.pop() if answers else info))
+    page.goto(f"{shipped_service}/app")
+    expect(page.locator("#model-problem")).to_have_text("Not ready: it is being opened")
+    _choose(page, knees[0])
+    _settle(page)
+    expect(page.locator("#model-problem")).to_be_hidden()
+    assert page.locator("#facts dt").all_text_contents().count("Name") == 1
+
+
 def test_the_csv_holds_what_is_shown_and_no_formula(
     page, shipped_service, tmp_path, knees, no_knee
 ):

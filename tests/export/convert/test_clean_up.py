@@ -112,6 +112,25 @@ def test_constancy_is_proven_for_every_input_in_range():
     assert constant_output(nn.Sequential(ConstantFeatures(low.reshape(1, -1))), low, low)
 
 
+@pytest.mark.parametrize(
+    "layers",
+    [(nn.Flatten(), nn.LayerNorm(16)), (nn.Hardswish(),)],
+    ids=["layer norm", "hardswish"],
+)
+def test_of_layers_whose_range_is_not_known_nothing_is_proven(layers):
+    ends = torch.full((1, 4, 4), -4.0), torch.zeros(1, 4, 4)
+    branch = nn.Sequential(*layers).double().eval()
+    assert not constant_output(branch, *ends)
+
+
+def test_constancy_is_proven_without_a_bias_too():
+    low, high = torch.full((1, 4, 4), -1.0), torch.zeros(1, 4, 4)
+    branch = nn.Sequential(nn.Conv2d(1, 2, 3, bias=False), nn.ReLU())
+    for weight, constant in ((0.5, False), (-0.5, False), (0.0, True)):
+        nn.init.constant_(branch[0].weight, weight)
+        assert constant_output(branch, low, high) is constant
+
+
 def test_denormals_are_zero_in_the_exported_file(copied, few_xrays, network):
     del few_xrays
     with torch.no_grad():

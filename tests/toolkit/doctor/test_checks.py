@@ -270,6 +270,13 @@ def test_a_crashing_onnxruntime_and_a_changed_model_do_not_take_the_doctor_down(
     assert "is not the file that was proven" in of(content, "model")["found"]
 
 
+def test_a_name_that_no_model_can_have_does_not_take_the_doctor_down(tmp_path):
+    code, content = run("--models", ROOT / "saved_models", cwd=tmp_path, TOOLKIT_MODEL="a/b")
+    assert code == 1 and len(content["findings"]) > 10
+    assert "'a/b' cannot name a model" in of(content, "model")["found"]
+    assert "name one of model_saved" in of(content, "model")["mend"]
+
+
 def test_the_image_is_judged_before_it_is_built(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
     assert doctor(image="gpu", driver="570.86", as_json=True) == 1

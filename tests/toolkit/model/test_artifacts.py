@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import resource
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,17 @@ def test_a_changed_manifest_is_refused_with_what_mends_it(copied):
     manifest.save(replace(record, scope=scope), copied.manifest)
     with pytest.raises(ModelRefusedError, match=r"not as it was proven.*toolkit export onnx"):
         check_equivalence(copied, manifest.load(copied.manifest))
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(shipped):
+    record = manifest.load(shipped.manifest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        with pytest.raises(ModelRefusedError, match=r"pipeline.onnx cannot be read: Too many"):
+            check_equivalence(shipped, record)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("part", ["labels", "training", "calibration", "preprocessing"])

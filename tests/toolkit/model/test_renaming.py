@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import pytest
 from command_line import here
 
 from toolkit.errors import ManifestError, UsageError
-from toolkit.model import manifest
+from toolkit.model import manifest, renaming
 from toolkit.model.artifacts import check_equivalence, load_golden
 from toolkit.model.files import ModelFiles, checked_new_name, names_in
 from toolkit.model.renaming import rename
+from toolkit.train.log_folder import log_folder, sole_training
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -107,6 +109,30 @@ def test_the_names_of_the_logs_are_free_too(models, toolkit, tmp_path):
         (tmp_path / "logs/hyperparameters_tunned" / name).mkdir(parents=True)
     code, _, err = toolkit("rename", "Knee", "knee", "--models", models)
     assert code == 2 and "are there already" in err and names_in(models) == ["Knee"]
+
+
+def test_a_model_in_training_is_not_renamed(models, toolkit, tmp_path):
+    log = log_folder(tmp_path / "logs", "Knee")
+    with sole_training(ModelFiles(models, "Knee"), log):
+        code, _, err = toolkit("rename", "Knee", "knee", "--models", models)
+    assert code == 2 and "the model Knee is in use by process" in err
+    assert names_in(models) == ["Knee"]
+    assert toolkit("rename", "Knee", "knee", "--models", models).code == 0
+    assert not (tmp_path / "logs").exists()
+
+
+def test_ctrl_c_leaves_no_logs_under_the_former_name(models, toolkit, tmp_path, monkeypatch):
+    logs = tmp_path / "logs/hyperparameters_tunned"
+    (logs / "Knee").mkdir(parents=True)
+    moved = renaming.rename
+
+    def interrupted(*names):
+        signal.raise_signal(signal.SIGINT)
+        return moved(*names)
+
+    monkeypatch.setattr(renaming, "rename", interrupted)
+    assert toolkit("rename", "Knee", "knee", "--models", models).code == 130
+    assert names_in(models) == ["knee"] and [each.name for each in logs.iterdir()] == ["knee"]
 
 
 def test_what_was_stopped_half_way_is_finished_by_the_next_call(models):

@@ -1,6 +1,5 @@
 """A file of labels, in TOML: the classes in order, and what of the data makes each."""
 
-import math
 import re
 import tomllib
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from toolkit.xray.folders import class_folder_names
 from toolkit.xray.labels import GRADES, KELLGREN_LAWRENCE, LabelMap, checked_label
 
 _Grades = tuple[tuple[int | float, ...], ...]
+_LARGEST = 1e12  # of a grade; float64 does not hold what is far beyond
 
 
 class ListedClass(Struct, forbid_unknown_fields=True):
@@ -99,10 +99,10 @@ def read_label_file(path: Path) -> LabelFile:
     source = _Source(path, tuple(text.splitlines()))
     try:
         document = msgspec.convert(tomllib.loads(text), Document)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise DataError(f"{path} is no TOML: {printable(error)}") from None
     except msgspec.ValidationError as error:
         raise _misfit(source, str(error)) from None
+    except (ValueError, RecursionError) as error:  # a number too long to read is no TOML error
+        raise DataError(f"{path} is no TOML: {printable(error)}") from None
     table = path.parent / document.table if document.table else None
     return LabelFile(_labels(document, source), table, source)
 
@@ -183,8 +183,9 @@ def _grades(document: Document, source: _Source) -> _Grades:
         return ()
     grades = []
     for index, grade in given:
-        if grade is None or not math.isfinite(grade):
-            raise source.error("all classes have a grade, a number, or none has", index, "grade")
+        if grade is None or not abs(grade) <= _LARGEST:
+            message = f"all classes have a grade, a number up to {_LARGEST:g}, or none has"
+            raise source.error(message, index, "grade")
         grades.append((grade,))
     return tuple(grades)
 

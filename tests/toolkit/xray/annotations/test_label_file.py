@@ -81,6 +81,11 @@ FAULTS = {
     "unknown key of the file": (f"order = true\n{A}{B}", 1, "unknown field `order`"),
     "no text": (f"{A}{B}[[classes]]\nname = 3\n", 6, "Expected `str`, got `int`"),
     "half of the grades": (f"{A}grade = 1\n{B}", 4, "all classes have a grade"),
+    "more than a number can be": (
+        f"{A}grade = 1\n{B}grade = {10**400}\n",
+        6,
+        "all classes have a grade",
+    ),
     "no number": (f"{A}grade = nan\n{B}grade = 1\n", 3, "all classes have a grade"),
     "wrong order": (f"ordinal = true\n{A}grade = 2\n{B}grade = 1\n", 7, "not above"),
     "equal grades": (f"ordinal = true\n{A}grades = [1, 3]\n{B}grades = [2]\n", 7, "not above"),
@@ -112,6 +117,8 @@ def test_a_fault_is_one_line_with_the_file_and_the_line(labels_of, text, line, s
 def test_a_file_that_cannot_be_read_is_named(labels_of, tmp_path):
     with pytest.raises(DataError, match=r"own.toml: it is not UTF-8 text"):
         labels_of(b"\xff")
+    with pytest.raises(DataError, match=r"own.toml is no TOML: Exceeds the limit"):
+        labels_of(f"{A}grade = {'9' * 5000}\n{B}")
     with pytest.raises(DataError, match=r"nowhere.toml: No such file"):
         read_label_file(tmp_path / "nowhere.toml")
     with pytest.raises(DataError, match=r"Is a directory"):
