@@ -212,7 +212,7 @@ def _require_survival(path: Path, kind: str) -> None:
         "import sys, pathlib; from toolkit.runtime.providers import open_session; "
         "open_session(pathlib.Path(sys.argv[1]), 'cpu')"
     )
-    command = [sys.executable, "-c", code, str(path)]
+    command = [sys.executable, "-P", "-c", code, str(path)]
     done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
     if done.returncode < 0:
         raise ModelRefusedError(
