@@ -86,7 +86,8 @@ class Recipe:
         for names, fits, told in _RANGES:
             for name in names:
                 value = getattr(self, name)
-                if type(value) not in (int, float) or not fits(value):
+                is_number = isinstance(value, int | float) and not isinstance(value, bool)
+                if not is_number or not fits(value):
                     raise UsageError(f"{name} is {value!r}: give {told}")
 
 
