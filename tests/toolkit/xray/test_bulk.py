@@ -82,6 +82,19 @@ def test_a_damaged_cache_is_written_anew(folder, tmp_path, damage):
     assert kept.read_bytes() == whole
 
 
+def test_a_bit_that_flips_in_a_cache_costs_no_pixel(png_folder, tmp_path):
+    files, cache = scan(png_folder("0/000L")), tmp_path / "cache"
+    ((_, pixels),) = read_files(files, cache)
+    (kept,) = cache.iterdir()
+    whole = kept.read_bytes()
+    for place in (*range(120, 200), *range(len(whole) - 200, len(whole), 2)):
+        kept.write_bytes(
+            whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1 :]
+        )
+        ((_, again),) = read_files(files, cache)
+        np.testing.assert_array_equal(again, pixels)
+
+
 def test_a_cache_that_cannot_be_written_is_refused_in_one_line(folder, tmp_path):
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(UsageError, match="cannot write") as caught:
