@@ -206,11 +206,17 @@ def write(
 
 
 def _former(source: ModelFiles, target: ModelFiles, record: Manifest) -> Manifest:
-    """Return the manifest to add to: the target's, where it is of the same checkpoint."""
+    """Return the manifest to add to: the target's, where it is of the same checkpoint.
+
+    Raises:
+        UsageError: the model itself has become another meanwhile.
+    """
     with suppress(ManifestError):
         former = manifest.load(target.manifest)
         if former.training == record.training:
             return replace(former, network=record.network, operating_point=record.operating_point)
+        if target.manifest == source.manifest:
+            raise UsageError(f"{source.name} was trained anew meanwhile: export it again")
     # Other files of the source's are not in the target's folder.
     if target.manifest != source.manifest:
         return replace(record, export=None, equivalence=None, golden=None)

@@ -10,7 +10,7 @@ from export.compare.report import Equivalence, equivalence_record
 from export.compare.service import compare_service
 from export.convert.pipeline import load_pipeline
 from toolkit.client import Client
-from toolkit.errors import CheckFailedError, ModelRefusedError, UsageError
+from toolkit.errors import CheckFailedError, ManifestError, ModelRefusedError, UsageError
 from toolkit.files import sha256
 from toolkit.model import manifest
 from toolkit.model.artifacts import is_changed
@@ -80,8 +80,8 @@ def verify(
     record = replace(record, equivalence=equivalence_record(record, dict(legs), samples.counts()))
     try:
         if record != former:
-            manifest.save(record, files.manifest)
-    except UsageError as error:
+            manifest.save_over(record, former, files.manifest)
+    except (ManifestError, UsageError) as error:
         unkept = str(error)
     if url:
         try:

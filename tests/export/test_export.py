@@ -150,6 +150,24 @@ def test_export_over_links_writes_what_they_lead_to(exporters, copied, linked):
     assert open_model(copied.folder, "small")
 
 
+def test_a_model_that_is_trained_anew_meanwhile_is_kept(exporters, copied, monkeypatch):
+    del exporters
+    record = manifest.load(copied.manifest)
+    other = replace(record, training=replace(record.training, epochs=99))
+    compare_file = export.compare_file
+
+    def meanwhile(*arguments):
+        manifest.save(other, copied.manifest)
+        return compare_file(*arguments)
+
+    monkeypatch.setattr(export, "compare_file", meanwhile)
+    before = _names(copied.folder)
+    code, out, err = here("export", "onnx", copied.name, "--models", copied.folder)
+    assert (code, out) == (2, "") and "trained anew meanwhile" in err
+    assert manifest.load(copied.manifest) == other
+    assert _names(copied.folder) == before
+
+
 def test_export_over_a_link_to_a_write_protected_file_changes_nothing(exporters, copied, linked):
     del exporters
     copied.path("pipeline").resolve().chmod(0o444)

@@ -52,6 +52,21 @@ def test_the_verdict_is_printed_where_nothing_can_be_written(copied, command, fu
     assert {path: path.read_bytes() for path in copied.folder.iterdir()} == before
 
 
+def test_what_another_command_made_of_the_manifest_meanwhile_is_kept(copied, monkeypatch):
+    copied.path("network").write_bytes(b"changed")  # the verdict is another than before
+    record = manifest.load(copied.manifest)
+    other = replace(record, training=replace(record.training, epochs=99))
+    reference_of = verifying.reference_of
+
+    def meanwhile(*arguments):
+        manifest.save(other, copied.manifest)
+        return reference_of(*arguments)
+
+    monkeypatch.setattr(verifying, "reference_of", meanwhile)
+    assert "changed by another command meanwhile" in verify(copied, None, None).unkept
+    assert manifest.load(copied.manifest) == other
+
+
 def test_the_report_goes_where_it_is_asked_for_and_links_stay_links(copied, command, tmp_path):
     store = tmp_path / "store"
     copied.folder.rename(store)

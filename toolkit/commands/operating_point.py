@@ -58,8 +58,9 @@ def operating_point(
         console.notice(f"warning: {warning}")
     part_indices(dataset, "val")
     logits = logits_of(load_trained(files, record), dataset, "val")
-    record = with_operating_point(record, logits, truth_of(dataset, "val"), asked)
-    manifest.save(record, files.manifest)
+    former = record
+    record = with_operating_point(former, logits, truth_of(dataset, "val"), asked)
+    manifest.save_over(record, former, files.manifest)
     point = record.operating_point
     assert point
     console.result(

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from toolkit.errors import ManifestError
+from toolkit.errors import ManifestError, UsageError
 from toolkit.files import write_bytes
 from toolkit.model.equivalence import EquivalenceRecord, ExportRecord, GoldenRecord
 from toolkit.model.files import SUFFIXES, names_in
@@ -181,3 +181,15 @@ def save(manifest: Manifest, path: Path) -> None:
     drop_unsaid(content)
     text = json.dumps(content, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
+
+
+def save_over(manifest: Manifest, former: Manifest, path: Path) -> None:
+    """Write a manifest in place of the one that it was made from.
+
+    Raises:
+        ManifestError: that one is gone, or cannot be read.
+        UsageError: another is there by now, or the folder cannot be written.
+    """
+    if load(path) != former:
+        raise UsageError(f"{path} was changed by another command meanwhile: run this one again")
+    save(manifest, path)
