@@ -52,7 +52,8 @@ test: check
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not full and not container" -n 2 --dist loadfile
 
 test-full: $(VENV)/dev
-	@$(BIN)/python -m pytest -m full
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "full and not alone" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m "full and alone"
 
 test-release: $(VENV)/dev
 	@$(BIN)/python -m pytest -m full tests/release

@@ -36,6 +36,7 @@ def climbed(benchmark, drawn, home, counts, seconds, environment):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.xfail(reason="0.82 to 0.9 is reached at 256 and 512 clients that share two cores")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -53,6 +54,7 @@ def test_no_count_of_clients_gets_less_than_a_smaller_one(benchmark, drawn, prov
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(240)
 def test_stand_in_for_a_card_answers_right_to_few_clients_and_to_many(benchmark, drawn, tmp_path):
     found = climbed(benchmark, drawn, tmp_path, (1, 64), 1, CARD)

@@ -21,6 +21,7 @@ def measured(*options, code=0):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(400)
 def test_one_command_measures_all_that_is_promised_and_says_what_held():
     table, content = measured()

@@ -81,6 +81,7 @@ def _await_workers(url, count):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_slow_bodies_keep_nobody_waiting_and_connections_are_spread_evenly(
     served, serving, encoded, xrays, tmp_path
 ):
@@ -103,6 +104,7 @@ def test_slow_bodies_keep_nobody_waiting_and_connections_are_spread_evenly(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_killed_worker_is_back_within_10_seconds_and_the_others_go_on(
     served, serving, processes_below, encoded, xrays, tmp_path
 ):
@@ -135,6 +137,7 @@ def test_killed_worker_is_back_within_10_seconds_and_the_others_go_on(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_sigterm_drains_what_is_in_flight_and_exits_with_0_within_15_seconds(
     served, serving, encoded, xrays, tmp_path
 ):
@@ -163,6 +166,7 @@ def test_sigterm_drains_what_is_in_flight_and_exits_with_0_within_15_seconds(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_overload_is_shed_with_retry_after_and_the_rest_is_served_fairly(
     served, serving, encoded, xrays, tmp_path
 ):
@@ -183,6 +187,7 @@ def test_overload_is_shed_with_retry_after_and_the_rest_is_served_fairly(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_every_worker_counts_into_the_same_metrics_and_writes_json_lines(
     served, serving, encoded, xrays, tmp_path
 ):
@@ -202,6 +207,7 @@ def test_every_worker_counts_into_the_same_metrics_and_writes_json_lines(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_connections_are_spread_evenly_though_a_worker_is_late(
     served, serving, processes_below, tmp_path
 ):
@@ -235,6 +241,7 @@ def test_connections_are_spread_evenly_though_a_worker_is_late(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_worker_that_hangs_keeps_no_new_connection_waiting_for_long(
     served, serving, processes_below, tmp_path
 ):
@@ -255,6 +262,7 @@ def test_worker_that_hangs_keeps_no_new_connection_waiting_for_long(
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_worker_that_cannot_open_its_model_gets_no_request_while_another_is_ready(
     copied, plant, serving, processes_below, encoded, xrays, tmp_path
 ):

@@ -12,6 +12,7 @@ MINUTES = os.environ.get("TOOLKIT_SOAK_MINUTES", "2.5")
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(60 * float(MINUTES) + 240)
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="no /proc to look into")
 def test_good_and_bad_traffic_leaves_the_memory_where_it_was():

@@ -21,6 +21,7 @@ def shipped():
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(2 * LIMIT_S)
 def test_the_demo_goes_from_drawn_xrays_to_an_answer_in_under_five_minutes():
     before = shipped()

@@ -38,12 +38,14 @@ def held_out(training, swap_image=False, swap_edges=False):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_generated_xrays_are_learned_to_above_85_percent_of_held_out_patients(trained):
     assert held_out(trained) > 0.85
 
 
 @pytest.mark.full
+@pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_both_inputs_matter_on_generated_xrays(trained):
     accuracy = held_out(trained)
@@ -52,6 +54,7 @@ def test_both_inputs_matter_on_generated_xrays(trained):
 
 
 @pytest.mark.full
+@pytest.mark.alone
 def test_predictions_are_those_of_the_evaluation(trained):
     indices = trained.dataset.parts["test"]
     logits = predict(trained.classifier, trained.dataset.pixels[indices])

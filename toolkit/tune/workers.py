@@ -161,6 +161,9 @@ def _work(pipe: Connection, index: int, tuning: Tuning, dataset: Dataset, pixels
         _run_trials(pipe, tuning, dataset, _device(tuning.device, index))
     except ToolkitError as error:
         pipe.send(error)
+    finally:
+        # It ends by itself now; what `_stop` raised meanwhile would be a traceback.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _run_trials(pipe: Connection, tuning: Tuning, dataset: Dataset, device: torch.device) -> None:
